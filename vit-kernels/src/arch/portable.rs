@@ -1,0 +1,100 @@
+//! The level every target has: `wide`, with whatever instructions the crate is compiled for.
+use ::half::f16;
+use wide::f32x16;
+
+use crate::simd::{Kernel, LANES, Simd};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    type V = f32x16;
+    type M = f32x16;
+
+    // A vector takes four of SSE2's 16 registers, two of AVX's 16, four of NEON's 32.
+    const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 3 };
+    const TILE_PANELS: usize = 1;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x16 {
+        f32x16::splat(x)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> f32x16 {
+        f32x16::new(*x)
+    }
+    #[inline(always)]
+    fn store(self, v: f32x16, out: &mut [f32; LANES]) {
+        *out = v.to_array();
+    }
+
+    /// Moves exponent and mantissa into an f32's place and multiplies by 2¹¹² for the difference of the biases, which
+    /// is exact for subnormals too. What was infinite or NaN gets all exponent bits.
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
+        let scale = f32::from_bits((127 + 112) << 23);
+        f32x16::new(x.map(|h| {
+            let bits = u32::from(h.to_bits());
+            let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+            let magnitude = f32::from_bits((bits & 0x7fff) << 13) * scale;
+            f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
+        }))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
+        *out = v.to_array().map(f16::from_f32_const);
+    }
+
+    #[inline(always)]
+    fn add(self, a: f32x16, b: f32x16) -> f32x16 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x16, b: f32x16) -> f32x16 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x16, b: f32x16) -> f32x16 {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f32x16, b: f32x16) -> f32x16 {
+        a / b
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: f32x16) -> f32x16 {
+        a.sqrt()
+    }
+    // `wide` leaves open what its own max and min do with NaN.
+    #[inline(always)]
+    fn max(self, a: f32x16, b: f32x16) -> f32x16 {
+        self.select(self.gt(a, b), a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: f32x16, b: f32x16) -> f32x16 {
+        self.select(self.gt(b, a), a, b)
+    }
+    #[inline(always)]
+    fn gt(self, a: f32x16, b: f32x16) -> f32x16 {
+        a.simd_gt(b)
+    }
+    #[inline(always)]
+    fn select(self, m: f32x16, a: f32x16, b: f32x16) -> f32x16 {
+        m.bitselect(a, b)
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: f32x16) -> f32x16 {
+        // n + 127 lands in the exponent field: 1.5·2²³ + n has n in its low bits.
+        let biased = n + f32x16::splat(12_582_912.0 + 127.0);
+        f32x16::new(biased.to_array().map(|x| f32::from_bits(x.to_bits() << 23)))
+    }
+}

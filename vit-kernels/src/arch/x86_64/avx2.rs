@@ -1,0 +1,139 @@
+//! AVX2 with FMA and F16C: a vector is two registers.
+use core::arch::x86_64::*;
+
+use ::half::f16;
+
+use super::Features;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Proof that the CPU has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// The features that `enter` enables.
+    pub(super) const FEATURES: Features = Features::AVX2.and(Features::FMA).and(Features::F16C);
+
+    pub(crate) fn detect(cpu: Features) -> Option<Self> {
+        cpu.has(Self::FEATURES).then_some(Self(()))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn enter<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct V(__m256, __m256);
+
+// SAFETY, for every block below: `self` exists only where the CPU has the three features, and the methods are inlined
+// into `enter`, which enables them. Pointers come from references to arrays of the size that is read or written.
+macro_rules! lanewise {
+    ($op:ident($($v:ident),+)) => {
+        // SAFETY: as above: the token proves the features.
+        unsafe { V($op($($v.0),+), $op($($v.1),+)) }
+    };
+}
+
+impl Simd for Avx2 {
+    type V = V;
+    type M = V;
+
+    // 6 × 16: twelve accumulators, two registers of weights, one broadcast: 15 of 16.
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the token proves the features.
+        unsafe { self.enter(kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> V {
+        // SAFETY: the token proves the features.
+        unsafe { V(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> V {
+        // SAFETY: the token proves the features; sixteen f32 are readable.
+        unsafe { V(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
+    }
+    #[inline(always)]
+    fn store(self, v: V, out: &mut [f32; LANES]) {
+        // SAFETY: the token proves the features; sixteen f32 are writable.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> V {
+        let p = x.as_ptr().cast::<__m128i>();
+        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
+        unsafe { V(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))) }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: V, out: &mut [f16; LANES]) {
+        let p = out.as_mut_ptr().cast::<__m128i>();
+        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
+        unsafe {
+            _mm_storeu_si128(p, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+            _mm_storeu_si128(p.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        lanewise!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        lanewise!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        lanewise!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        lanewise!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        lanewise!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: V) -> V {
+        lanewise!(_mm256_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        lanewise!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: V, b: V) -> V {
+        lanewise!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn gt(self, a: V, b: V) -> V {
+        // SAFETY: the token proves the features.
+        unsafe { V(_mm256_cmp_ps::<_CMP_GT_OQ>(a.0, b.0), _mm256_cmp_ps::<_CMP_GT_OQ>(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn select(self, m: V, a: V, b: V) -> V {
+        lanewise!(_mm256_blendv_ps(b, a, m))
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: V) -> V {
+        let half = |n| {
+            // SAFETY: the token proves the features.
+            unsafe {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            }
+        };
+        V(half(n.0), half(n.1))
+    }
+}

@@ -1,0 +1,83 @@
+//! x86-64: which levels the CPU and the operating system offer.
+pub(crate) mod avx2;
+pub(crate) mod avx512;
+
+use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// A set of CPU features, of those that a level here asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Features(u8);
+
+impl Features {
+    pub(crate) const AVX2: Self = Self(1);
+    pub(crate) const FMA: Self = Self(2);
+    pub(crate) const F16C: Self = Self(4);
+    pub(crate) const AVX512F: Self = Self(8);
+    /// Never a feature: tells 'none' from 'not looked yet'.
+    const LOOKED: Self = Self(128);
+
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// What this CPU has. CPUID traps in virtual machines, so it is read once.
+    pub(crate) fn get() -> Self {
+        static SEEN: AtomicU8 = AtomicU8::new(0);
+        let mut seen = Self(SEEN.load(Ordering::Relaxed));
+        if !seen.has(Self::LOOKED) {
+            seen = Self::detect().and(Self::LOOKED);
+            SEEN.store(seen.0, Ordering::Relaxed);
+        }
+        seen
+    }
+
+    /// Reads CPUID and XGETBV (Intel SDM vol. 1, ch. 14 and 15): a feature counts if the operating system saves its
+    /// registers too.
+    fn detect() -> Self {
+        let none = Self(0);
+        let bit = |word: u32, bit: u32, feature: Self| if word >> bit & 1 == 1 { feature } else { none };
+        let leaf1 = __cpuid(1);
+        let osxsave_and_avx = 1 << 27 | 1 << 28;
+        if __cpuid(0).eax < 7 || leaf1.ecx & osxsave_and_avx != osxsave_and_avx {
+            return none;
+        }
+        let (leaf7, saved) = (__cpuid_count(7, 0), xcr0());
+        let ymm = bit(leaf7.ebx, 5, Self::AVX2).and(bit(leaf1.ecx, 12, Self::FMA)).and(bit(leaf1.ecx, 29, Self::F16C));
+        let zmm = bit(leaf7.ebx, 16, Self::AVX512F);
+        match (saved & 0x06 == 0x06, saved & 0xe6 == 0xe6) {
+            (_, true) => ymm.and(zmm),
+            (true, false) => ymm,
+            _ => none,
+        }
+    }
+}
+
+/// Which register states the operating system saves. Only after CPUID has shown OSXSAVE.
+fn xcr0() -> u64 {
+    #[target_feature(enable = "xsave")]
+    fn read() -> u64 {
+        // SAFETY: register 0 exists wherever XGETBV does.
+        unsafe { _xgetbv(0) }
+    }
+    // SAFETY: OSXSAVE means that XGETBV is there and enabled.
+    unsafe { read() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Features;
+
+    #[test]
+    fn detection_agrees_with_std() {
+        let found = Features::get();
+        assert_eq!(found.has(Features::AVX2), std::is_x86_feature_detected!("avx2"));
+        assert_eq!(found.has(Features::FMA), std::is_x86_feature_detected!("fma"));
+        assert_eq!(found.has(Features::F16C), std::is_x86_feature_detected!("f16c"));
+        assert_eq!(found.has(Features::AVX512F), std::is_x86_feature_detected!("avx512f"));
+    }
+}

@@ -1,0 +1,165 @@
+//! GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>), in the three forms that checkpoints use.
+//!
+//! | Form | Formula | Error, relative to \|x\| |
+//! |---|---|---|
+//! | [`Gelu::Erf`] | x·½·(1 + erf(x/√2)) | ≤ 2⁻²¹ |
+//! | [`Gelu::Tanh`] | x·½·(1 + tanh(√(2/π)·(x + 0.044715·x³))) | ≤ 2⁻²¹ |
+//! | [`Gelu::Quick`] | x·σ(1.702·x) | ≤ 2⁻²¹ |
+//!
+//! The bound is relative to |x|, not to the result, which in the negative tail is far smaller than x. ±0 → ±0,
+//! +∞ → +∞; −∞ → NaN, as in PyTorch, for it is ∞·0; NaN → NaN.
+//!
+//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`, 2026-11-22,
+//! Rust 1.95, AMD EPYC Zen 3), in units of 2⁻²³·|x|: GELU_WORST.
+use crate::half::Element;
+use crate::isa::Isa;
+use crate::math::{Function, Map, erf_lanes, exp_lanes};
+use crate::simd::Simd;
+
+/// Which GELU: checkpoints are trained with one, and another gives errors of 10⁻² to 10⁻⁴.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// The exact form, by the error function; `nn.GELU()`.
+    Erf,
+    /// The tanh approximation; `nn.GELU(approximate="tanh")`, 'gelu_pytorch_tanh', 'gelu_new'.
+    Tanh,
+    /// The sigmoid approximation; 'quick_gelu'.
+    Quick,
+}
+
+/// GELU of every element, in place. Error bounds and special values are in the [module](self)'s table; f16 is rounded
+/// once more when stored. An empty slice is left alone.
+pub fn gelu<E: Element>(isa: Isa, form: Gelu, x: &mut [E]) {
+    match form {
+        Gelu::Erf => isa.call(Map { x, f: ByErf }),
+        Gelu::Tanh => isa.call(Map { x, f: ByTanh }),
+        Gelu::Quick => isa.call(Map { x, f: ByQuick }),
+    }
+}
+
+impl Gelu {
+    #[inline(always)]
+    pub(crate) fn lanes<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Self::Erf => ByErf.apply(s, x),
+            Self::Tanh => ByTanh.apply(s, x),
+            Self::Quick => ByQuick.apply(s, x),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ByErf;
+#[derive(Clone, Copy)]
+struct ByTanh;
+#[derive(Clone, Copy)]
+struct ByQuick;
+
+impl Function for ByErf {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let e = erf_lanes(s, s.mul(x, s.splat(core::f32::consts::FRAC_1_SQRT_2)));
+        s.mul(s.mul(x, s.splat(0.5)), s.add(e, s.splat(1.0)))
+    }
+}
+
+impl Function for ByTanh {
+    /// ½·(1 + tanh y) = σ(2y), which has no cancellation where y is very negative.
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let (two_over_pi, cubic) = (0.797_884_6, 0.044_715);
+        let inner = s.mul_add(s.mul(x, x), s.splat(2.0 * two_over_pi * cubic), s.splat(2.0 * two_over_pi));
+        x_sigmoid(s, x, s.mul(x, inner))
+    }
+}
+
+impl Function for ByQuick {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        x_sigmoid(s, x, s.mul(x, s.splat(1.702)))
+    }
+}
+
+/// x·σ(y) = x / (1 + e⁻ʸ).
+#[inline(always)]
+fn x_sigmoid<S: Simd>(s: S, x: S::V, y: S::V) -> S::V {
+    let e = exp_lanes(s, s.sub(s.splat(0.0), y));
+    s.div(x, s.add(e, s.splat(1.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::half::{Storage, f16};
+    use crate::reference;
+    use crate::testing::{exhaustive, levels, specials};
+
+    const FORMS: [Gelu; 3] = [Gelu::Erf, Gelu::Tanh, Gelu::Quick];
+    const BOUND: f64 = 4.0;
+
+    /// The difference in units of 2⁻²³·|x|.
+    fn error(got: f32, want: f64, x: f32) -> f64 {
+        match (f64::from(got), f64::from(x).abs()) {
+            (got, _) if got == want || (got.is_nan() && want.is_nan()) => 0.0,
+            // One step of the subnormals is below every relative bound.
+            (got, _) if (got - want).abs() <= 2.0 * f64::from(f32::from_bits(1)) => 0.0,
+            (got, x) => (got - want).abs() / x * 8_388_608.0,
+        }
+    }
+
+    #[test]
+    fn bound_holds_for_every_form_and_length() {
+        for isa in levels() {
+            for form in FORMS {
+                for len in (0..=67).chain([1000]) {
+                    let x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37 - 0.185 * len as f32) * 0.3).collect();
+                    let mut got = x.clone();
+                    gelu(isa, form, &mut got);
+                    for (&x, &got) in x.iter().zip(&got) {
+                        let want = reference::gelu(form, x.into());
+                        assert!(error(got, want, x) <= BOUND, "{isa} {form:?}({x}) = {got}, not {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn special_values() {
+        for isa in levels() {
+            for form in FORMS {
+                for x in specials() {
+                    let mut got = [x];
+                    gelu(isa, form, &mut got);
+                    let want = reference::gelu(form, x.into());
+                    assert!(error(got[0], want, x) <= BOUND, "{isa} {form:?}({x}) = {}, not {want}", got[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn f16_is_the_f32_result_rounded_once() {
+        for isa in levels() {
+            for form in FORMS {
+                let x: Vec<f16> = (0..=0x7bff).step_by(7).map(f16::from_bits).collect();
+                let mut wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+                let mut got = x.clone();
+                gelu(isa, form, &mut wide);
+                gelu(isa, form, &mut got);
+                assert!(got.iter().zip(&wide).all(|(&got, &wide)| got == Storage::from_f32(wide)), "{isa} {form:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "all 2^32 f32, three forms; minutes"]
+    fn exhaustive_gelu() {
+        for form in FORMS {
+            let kernel = |isa, x: &mut [f32]| gelu(isa, form, x);
+            exhaustive(&std::format!("{form:?}"), kernel, |x| reference::gelu(form, x), error, BOUND);
+        }
+    }
+}

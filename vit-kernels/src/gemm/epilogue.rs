@@ -1,0 +1,64 @@
+//! What happens to a matmul's result on its way to memory.
+use crate::error::{ShapeError, expect_len};
+use crate::gelu::Gelu;
+use crate::half::Storage;
+use crate::simd::{LANES, Simd, lanes, lanes_mut};
+
+/// out = \[out +\] scale ⊙ activation(A·Wᵀ + bias); what is `None` or false is left out. Vectors are \[n\].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added to every row.
+    pub bias: Option<&'a [f32]>,
+    /// Applied after the bias.
+    pub activation: Option<Gelu>,
+    /// Multiplied into every row: LayerScale.
+    pub scale: Option<&'a [f32]>,
+    /// Add to what `out` holds instead of replacing it: the residual connection.
+    pub residual: bool,
+}
+
+impl Epilogue<'_> {
+    pub(super) fn check(&self, n: usize) -> Result<(), ShapeError> {
+        let len = |what, vector: Option<&[f32]>| expect_len(what, Some(n), vector.map_or(n, <[f32]>::len));
+        len("matmul: the bias has one element per column", self.bias)?;
+        len("matmul: the scale has one element per column", self.scale)
+    }
+
+    /// Turns the sums of one row, columns `column..column + out.len()`, into what `out` is to hold.
+    #[inline(always)]
+    pub(super) fn apply<S: Simd>(&self, s: S, sums: &[f32], column: usize, out: &mut [f32]) {
+        let (out, out_tail) = lanes_mut(out);
+        let (sums, rest) = lanes(sums);
+        for (i, (sums, out)) in sums.iter().zip(out.iter_mut()).enumerate() {
+            let v = self.vector(s, s.load(sums), column + i * LANES, LANES, s.load(out));
+            s.store(v, out);
+        }
+        if !out_tail.is_empty() {
+            // The sums are whole vectors: the one under the tail follows those just read.
+            let sums = sums.get(out.len()).map_or(f32::load_tail(s, rest, 0.0), |sums| s.load(sums));
+            let at = column + out.len() * LANES;
+            let v = self.vector(s, sums, at, out_tail.len(), f32::load_tail(s, out_tail, 0.0));
+            f32::store_tail(s, v, out_tail);
+        }
+    }
+
+    /// The formula for the `len` columns at `at`.
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, sums: S::V, at: usize, len: usize, out: S::V) -> S::V {
+        let columns = |x: &[f32]| match x[at..at + len].try_into() {
+            Ok(full) => s.load(full),
+            Err(_) => f32::load_tail(s, &x[at..at + len], 0.0),
+        };
+        let mut v = sums;
+        if let Some(bias) = self.bias {
+            v = s.add(v, columns(bias));
+        }
+        if let Some(gelu) = self.activation {
+            v = gelu.lanes(s, v);
+        }
+        if let Some(scale) = self.scale {
+            v = s.mul(v, columns(scale));
+        }
+        if self.residual { s.add(out, v) } else { v }
+    }
+}

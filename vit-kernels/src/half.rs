@@ -1,0 +1,137 @@
+//! f16 as a storage type: read and written through f32, the arithmetic stays f32.
+use crate::simd::{LANES, Simd};
+
+pub use ::half::f16;
+
+/// A type that rows and weights may be stored in: `f32` or [`f16`].
+#[allow(private_bounds)] // Sealed: what a storage type has to do is not for others to implement.
+pub trait Element: Storage {}
+
+impl Element for f32 {}
+impl Element for f16 {}
+
+pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
+    /// Whether storing an f32 loses nothing.
+    const HOLDS_F32: bool;
+
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V;
+    fn store<S: Simd>(s: S, v: S::V, out: &mut [Self; LANES]);
+    fn from_f32(x: f32) -> Self;
+    fn to_f32(self) -> f32;
+
+    /// Loads up to a vector's worth of elements; the lanes beyond them hold `fill`.
+    #[inline(always)]
+    fn load_tail<S: Simd>(s: S, x: &[Self], fill: f32) -> S::V {
+        let mut full = [Self::from_f32(fill); LANES];
+        full[..x.len()].copy_from_slice(x);
+        Self::load(s, &full)
+    }
+
+    /// Stores the first `out.len()` lanes.
+    #[inline(always)]
+    fn store_tail<S: Simd>(s: S, v: S::V, out: &mut [Self]) {
+        let mut full = [Self::default(); LANES];
+        Self::store(s, v, &mut full);
+        out.copy_from_slice(&full[..out.len()]);
+    }
+}
+
+impl Storage for f32 {
+    const HOLDS_F32: bool = true;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, out: &mut [Self; LANES]) {
+        s.store(v, out);
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Storage for f16 {
+    const HOLDS_F32: bool = false;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
+        s.load_f16(x)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, out: &mut [Self; LANES]) {
+        s.store_f16(v, out);
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32_const(x)
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.to_f32_const()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Kernel;
+    use crate::testing::{levels, noise};
+
+    struct RoundTrip<'a>(&'a [f16; LANES], &'a mut [f32; LANES], &'a mut [f16; LANES]);
+
+    impl Kernel for RoundTrip<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let v = s.load_f16(self.0);
+            s.store(v, self.1);
+            s.store_f16(v, self.2);
+        }
+    }
+
+    #[test]
+    fn every_f16_survives() {
+        for isa in levels() {
+            for start in (0..=u16::MAX).step_by(LANES) {
+                let halves: [f16; LANES] = core::array::from_fn(|i| f16::from_bits(start + i as u16));
+                let (mut wide, mut back) = ([0.0; LANES], [f16::ZERO; LANES]);
+                isa.call(RoundTrip(&halves, &mut wide, &mut back));
+                for i in 0..LANES {
+                    let exact = halves[i].to_f32_const();
+                    assert!(wide[i].to_bits() == exact.to_bits() || (wide[i].is_nan() && exact.is_nan()), "{isa}");
+                    assert!(back[i] == halves[i] || (back[i].is_nan() && halves[i].is_nan()), "{isa}");
+                }
+            }
+        }
+    }
+
+    struct Narrow<'a>(&'a [f32; LANES], &'a mut [f16; LANES]);
+
+    impl Kernel for Narrow<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            s.store_f16(s.load(self.0), self.1);
+        }
+    }
+
+    #[test]
+    fn rounds_to_nearest_even() {
+        for isa in levels() {
+            for seed in 0..200 {
+                let scale = [1.0, 70_000.0, 1e-4, 1e-7][seed as usize % 4];
+                let x: [f32; LANES] = noise(LANES, seed, scale).try_into().unwrap();
+                let mut got = [f16::ZERO; LANES];
+                isa.call(Narrow(&x, &mut got));
+                assert_eq!(got, x.map(f16::from_f32_const), "{isa}");
+            }
+        }
+    }
+}

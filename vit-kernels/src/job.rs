@@ -1,0 +1,58 @@
+//! Work that can be cut into independent tasks. This crate knows no threads; whoever has some hands out the indices.
+#![allow(unsafe_code)]
+
+/// A prepared kernel call whose tasks may run in any order, on any threads, at the same time.
+///
+/// How the work is cut depends on its shape alone, and no result depends on the cut, so the bits are the same however
+/// many threads share it.
+///
+/// # Safety
+/// Implementors promise that two tasks with different indices write to disjoint memory.
+pub unsafe trait Job: Sync {
+    /// How many tasks there are; indices run from 0.
+    fn tasks(&self) -> usize;
+
+    /// Runs one task. An index of [`tasks`](Self::tasks) or above does nothing.
+    ///
+    /// # Safety
+    /// No two calls with the same index may overlap in time.
+    unsafe fn task(&self, index: usize);
+
+    /// Runs every task on this thread.
+    fn run(&mut self) {
+        for index in 0..self.tasks() {
+            // SAFETY: `&mut self` excludes every other call.
+            unsafe { self.task(index) }
+        }
+    }
+}
+
+/// A `&mut [T]` that tasks share, each writing its own part.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: core::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: only the unsafe method below gives access, and its callers keep to disjoint parts.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: it stands for the exclusive borrow that it was made from.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: core::marker::PhantomData }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// While the result lives, no other call may ask for an overlapping range.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // Disjointness is the caller's promise.
+    pub(crate) unsafe fn part(&self, range: core::ops::Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: in bounds by the assertion; unaliased by the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
+    }
+}

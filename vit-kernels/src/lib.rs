@@ -1,0 +1,65 @@
+//! SIMD kernels of the Vision Transformer: `no_std`, no allocation, arithmetic on slices.
+//!
+//! | Module | Computes |
+//! |---|---|
+//! | [`softmax`](mod@softmax) | softmax over rows |
+//! | [`layer_norm`](mod@layer_norm) | LayerNorm over rows |
+//! | [`gelu`](mod@gelu) | GELU: exact (erf), tanh form, sigmoid ('quick') form |
+//! | [`elementwise`] | residual, bias, scale |
+//! | [`gemm`] | `epilogue(A·Wᵀ)` over weights packed once |
+//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale)·v with a streaming softmax |
+//! | [`math`] | exp and erf of slices |
+//! | [`half`] | f16 as a storage type |
+//! | [`reference`] | the plain f64 truth of every operation above |
+//!
+//! # Levels
+//! Every kernel takes an [`Isa`]: the instruction set it runs on, detected once and passed by value.
+//!
+//! ```
+//! use vit_kernels::{Isa, softmax};
+//! let mut row = [1.0f32, 2.0, 3.0];
+//! softmax(Isa::best(), &mut row, 3)?;
+//! assert!((row[2] - 0.665_240_96).abs() < 1e-6);
+//! # Ok::<(), vit_kernels::ShapeError>(())
+//! ```
+//!
+//! # Reproducibility
+//! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
+//! The portable level multiplies and adds in two roundings where the target has no fused multiply–add at compile
+//! time, and then differs in the last bits.
+//!
+//! # Error bounds
+//! Bounds are given in ULP of the exact result (2⁻²³ of its binade) or relative to a stated scale, and are tested on
+//! every level against [`reference`]. With f16 storage the result is rounded once more, to f16.
+#![no_std]
+#![deny(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod arch;
+pub mod attention;
+pub mod elementwise;
+mod error;
+pub mod gelu;
+pub mod gemm;
+pub mod half;
+mod isa;
+mod job;
+pub mod layer_norm;
+pub mod math;
+pub mod reference;
+mod simd;
+pub mod softmax;
+#[cfg(test)]
+mod testing;
+
+pub use attention::{Attention, KvLayout, PackKv};
+pub use error::ShapeError;
+pub use gelu::{Gelu, gelu};
+pub use gemm::{Epilogue, Matmul, PackError, Packed, Panels, matmul, pack, packed_len};
+pub use isa::{Isa, IsaError};
+pub use job::Job;
+pub use layer_norm::{LayerNorm, layer_norm};
+pub use simd::LANES;
+pub use softmax::softmax;

@@ -1,0 +1,103 @@
+//! The lane trait: sixteen f32 lanes, on every instruction set.
+//!
+//! One width for all levels (one AVX-512 register, two of AVX2, four of SSE2 or NEON) makes an algorithm, its order of
+//! summation and the layout of packed weights the same everywhere: a level is nothing but these operations.
+use ::half::f16;
+
+/// Lanes of a vector, columns of a weight panel, partial sums of a row sum.
+pub const LANES: usize = 16;
+
+/// The largest number of rows that a register tile has on any level.
+pub(crate) const MAX_TILE_ROWS: usize = 8;
+
+/// The largest number of panels that a register tile spans on any level.
+pub(crate) const MAX_TILE_PANELS: usize = 4;
+
+/// What runs on a level: the body of a kernel, generic over the lanes.
+///
+/// `run` has to be `#[inline(always)]`, and so has whatever it calls that takes an `S`: only code inlined into
+/// [`Simd::call`] is compiled with the level's instructions.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// A token that proves the CPU has the instructions, and the operations they offer.
+///
+/// NaN: `max` and `min` return `b` when either is NaN; `gt` is false.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen f32.
+    type V: Copy;
+    /// Sixteen truth values.
+    type M: Copy;
+
+    /// Rows and panels of the matmul's register tile: as many accumulators as the register file holds beside a row of
+    /// weights and one broadcast.
+    const TILE_ROWS: usize;
+    const TILE_PANELS: usize;
+
+    /// Runs `kernel` out of line, compiled with this level's instructions.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// Exact.
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// To nearest, ties to even.
+    fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a·b + c; fused where the level has it.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn gt(self, a: Self::V, b: Self::V) -> Self::M;
+    /// Lane by lane `if m { a } else { b }`.
+    fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// 2ⁿ for integral n in −126..=127.
+    fn exp2_int(self, n: Self::V) -> Self::V;
+
+    /// The sum of all lanes, by the one fixed tree: halves onto each other, 16 → 8 → 4 → 2 → 1.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        self.fold(v, |a, b| a + b)
+    }
+
+    /// The largest lane; NaN if one is NaN.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        // Whichever side is NaN wins.
+        self.fold(v, |a, b| if a > b || a.is_nan() { a } else { b })
+    }
+
+    #[inline(always)]
+    fn fold(self, v: Self::V, op: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] = op(lanes[i], lanes[i + width]);
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+}
+
+/// Splits into whole vectors and a tail shorter than one.
+#[inline(always)]
+pub(crate) fn lanes<T>(x: &[T]) -> (&[[T; LANES]], &[T]) {
+    x.as_chunks::<LANES>()
+}
+
+/// [`lanes`] of a mutable slice.
+#[inline(always)]
+pub(crate) fn lanes_mut<T>(x: &mut [T]) -> (&mut [[T; LANES]], &mut [T]) {
+    x.as_chunks_mut::<LANES>()
+}
