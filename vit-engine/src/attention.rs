@@ -1,0 +1,102 @@
+//! The attention block: x = x + out(attention(norm(x))).
+use core::ops::Range;
+
+use vit_kernels::{Attention, Epilogue, PackKv, elementwise};
+
+use crate::arena::take;
+use crate::executor::Executor;
+use crate::forward::Pass;
+use crate::model::Layer;
+use crate::plan::{Buffers, kv_layout};
+
+/// What the layers work in.
+pub(crate) struct Scratch<'a> {
+    keys: &'a mut [f32],            // [images, keys of an image]
+    values: &'a mut [f32],          // [images, values of an image]
+    pub(crate) norm: &'a mut [f32], // [rows, dim]
+    pub(crate) wide: &'a mut [f32], // [rows, the widest: 2·inner or mlp_dim]
+}
+
+impl<'a> Scratch<'a> {
+    pub(crate) fn new(buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
+        Self {
+            keys: take(&mut arena, buffers.keys),
+            values: take(&mut arena, buffers.values),
+            norm: take(&mut arena, buffers.norm),
+            wide: take(&mut arena, buffers.wide),
+        }
+    }
+}
+
+impl<X: Executor> Pass<'_, X> {
+    /// Keys and values of every row, block by block.
+    pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], scratch: &mut Scratch<'_>) {
+        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
+        let (keys, values) = (scratch.keys.len() / self.plan.images(), scratch.values.len() / self.plan.images());
+        for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
+            let rows = block.len() / c.dim;
+            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
+            let kv = &mut scratch.wide[..rows * 2 * c.inner()]; // [rows, 2·inner]
+            self.norm(block, layer.attention_norm, norm);
+            self.linear(norm, layer.kv, Epilogue::default(), kv);
+            for (image, token, part) in by_image(index * self.plan.rows(), rows, layout.tokens) {
+                let kv = &kv[part.start * 2 * c.inner()..part.end * 2 * c.inner()];
+                let keys = &mut scratch.keys[image * keys..][..keys];
+                let values = &mut scratch.values[image * values..][..values];
+                let job = PackKv::new(layout, kv, token, keys, values);
+                self.executor.run(&mut job.expect("the plan reserved an image's keys and values"));
+            }
+        }
+    }
+
+    /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
+    /// residual has.
+    pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
+        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
+        let (keys, values) = (scratch.keys.len() / self.plan.images(), scratch.values.len() / self.plan.images());
+        let rows_per_image = residual.len() / c.dim / self.images;
+        for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
+            let rows = block.len() / c.dim;
+            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
+            let (q, mixed) = scratch.wide[..2 * rows * c.inner()].split_at_mut(rows * c.inner()); // [rows, inner] each
+            self.norm(block, layer.attention_norm, norm);
+            self.linear(norm, layer.q, Epilogue::default(), q);
+            for (image, _, part) in by_image(index * self.plan.rows(), rows, rows_per_image) {
+                let part = part.start * c.inner()..part.end * c.inner();
+                let kv = (&scratch.keys[image * keys..][..keys], &scratch.values[image * values..][..values]);
+                let (isa, scale) = (self.model.isa, c.attention_scale);
+                let job = Attention::new(isa, layout, scale, &q[part.clone()], kv, &mut mixed[part]);
+                self.executor.run(&mut job.expect("the plan reserved an image's keys and values"));
+            }
+            match layer.out {
+                Some(out) => self.linear(mixed, out, Epilogue { residual: true, ..Epilogue::default() }, block),
+                None => elementwise::add(self.model.isa, block, mixed).expect("without a projection inner is dim"),
+            }
+        }
+    }
+}
+
+/// Cuts a block of `rows` rows from row `start` on at the images' borders: (image, first row in it, rows of the block).
+fn by_image(start: usize, rows: usize, rows_per_image: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        let (image, row) = ((start + at) / rows_per_image, (start + at) % rows_per_image);
+        let part = at..(at + rows_per_image - row).min(rows);
+        at = part.end;
+        (!part.is_empty()).then_some((image, row, part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::by_image;
+
+    #[test]
+    fn blocks_are_cut_at_images() {
+        assert_eq!(by_image(3, 9, 5).collect::<Vec<_>>(), [(0, 3, 0..2), (1, 0, 2..7), (2, 0, 7..9)]);
+        assert_eq!(by_image(2, 2, 1).collect::<Vec<_>>(), [(2, 0, 0..1), (3, 0, 1..2)]);
+        assert_eq!(by_image(5, 5, 5).collect::<Vec<_>>(), [(1, 0, 0..5)]);
+    }
+}

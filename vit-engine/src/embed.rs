@@ -1,0 +1,116 @@
+//! Pixels to tokens: cut into patches, flatten, project, add the position; the class token in front.
+use vit_kernels::{Epilogue, elementwise};
+
+use crate::arena::take;
+use crate::config::{Config, PatchOrder};
+use crate::executor::Executor;
+use crate::forward::Pass;
+use crate::pixels::Pixels;
+use crate::plan::Buffers;
+
+/// The embedding of the images in flight.
+pub(crate) struct Embed<'a, X> {
+    pass: &'a Pass<'a, X>,
+    strip: &'a mut [f32],     // [channels, patch height, width]
+    patches: &'a mut [f32],   // [rows, patch_len]
+    normed: &'a mut [f32],    // [rows, patch_len], where patches are normalised
+    projected: &'a mut [f32], // [rows, dim], where the projection is normalised
+}
+
+impl<'a, X: Executor> Embed<'a, X> {
+    pub(crate) fn new(pass: &'a Pass<'a, X>, buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
+        Self {
+            pass,
+            strip: take(&mut arena, buffers.strip),
+            patches: take(&mut arena, buffers.patches),
+            normed: take(&mut arena, buffers.normed_patches),
+            projected: take(&mut arena, buffers.projected),
+        }
+    }
+
+    /// Fills `residual`, \[images, tokens, dim\], with the images from `first` on.
+    pub(crate) fn run<P: Pixels>(mut self, first: usize, pixels: &mut P, residual: &mut [f32]) -> Result<(), P::Error> {
+        let (model, isa) = (self.pass.model, self.pass.model.isa);
+        let c = &model.config;
+        let ([grid_rows, grid_columns], len) = (c.grid(), c.patch_len());
+        for (image, tokens) in residual.chunks_exact_mut(c.tokens() * c.dim).enumerate() {
+            let (mut done, mut gathered) = (c.prefix(), 0);
+            for row in 0..grid_rows {
+                pixels.read(first + image, row * c.patch[0], self.strip)?;
+                for column in 0..grid_columns {
+                    flatten(c, self.strip, column, &mut self.patches[gathered * len..][..len]);
+                    gathered += 1;
+                    let last = (row + 1, column + 1) == (grid_rows, grid_columns);
+                    if gathered * len == self.patches.len() || last {
+                        self.project(gathered, &mut tokens[done * c.dim..][..gathered * c.dim]);
+                        (done, gathered) = (done + gathered, 0);
+                    }
+                }
+            }
+            if let Some(class) = model.class_token() {
+                tokens[..c.dim].copy_from_slice(class);
+            }
+            elementwise::add(isa, tokens, model.positions()).expect("a position for every token");
+        }
+        Ok(())
+    }
+
+    /// The gathered patches, \[count, patch_len\], to tokens, \[count, dim\].
+    fn project(&mut self, count: usize, out: &mut [f32]) {
+        let (model, len) = (self.pass.model, self.pass.model.config.patch_len());
+        let mut patches = &self.patches[..count * len];
+        if let Some(norm) = model.patch_norm() {
+            self.pass.norm(patches, norm, &mut self.normed[..count * len]);
+            patches = &self.normed[..count * len];
+        }
+        match model.embed_norm() {
+            Some(norm) => {
+                let projected = &mut self.projected[..out.len()];
+                self.pass.linear(patches, model.patch(), Epilogue::default(), projected);
+                self.pass.norm(projected, norm, out);
+            }
+            None => self.pass.linear(patches, model.patch(), Epilogue::default(), out),
+        }
+    }
+}
+
+/// Copies the patch at a column of the grid out of a strip, \[channels, patch height, width\], in the config's order.
+fn flatten(c: &Config, strip: &[f32], column: usize, patch: &mut [f32]) {
+    let [height, width] = c.patch;
+    let row = |channel: usize, y: usize| &strip[(channel * height + y) * c.image[1] + column * width..][..width];
+    match c.patch_order {
+        PatchOrder::ChannelRowColumn => {
+            for (i, out) in patch.chunks_exact_mut(width).enumerate() {
+                out.copy_from_slice(row(i / height, i % height));
+            }
+        }
+        PatchOrder::RowColumnChannel => {
+            for channel in 0..c.channels {
+                for y in 0..height {
+                    let out = patch[y * width * c.channels + channel..].iter_mut().step_by(c.channels);
+                    out.zip(row(channel, y)).for_each(|(out, pixel)| *out = *pixel);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny;
+
+    #[test]
+    fn both_orders() {
+        // Two channels of 2 × 4 pixels, numbered channel·100 + y·10 + x; the second patch of 2 × 2.
+        let strip: [f32; 16] = core::array::from_fn(|i| (i / 8 * 100 + i / 4 % 2 * 10 + i % 4) as f32);
+        let mut c = Config { channels: 2, image: [2, 4], patch: [2, 2], ..tiny() };
+        let mut patch = [0.0; 8];
+        c.patch_order = PatchOrder::ChannelRowColumn;
+        flatten(&c, &strip, 1, &mut patch);
+        assert_eq!(patch, [2.0, 3.0, 12.0, 13.0, 102.0, 103.0, 112.0, 113.0]);
+        c.patch_order = PatchOrder::RowColumnChannel;
+        flatten(&c, &strip, 1, &mut patch);
+        assert_eq!(patch, [2.0, 102.0, 3.0, 103.0, 12.0, 112.0, 13.0, 113.0]);
+    }
+}

@@ -1,0 +1,139 @@
+//! What can be wrong with a checkpoint.
+use core::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::zoo::ZooError;
+
+/// A checkpoint that cannot be loaded: which file, and what is wrong with it.
+#[derive(Debug)]
+pub struct LoadError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The system does not give the file.
+    Io(io::Error),
+    /// There is no readable config.json where it should be.
+    NoConfig(io::Error),
+    /// A pickle: running it could run anything.
+    Pickle,
+    /// config.json is not JSON.
+    Json(String),
+    /// config.json says what no family understands.
+    Zoo(ZooError),
+    /// The labels are not as many as the classes.
+    Labels {
+        /// Label names in config.json.
+        labels: usize,
+        /// Classes of the model.
+        classes: usize,
+    },
+    /// The preprocessing is for another number of channels.
+    Channels {
+        /// Elements of the mean.
+        mean: usize,
+        /// Channels of the model.
+        channels: usize,
+    },
+    /// The file is not safetensors, or is truncated, or its offsets overlap or lead outside.
+    Safetensors(String),
+    /// Tensors that the model needs are not there.
+    Missing {
+        /// Their names.
+        tensors: Vec<String>,
+        /// Whether there are more than are named.
+        more: bool,
+    },
+    /// A tensor has another shape than the config says.
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// The shape that the config asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has a dtype that weights cannot have.
+    Dtype {
+        /// Its name.
+        tensor: String,
+        /// The dtype in the file.
+        found: String,
+    },
+    /// A weight is NaN or infinite, or too large for f16 when that is asked for.
+    NotFinite {
+        /// The tensor's name.
+        tensor: String,
+        /// The weight's row; a vector is one row.
+        row: usize,
+        /// The weight's column.
+        column: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// The system does not give the memory.
+    OutOfMemory {
+        /// The bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::NoConfig(error) => write!(f, "{error}; put the model's config.json beside its weights"),
+            Self::Pickle => write!(
+                f,
+                "pickles (.pth, .pt, .bin) can run code when read and are not; convert it once, in Python:\n  \
+                 import torch, safetensors.torch\n  \
+                 safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'model.safetensors')"
+            ),
+            Self::Json(error) => write!(f, "not a valid config: {error}"),
+            Self::Zoo(error) => error.fmt(f),
+            Self::Labels { labels, classes } => write!(f, "{labels} label names, but the model has {classes} classes"),
+            Self::Channels { mean, channels } => {
+                write!(f, "mean and std are for {mean} channels, but the model has {channels}")
+            }
+            Self::Safetensors(error) => write!(f, "not a valid safetensors file: {error}"),
+            Self::Missing { tensors, more } => {
+                let list = tensors.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+                write!(f, "missing: {list}{}", if *more { " and more" } else { "" })
+            }
+            Self::Shape { tensor, expected, found } => {
+                write!(f, "'{tensor}': the config asks for shape {expected:?}, the file has {found:?}")
+            }
+            Self::Dtype { tensor, found } => write!(f, "'{tensor}': expected F32, F16 or BF16, found {found}"),
+            Self::NotFinite { tensor, row, column, value } if value.is_finite() => {
+                write!(f, "'{tensor}' at [{row}, {column}]: {value} is too large for f16; load it as f32")
+            }
+            Self::NotFinite { tensor, row, column, value } => {
+                write!(f, "'{tensor}' at [{row}, {column}]: expected a finite number, found {value}")
+            }
+            Self::OutOfMemory { bytes } => write!(f, "the system does not give {bytes} bytes for the weights"),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Io(error) | Problem::NoConfig(error) => Some(error),
+            Problem::Zoo(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! A file's bytes: mapped, read, or there already.
+#![allow(unsafe_code)] // The mmap call.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+/// How a file of weights is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// Mapped into memory: nothing is copied but what is packed.
+    #[default]
+    Map,
+    /// Read as a whole.
+    Read,
+}
+
+pub(super) enum Bytes<'a> {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+    Borrowed(&'a [u8]),
+}
+
+impl Bytes<'_> {
+    pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        match access {
+            Access::Read => Ok(Self::Read(std::fs::read(path)?)),
+            // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change
+            // meanwhile is asked of the user; the module's documentation says what happens if it does.
+            Access::Map => Ok(Self::Mapped(unsafe { Mmap::map(&file)? })),
+        }
+    }
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
+            Self::Borrowed(bytes) => bytes,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The forward pass, in the model's own order: embed → (attention, feed-forward) × depth → head.
+//!
+//! Attention needs every token's keys and values; nothing else needs more than its own row. So each layer goes over
+//! blocks of rows twice: keys and values of all rows first, then the rest.
+use core::fmt;
+
+use vit_kernels::{Epilogue, LayerNorm, Matmul};
+
+use crate::arena::{MemoryError, aligned_mut, take};
+use crate::attention::Scratch;
+use crate::embed::Embed;
+use crate::executor::Executor;
+use crate::model::Model;
+use crate::pixels::Pixels;
+use crate::plan::Plan;
+use crate::weights::{Linear, Norm};
+
+impl Model<'_> {
+    /// Runs the model over a batch: pixels in, the plan's features out. Allocates nothing.
+    ///
+    /// `arena` is at least [`Plan::arena_bytes`] long and aligned to [`ALIGN`](crate::ALIGN); what it holds before does
+    /// not matter. `out` is [`Plan::output_len`] long, \[batch, …\] as [`Features`](crate::Features) says. The bits of
+    /// the output depend on the model, its precision and its level (all levels with fused multiply–add agree), not on
+    /// the plan's blocks, the batch or the executor.
+    ///
+    /// # Errors
+    /// When plan, arena or `out` do not fit, and whatever error `pixels` gives; `out` is then partly written.
+    pub fn forward<P: Pixels<Error: Send> + Send>(
+        &self,
+        plan: &Plan,
+        pixels: &mut P,
+        arena: &mut [u8],
+        executor: &impl Executor,
+        out: &mut [f32],
+    ) -> Result<(), ForwardError<P::Error>> {
+        if *plan.config() != self.config {
+            return Err(ForwardError::OtherPlan);
+        }
+        if out.len() != plan.output_len() {
+            return Err(ForwardError::Output { expected: plan.output_len(), found: out.len() });
+        }
+        let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
+        executor.enter(|| {
+            let per_group = plan.images() * plan.output_len() / plan.batch();
+            for (group, out) in out.chunks_mut(per_group).enumerate() {
+                let first = group * plan.images();
+                let images = plan.images().min(plan.batch() - first);
+                Pass { model: self, plan, executor, images }.run(first, pixels, arena, out)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A forward pass over the images that are in flight together.
+pub(crate) struct Pass<'a, X> {
+    pub(crate) model: &'a Model<'a>,
+    pub(crate) plan: &'a Plan,
+    pub(crate) executor: &'a X,
+    pub(crate) images: usize,
+}
+
+impl<X: Executor> Pass<'_, X> {
+    fn run<P: Pixels>(
+        &self,
+        first: usize,
+        pixels: &mut P,
+        mut arena: &mut [f32],
+        out: &mut [f32],
+    ) -> Result<(), ForwardError<P::Error>> {
+        let (c, buffers, features) = (&self.model.config, self.plan.buffers(), self.plan.features());
+        let mut residual = take(&mut arena, buffers.residual); // [images·tokens, dim]
+        residual = &mut residual[..self.images * c.tokens() * c.dim];
+
+        Embed::new(self, &buffers, arena).run(first, pixels, residual).map_err(ForwardError::Pixels)?;
+
+        let mut scratch = Scratch::new(&buffers, arena);
+        for index in 0..c.depth {
+            let layer = self.model.layer(index);
+            self.keys_and_values(&layer, residual, &mut scratch);
+            if index + 1 == c.depth && features.needs_class_alone(c) {
+                residual = self.keep_class_rows(residual);
+            }
+            self.attention(&layer, residual, &mut scratch);
+            self.feed_forward(&layer, residual, &mut scratch);
+        }
+
+        self.head(residual, arena, out);
+        Ok(())
+    }
+
+    /// Moves the class tokens to the front: \[images·tokens, dim\] → \[images, dim\].
+    fn keep_class_rows<'r>(&self, residual: &'r mut [f32]) -> &'r mut [f32] {
+        let (dim, tokens) = (self.model.config.dim, self.model.config.tokens());
+        for image in 1..self.images {
+            let class = image * tokens * dim;
+            residual.copy_within(class..class + dim, image * dim);
+        }
+        &mut residual[..self.images * dim]
+    }
+
+    /// out = LayerNorm(x), row by row.
+    pub(crate) fn norm(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+        let Model { isa, config, .. } = *self.model;
+        let job = LayerNorm::new(isa, x, norm.gamma, norm.beta, config.norm_eps, out);
+        self.executor.run(&mut job.expect("x and out are whole rows of the norm's width"));
+    }
+
+    /// out = epilogue(x·Wᵀ + bias).
+    pub(crate) fn linear<'e>(&self, x: &[f32], linear: Linear<'e>, epilogue: Epilogue<'e>, out: &mut [f32]) {
+        let epilogue = Epilogue { bias: linear.bias, ..epilogue };
+        let job = Matmul::new(self.model.isa, x, linear.weight, epilogue, out);
+        self.executor.run(&mut job.expect("x and out are whole rows of the layer's widths"));
+    }
+}
+
+/// Why a forward pass did not deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardError<E> {
+    /// The plan was made for another config.
+    OtherPlan,
+    /// The arena does not do.
+    Arena(MemoryError),
+    /// The output has another length than the plan's.
+    Output {
+        /// [`Plan::output_len`].
+        expected: usize,
+        /// The length passed.
+        found: usize,
+    },
+    /// The source of pixels failed.
+    Pixels(E),
+}
+
+impl<E: fmt::Display> fmt::Display for ForwardError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherPlan => write!(f, "the plan was made for another model"),
+            Self::Arena(error) => write!(f, "the arena: {error}"),
+            Self::Output { expected, found } => {
+                write!(f, "the output has {found} elements, and the plan delivers {expected}")
+            }
+            Self::Pixels(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for ForwardError<E> {}

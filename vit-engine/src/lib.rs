@@ -1,0 +1,68 @@
+//! The Vision Transformer over a preallocated, caller-owned arena.
+//!
+//! One forward pass, written once, over blocks of rows (tokens) whose size a [`Plan`] picks within a memory budget: a
+//! server lets it pick what is fastest, a microcontroller gives it a few hundred KB. Same code, same model, same bits.
+//! The forward pass allocates nothing.
+//!
+//! # With `std` (the default): load a checkpoint and classify
+//! ```no_run
+//! use vit_engine::{AlignedBox, Features, Images, Isa, Plan, Precision, Serial, file};
+//!
+//! let checkpoint = file::Checkpoint::open("vit-base".as_ref(), file::Access::Map)?;
+//! let loaded = checkpoint.load(Precision::F32)?;
+//! let model = loaded.model(Isa::best());
+//! let plan = Plan::new(model.config(), Features::Logits, 1, None)?;
+//! let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+//! let pixels = vec![0.0; 3 * 224 * 224]; // normalised, [batch, channels, height, width]
+//! let mut logits = vec![0.0; plan.output_len()];
+//! let mut images = Images::new(&pixels, [3, 224, 224]).ok_or("not whole images")?;
+//! model.forward(&plan, &mut images, &mut arena, &Serial, &mut logits)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Without: `no_std`, no `alloc`
+//! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. Weights stand in the caller's memory,
+//! put there by [`Model::fill`] from any [`Source`], or by a program that ran before; pixels are pulled from a slice
+//! ([`Images`]) or from a callback ([`Pixels`]).
+#![cfg_attr(not(feature = "std"), no_std)]
+#![deny(unsafe_code)]
+
+#[cfg(all(test, not(feature = "std")))]
+extern crate std;
+
+mod arena;
+mod attention;
+mod config;
+mod embed;
+mod executor;
+mod features;
+mod feed_forward;
+#[cfg(feature = "std")]
+pub mod file;
+mod forward;
+mod head;
+mod model;
+mod pixels;
+mod plan;
+#[cfg(test)]
+mod testing;
+#[cfg(feature = "std")]
+mod threads;
+mod weights;
+#[cfg(feature = "std")]
+pub mod zoo;
+
+#[cfg(feature = "std")]
+pub use arena::AlignedBox;
+pub use arena::{ALIGN, Aligned, MemoryError};
+pub use config::{Biases, Config, ConfigError, PatchOrder, Pool};
+pub use executor::{Executor, Serial};
+pub use features::Features;
+pub use forward::ForwardError;
+pub use model::{Model, ModelError};
+pub use pixels::{Images, Pixels};
+pub use plan::{Plan, PlanError};
+#[cfg(feature = "std")]
+pub use threads::Threads;
+pub use vit_kernels::{Gelu, Isa, IsaError};
+pub use weights::{FillError, LayerSite, Param, Part, Precision, Site, Source, Values, for_each_param};

@@ -1,0 +1,316 @@
+//! What a forward pass will need and do, known before it runs: bytes, block sizes, multiply–accumulates.
+//!
+//! The forward pass goes in blocks of rows (tokens) over a group of images. A plan picks how many images and rows,
+//! within a memory budget; the bits of the output depend on neither.
+//!
+//! ```text
+//! arena = residual [images, tokens, dim]  then, one after the other in the same place:
+//!   embed    strip [channels, patch height, width], patches [rows, patch_len], …
+//!   layers   K and V of every image, norm [rows, dim], wide [rows, the widest of what a block computes]
+//!   head     three rows of dim an image
+//! ```
+use core::fmt;
+
+use vit_kernels::KvLayout;
+
+use crate::arena::padded;
+use crate::config::{Config, ConfigError, Pool};
+use crate::features::Features;
+
+/// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
+const MOST_ROWS: usize = 288;
+
+/// A forward pass, laid out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    config: Config,
+    features: Features,
+    batch: usize,
+    images: usize,
+    rows: usize,
+    bytes: usize,
+}
+
+/// Lengths in elements of the buffers for some images and rows; see the [module](self)'s picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Buffers {
+    pub(crate) residual: usize,
+    pub(crate) strip: usize,
+    pub(crate) patches: usize,
+    pub(crate) normed_patches: usize,
+    pub(crate) projected: usize,
+    pub(crate) keys: usize,
+    pub(crate) values: usize,
+    pub(crate) norm: usize,
+    pub(crate) wide: usize,
+    pub(crate) head: usize,
+}
+
+impl Plan {
+    /// Plans a forward pass over `batch` images within `budget` bytes of arena, or without a bound.
+    ///
+    /// Without a bound it takes the blocks that are fastest, not all the memory there is.
+    ///
+    /// # Errors
+    /// When the config makes no model, the batch is 0, the model does not have the features, or the budget is below
+    /// the minimum, which the error names.
+    pub fn new(config: &Config, features: Features, batch: usize, budget: Option<usize>) -> Result<Self, PlanError> {
+        let tokens = config.validate().map(|()| config.tokens()).map_err(PlanError::Config)?;
+        let most_images = (MOST_ROWS / tokens).clamp(1, batch.max(1));
+        let even = |images: usize, rows: usize| {
+            let blocks = (images * tokens).div_ceil(rows);
+            (images * tokens).div_ceil(blocks)
+        };
+        let smallest = Self::with_blocks(config, features, batch, 1, 1)?;
+        let Some(budget) = budget else {
+            let rows = even(most_images, MOST_ROWS);
+            return Self::with_blocks(config, features, batch, most_images, rows);
+        };
+        if budget < smallest.bytes {
+            return Err(PlanError::Budget { minimum: smallest.bytes, budget });
+        }
+        // The most rows a block; of equals, the fewest bytes.
+        let mut best = smallest;
+        for images in 1..=most_images {
+            let (mut fits, mut too_many) = (0, MOST_ROWS.min(images * tokens) + 1);
+            while too_many - fits > 1 {
+                let rows = fits + (too_many - fits) / 2;
+                let plan = Self::with_blocks(config, features, batch, images, rows)?;
+                *(if plan.bytes <= budget { &mut fits } else { &mut too_many }) = rows;
+            }
+            if fits > 0 {
+                let plan = Self::with_blocks(config, features, batch, images, even(images, fits))?;
+                best = if plan.rows > best.rows { plan } else { best };
+            }
+        }
+        Ok(best)
+    }
+
+    /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when there are no rows or images in a block.
+    pub fn with_blocks(
+        config: &Config,
+        features: Features,
+        batch: usize,
+        images: usize,
+        rows: usize,
+    ) -> Result<Self, PlanError> {
+        config.validate().map_err(PlanError::Config)?;
+        if batch == 0 || images == 0 || rows == 0 {
+            return Err(PlanError::Empty);
+        }
+        let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
+        per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
+        let (buffers, images) = (Buffers::new(config, images, rows), images.min(batch));
+        let bytes = buffers.and_then(|buffers| buffers.bytes()).ok_or(PlanError::Config(ConfigError::TooLarge))?;
+        Ok(Self { config: *config, features, batch, images, rows: rows.min(images * config.tokens()), bytes })
+    }
+
+    /// The hyper-parameters it was made for.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it delivers.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Images of a forward pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Images in flight at a time.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Rows (tokens) of a block.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of arena, exactly.
+    pub fn arena_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Elements of the output: batch × what [`Features`] says of one image.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.features.len(&self.config).unwrap_or(0)
+    }
+
+    /// Multiply–accumulates of all matrix products, attention's among them, that a forward pass executes. Rows that
+    /// nobody asked for are not computed and not counted.
+    pub fn macs(&self) -> u64 {
+        let c = &self.config;
+        let product = |sizes: &[usize]| sizes.iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
+        let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
+        let projections = if c.out_proj { 2 } else { 1 }; // q and out
+        let row = [product(&[projections, dim, inner]), product(&[2, tokens, inner]), product(&[2, dim, c.mlp_dim])];
+        let row = row.into_iter().fold(0, u64::saturating_add);
+        let last = if self.features.needs_class_alone(c) { 1 } else { tokens };
+        let rows = product(&[c.depth.saturating_sub(1), tokens]).saturating_add(product(&[c.depth.min(1), last]));
+        let head = if self.features == Features::Logits { c.classes } else { 0 };
+        let parts = [
+            product(&[c.patches(), c.patch_len(), dim]),
+            product(&[c.depth, tokens, dim, 2, inner]),
+            rows.saturating_mul(row),
+            product(&[head, dim]),
+        ];
+        parts.into_iter().fold(0, u64::saturating_add).saturating_mul(self.batch as u64)
+    }
+
+    pub(crate) fn buffers(&self) -> Buffers {
+        Buffers::new(&self.config, self.images, self.rows).expect("the plan was made from the same sizes")
+    }
+}
+
+impl Buffers {
+    fn new(c: &Config, images: usize, rows: usize) -> Option<Self> {
+        let rows = rows.min(images.checked_mul(c.tokens())?);
+        let by_rows = |cols: usize| rows.checked_mul(cols);
+        let kv = kv_layout(c);
+        let patch_len = c.patch_len();
+        let widest = (2 * c.inner()).max(c.mlp_dim);
+        Some(Self {
+            residual: images.checked_mul(c.tokens())?.checked_mul(c.dim)?,
+            strip: c.channels.checked_mul(c.patch[0])?.checked_mul(c.image[1])?,
+            patches: by_rows(patch_len)?,
+            normed_patches: if c.patch_norm { by_rows(patch_len)? } else { 0 },
+            projected: if c.embed_norm { by_rows(c.dim)? } else { 0 },
+            keys: kv.k_len()?.checked_mul(images)?,
+            values: kv.v_len()?.checked_mul(images)?,
+            norm: by_rows(c.dim)?,
+            wide: by_rows(widest)?,
+            head: c.dim.checked_mul(images)?,
+        })
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        let sum = |buffers: &[usize]| buffers.iter().try_fold(0usize, |sum, len| sum.checked_add(padded(*len)));
+        let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
+        let layers = sum(&[self.keys, self.values, self.norm, self.wide])?;
+        let head = sum(&[self.head, self.head, self.head])?;
+        let rest = embed.max(layers).max(head);
+        padded(self.residual).checked_add(rest)?.checked_mul(size_of::<f32>())
+    }
+}
+
+/// The shape of one image's keys and values.
+pub(crate) fn kv_layout(config: &Config) -> KvLayout {
+    KvLayout { heads: config.heads, head_dim: config.head_dim, tokens: config.tokens() }
+}
+
+/// Why no forward pass can be planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanError {
+    /// The hyper-parameters make no model.
+    Config(ConfigError),
+    /// No images, or blocks without rows.
+    Empty,
+    /// The model does not have what was asked for.
+    NoFeatures(Features),
+    /// The arena cannot be that small.
+    Budget {
+        /// The least bytes that do.
+        minimum: usize,
+        /// The bytes that were allowed.
+        budget: usize,
+    },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Empty => write!(f, "there have to be images, and rows in a block"),
+            Self::NoFeatures(Features::Logits) => write!(f, "the model has no head: ask for class or patches"),
+            Self::NoFeatures(_) => write!(f, "the model has no class token: ask for patches"),
+            Self::Budget { minimum, budget } => {
+                write!(f, "a memory budget of {budget} bytes is too small: this model needs at least {minimum}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+impl Pool {
+    /// The tokens of an image that are averaged.
+    pub(crate) fn averaged(self, config: &Config) -> core::ops::Range<usize> {
+        match self {
+            Self::Class => 0..1,
+            Self::MeanTokens => 0..config.tokens(),
+            Self::MeanPatches => config.prefix()..config.tokens(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny;
+
+    #[test]
+    fn the_budget_is_an_upper_bound_and_is_used() {
+        let config = tiny();
+        let plan = |budget| Plan::new(&config, Features::Logits, 7, Some(budget));
+        let Err(PlanError::Budget { minimum, budget: 0 }) = plan(0) else { panic!("{:?}", plan(0)) };
+        assert_eq!(plan(minimum - 1), Err(PlanError::Budget { minimum, budget: minimum - 1 }));
+        let unbounded = Plan::new(&config, Features::Logits, 7, None).unwrap();
+        let mut rows = 0;
+        for budget in minimum..unbounded.arena_bytes() + 100 {
+            let plan = plan(budget).unwrap();
+            assert!(plan.arena_bytes() <= budget && plan.rows() >= rows);
+            rows = plan.rows();
+        }
+        assert_eq!(rows, unbounded.rows());
+    }
+
+    #[test]
+    fn more_images_than_the_batch_are_not_planned_for() {
+        let one = Plan::new(&tiny(), Features::Logits, 1, None).unwrap();
+        let many = Plan::new(&tiny(), Features::Logits, 1000, None).unwrap();
+        assert_eq!((one.images(), one.rows()), (1, tiny().tokens()));
+        assert!(many.images() > 1 && many.rows() <= MOST_ROWS);
+        assert_eq!(many.output_len(), 1000 * tiny().classes);
+    }
+
+    #[test]
+    fn macs_are_those_of_the_formula() {
+        // ViT-B/16 at 224: 196·768² + 12·(197·12·768² + 2·197²·768), less where only logits are asked.
+        let base = Config {
+            channels: 3,
+            image: [224, 224],
+            patch: [16, 16],
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            head_dim: 64,
+            mlp_dim: 3072,
+            classes: 1000,
+            ..tiny()
+        };
+        let patches = Plan::new(&base, Features::Patches, 1, None).unwrap().macs();
+        assert_eq!(patches, 17_563_060_224);
+        let logits = Plan::new(&base, Features::Logits, 2, None).unwrap().macs();
+        let row = 2 * 768 * 768 + 2 * 197 * 768 + 2 * 768 * 3072;
+        assert_eq!(logits, 2 * (patches - 196 * row + 768_000));
+    }
+
+    #[test]
+    fn what_cannot_be_planned() {
+        let headless = Config { classes: 0, ..tiny() };
+        assert_eq!(Plan::new(&headless, Features::Logits, 1, None), Err(PlanError::NoFeatures(Features::Logits)));
+        let mean = Config { class_token: false, pool: Pool::MeanTokens, ..tiny() };
+        assert_eq!(Plan::new(&mean, Features::Class, 1, None), Err(PlanError::NoFeatures(Features::Class)));
+        assert_eq!(Plan::new(&tiny(), Features::Logits, 0, None), Err(PlanError::Empty));
+        let huge = Config { image: [1 << 24, 1 << 24], patch: [1, 1], dim: 1 << 24, ..tiny() };
+        assert!(Plan::new(&huge, Features::Patches, 1, None).is_err());
+        assert!(Plan::new(&tiny(), Features::Logits, usize::MAX, None).is_err());
+    }
+}

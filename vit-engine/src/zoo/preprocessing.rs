@@ -1,0 +1,89 @@
+//! How pictures become pixels, in the words of timm's `pretrained_cfg`.
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ZooError, fields};
+
+/// From a decoded picture to the model's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessing {
+    /// Subtracted from each channel, scaled to 0..1.
+    pub mean: Vec<f32>,
+    /// What each channel is then divided by.
+    pub std: Vec<f32>,
+    /// How pictures are resized.
+    pub interpolation: Interpolation,
+    /// What part of the resized picture's side the crop takes.
+    pub crop_pct: f32,
+    /// What happens to pictures of another aspect ratio.
+    pub crop_mode: CropMode,
+}
+
+/// A resampling filter, Pillow's of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Catmull–Rom, a = −0.5.
+    Bicubic,
+    /// Triangle.
+    Bilinear,
+    /// The nearest pixel.
+    Nearest,
+    /// Three lobes.
+    Lanczos,
+}
+
+/// What happens to pictures of another aspect ratio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CropMode {
+    /// The shorter side is resized, the centre is kept.
+    Center,
+    /// Both sides are resized, each for itself.
+    Squash,
+}
+
+#[derive(Deserialize)]
+struct PretrainedCfg {
+    mean: Vec<f32>,
+    std: Vec<f32>,
+    #[serde(default = "bicubic")]
+    interpolation: Interpolation,
+    #[serde(default = "one")]
+    crop_pct: f32,
+    #[serde(default = "center")]
+    crop_mode: CropMode,
+}
+
+fn bicubic() -> Interpolation {
+    Interpolation::Bicubic
+}
+fn one() -> f32 {
+    1.0
+}
+fn center() -> CropMode {
+    CropMode::Center
+}
+
+/// Reads `pretrained_cfg` and the label names, which stand in it or beside it.
+pub(super) fn read(config: &Value) -> Result<(Option<Preprocessing>, Vec<String>), ZooError> {
+    let Some(cfg) = config.get("pretrained_cfg") else { return Ok((None, Vec::new())) };
+    let labels = cfg.get("label_names").or(config.get("label_names"));
+    let labels = labels.map(fields::<Option<Vec<String>>>).transpose()?.flatten().unwrap_or_default();
+    if cfg.get("mean").is_none() {
+        return Ok((None, labels));
+    }
+    let cfg: PretrainedCfg = fields(cfg)?;
+    let all_finite = cfg.mean.iter().chain(&cfg.std).all(|x| x.is_finite()) && cfg.std.iter().all(|x| *x > 0.0);
+    if cfg.mean.is_empty() || cfg.mean.len() != cfg.std.len() || !all_finite {
+        return Err(ZooError::Field("pretrained_cfg: mean and std need a finite number a channel, std above 0".into()));
+    }
+    if !(0.01..=1.0).contains(&cfg.crop_pct) {
+        return Err(ZooError::Field(format!(
+            "pretrained_cfg: crop_pct is {}, and has to be in 0.01..=1",
+            cfg.crop_pct
+        )));
+    }
+    let PretrainedCfg { mean, std, interpolation, crop_pct, crop_mode } = cfg;
+    Ok((Some(Preprocessing { mean, std, interpolation, crop_pct, crop_mode }), labels))
+}

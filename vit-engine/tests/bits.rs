@@ -1,0 +1,150 @@
+//! The same bits whatever the block size, the budget, the batch and the threads.
+mod support;
+
+use support::{golden, levels, run_plan};
+use vit_engine::{Features, Isa, Plan, PlanError, Precision, Serial, Threads};
+
+const KINDS: [Features; 3] = [Features::Logits, Features::Class, Features::Patches];
+
+/// Five images: those of the golden file, over and over.
+fn five(pixels: &[f32], image: usize) -> Vec<f32> {
+    (0..5).flat_map(|i| &pixels[i % 2 * image..][..image]).enumerate().map(|(i, x)| x + i as f32 * 1e-5).collect()
+}
+
+fn minimum(config: &vit_engine::Config, features: Features, batch: usize) -> usize {
+    match Plan::new(config, features, batch, Some(0)) {
+        Err(PlanError::Budget { minimum, .. }) => minimum,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_block_size_and_every_group_of_images() {
+    for name in ["vp-old-cls", "vp-middle-mean", "vp-new-mean", "timm-rect", "timm-avg"] {
+        let golden = golden(name);
+        let pixels = golden.tensor("pixels").unwrap();
+        for (isa, precision) in levels().into_iter().flat_map(|isa| Precision::ALL.map(|p| (isa, p))) {
+            let loaded = golden.load(precision);
+            let (model, config) = (loaded.model(isa), *loaded.config());
+            let image = pixels.data.len() / pixels.shape[0];
+            let batch = five(&pixels.data, image);
+            for features in KINDS.into_iter().filter(|f| *f != Features::Class || config.class_token) {
+                let whole = Plan::new(&config, features, 5, None).unwrap();
+                let want = run_plan(&model, &whole, &batch, &Serial);
+                assert!(want.iter().all(|x| x.is_finite()));
+                for images in 1..=5 {
+                    for rows in 1..=images * config.tokens() {
+                        let plan = Plan::with_blocks(&config, features, 5, images, rows).unwrap();
+                        let got = run_plan(&model, &plan, &batch, &Serial);
+                        assert!(got == want, "{name} {isa} {precision:?} {features:?} {images} images, {rows} rows");
+                    }
+                }
+                for size in 1..5 {
+                    let plan = Plan::new(&config, features, size, None).unwrap();
+                    let got = run_plan(&model, &plan, &batch[..size * image], &Serial);
+                    assert!(got == want[..got.len()], "{name} {isa} {features:?} batch {size}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_budget_from_the_minimum_up() {
+    let golden = golden("timm-token");
+    let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
+    let (model, config) = (loaded.model(Isa::best()), *loaded.config());
+    let unbounded = Plan::new(&config, Features::Logits, 2, None).unwrap();
+    let want = run_plan(&model, &unbounded, &pixels.data, &Serial);
+    let minimum = minimum(&config, Features::Logits, 2);
+    for budget in (minimum..=unbounded.arena_bytes() + 64).step_by(64) {
+        let plan = Plan::new(&config, Features::Logits, 2, Some(budget)).unwrap();
+        assert!(plan.arena_bytes() <= budget);
+        assert!(run_plan(&model, &plan, &pixels.data, &Serial) == want, "{budget} bytes");
+    }
+    assert!(Plan::new(&config, Features::Logits, 2, Some(minimum - 1)).is_err());
+}
+
+#[test]
+fn every_number_of_threads() {
+    for name in ["vp-old-identity", "timm-token"] {
+        let golden = golden(name);
+        let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
+        for isa in levels() {
+            let model = loaded.model(isa);
+            for features in KINDS {
+                let plan = Plan::new(loaded.config(), features, 2, None).unwrap();
+                let want = run_plan(&model, &plan, &pixels.data, &Serial);
+                for threads in 1..=5 {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let got = run_plan(&model, &plan, &pixels.data, &Threads(&pool));
+                    assert!(got == want, "{name} {isa} {features:?} {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_levels_agree() {
+    let fused: Vec<Isa> = levels().into_iter().filter(|isa| *isa != Isa::PORTABLE).collect();
+    for pair in fused.windows(2) {
+        for golden in support::goldens() {
+            let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
+            let run = |isa| support::run(&loaded.model(isa), Features::Logits, &pixels);
+            assert!(run(pair[0]) == run(pair[1]), "{}: {} and {}", golden.name, pair[0], pair[1]);
+        }
+    }
+}
+
+#[test]
+fn pixels_may_come_from_a_callback() {
+    let golden = golden("timm-rect");
+    let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
+    let (model, c) = (loaded.model(Isa::best()), *loaded.config());
+    let plan = Plan::new(&c, Features::Logits, 2, None).unwrap();
+    let want = run_plan(&model, &plan, &pixels.data, &Serial);
+    let mut arena = vit_engine::AlignedBox::new(plan.arena_bytes()).unwrap();
+    let mut out = vec![0.0; plan.output_len()];
+
+    let (mut calls, [height, width]) = (Vec::new(), c.image);
+    let mut camera = |image: usize, top: usize, strip: &mut [f32]| {
+        calls.push((image, top));
+        for (i, x) in strip.iter_mut().enumerate() {
+            let (channel, y, x_) = (i / (c.patch[0] * width), i / width % c.patch[0], i % width);
+            *x = pixels.data[((image * c.channels + channel) * height + top + y) * width + x_];
+        }
+        Ok::<(), &str>(())
+    };
+    model.forward(&plan, &mut camera, &mut arena, &Serial, &mut out).unwrap();
+    assert_eq!(out, want);
+    let expected: Vec<_> = (0..2).flat_map(|image| (0..c.grid()[0]).map(move |row| (image, row * 8))).collect();
+    assert_eq!(calls, expected);
+
+    let mut broken = |_: usize, top: usize, _: &mut [f32]| if top == 0 { Ok(()) } else { Err("no signal") };
+    let error = model.forward(&plan, &mut broken, &mut arena, &Serial, &mut out).unwrap_err();
+    assert_eq!(error.to_string(), "no signal");
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let golden = golden("timm-token");
+    let loaded = golden.load(Precision::F32);
+    let (model, c) = (loaded.model(Isa::best()), *loaded.config());
+    let plan = Plan::new(&c, Features::Logits, 1, None).unwrap();
+    let pixels = vec![0.0; 3 * 24 * 24];
+    let mut arena = vit_engine::AlignedBox::new(plan.arena_bytes() + 64).unwrap();
+    let mut run = |plan: &Plan, from: usize, len: usize, out: usize| {
+        let mut images = vit_engine::Images::new(&pixels, [3, 24, 24]).unwrap();
+        let result = model.forward(plan, &mut images, &mut arena[from..from + len], &Serial, &mut vec![0.0; out]);
+        result.map_err(|error| error.to_string())
+    };
+    let (bytes, out) = (plan.arena_bytes(), plan.output_len());
+    assert_eq!(run(&plan, 0, bytes, out), Ok(()));
+    assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("{bytes} are needed")));
+    assert!(run(&plan, 4, bytes, out).unwrap_err().contains("multiple of 64"));
+    assert!(run(&plan, 0, bytes, out + 1).unwrap_err().contains("elements"));
+    let other = vit_engine::Config { depth: 1, ..c };
+    let other = Plan::new(&other, Features::Logits, 1, None).unwrap();
+    assert!(run(&other, 0, bytes, out).unwrap_err().contains("another model"));
+}

@@ -1,0 +1,66 @@
+//! A forward pass allocates nothing, on any thread.
+#![allow(unsafe_code)] // A global allocator is.
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::golden;
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Plan, Precision, Serial, Threads};
+
+/// Counts what every thread of the process asks of the system's allocator.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations_in_1000_forwards(executor: &impl Executor) -> u64 {
+    let mut worst = 0;
+    for name in ["vp-middle-mean", "timm-token"] {
+        let golden = golden(name);
+        let pixels = golden.tensor("pixels").unwrap();
+        for precision in Precision::ALL {
+            let loaded = golden.load(precision);
+            let (model, c) = (loaded.model(Isa::best()), *loaded.config());
+            for features in [Features::Logits, Features::Patches] {
+                let plan = Plan::new(&c, features, 2, None).unwrap();
+                let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
+                let mut out = vec![0.0; plan.output_len()];
+                let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
+                let mut forward = || model.forward(&plan, &mut images, &mut arena, executor, &mut out).unwrap();
+                forward();
+                let before = ALLOCATIONS.load(Ordering::SeqCst);
+                (0..1000).for_each(|_| forward());
+                worst = worst.max(ALLOCATIONS.load(Ordering::SeqCst) - before);
+            }
+        }
+    }
+    worst
+}
+
+// One test: another one beside it would be counted too.
+#[test]
+fn nothing_is_allocated() {
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    drop(vec![1u8; 10]);
+    assert!(ALLOCATIONS.load(Ordering::SeqCst) > before, "the counter does not count");
+    assert_eq!(allocations_in_1000_forwards(&Serial), 0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    // A caller in the pool: entering it from outside passes a queue that allocates a block now and then.
+    assert_eq!(pool.install(|| allocations_in_1000_forwards(&Threads(&pool))), 0);
+}
