@@ -72,8 +72,11 @@ unsafe impl<E: Element> Job for LayerNorm<'_, E> {
     }
 
     unsafe fn task(&self, index: usize) {
+        if index >= self.tasks() {
+            return;
+        }
         let step = TASK_ROWS * self.gamma.len();
-        let start = (index * step).min(self.x.len());
+        let start = index * step;
         let end = (start + step).min(self.x.len());
         // SAFETY: the ranges of different tasks are disjoint.
         let out = unsafe { self.out.part(start..end) };

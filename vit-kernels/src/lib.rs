@@ -10,6 +10,7 @@
 //! | [`attention`](mod@attention) | softmax(q·kᵀ·scale)·v with a streaming softmax |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
+//! | [`peak`] | multiply–adds alone: the yardstick |
 //! | [`reference`] | the plain f64 truth of every operation above |
 //!
 //! # Levels
@@ -48,6 +49,7 @@ mod isa;
 mod job;
 pub mod layer_norm;
 pub mod math;
+pub mod peak;
 pub mod reference;
 mod simd;
 pub mod softmax;

@@ -147,6 +147,11 @@ impl Loaded {
     pub fn config(&self) -> &Config {
         &self.config
     }
+
+    /// The packed weights, as [`Model::new`] takes them: what a program without `std` includes or keeps in flash.
+    pub fn weights(&self) -> &[u8] {
+        &self.memory
+    }
 }
 
 impl From<crate::config::ConfigError> for zoo::ZooError {

@@ -102,7 +102,10 @@ unsafe impl Job for Matmul<'_> {
     }
 
     unsafe fn task(&self, index: usize) {
-        let start = (index * self.task_panels()).min(self.panels());
+        if index >= self.tasks() {
+            return;
+        }
+        let start = index * self.task_panels();
         let panels = start..(start + self.task_panels()).min(self.panels());
         match self.weights.panels() {
             Panels::F32(data) => self.isa.call(Columns { job: self, data, panels }),

@@ -48,18 +48,24 @@ impl<E: Storage> Tile<E> {
     pub(crate) unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::TILE_ROWS).contains(&rows) && (1..=panels_per_tile::<S>(rows)).contains(&panels));
         // The conditions are constants of the level: tiles that it does not have are not compiled for it.
-        match panels {
-            1 => self.with_panels::<S, 1>(s, rows),
-            2 if S::TILE_PANELS >= 2 => self.with_panels::<S, 2>(s, rows),
-            3 if S::TILE_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
-            2 => s.call(Sweep::<E, 1, 2>(self)),
-            3 => s.call(Sweep::<E, 1, 3>(self)),
-            _ => s.call(Sweep::<E, 1, 4>(self)),
+        // SAFETY: the caller's promise, handed on.
+        unsafe {
+            match panels {
+                1 => self.with_panels::<S, 1>(s, rows),
+                2 if S::TILE_PANELS >= 2 => self.with_panels::<S, 2>(s, rows),
+                3 if S::TILE_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
+                // Wider than the level's tile: one row.
+                2 => s.call(Sweep::<E, 1, 2>(self)),
+                3 => s.call(Sweep::<E, 1, 3>(self)),
+                _ => s.call(Sweep::<E, 1, 4>(self)),
+            }
         }
     }
 
+    /// # Safety
+    /// As [`run`](Self::run).
     #[inline(always)]
-    fn with_panels<S: Simd, const P: usize>(self, s: S, rows: usize) {
+    unsafe fn with_panels<S: Simd, const P: usize>(self, s: S, rows: usize) {
         const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::TILE_PANELS <= MAX_TILE_PANELS) }
         match rows {
             8 if S::TILE_ROWS >= 8 => s.call(Sweep::<E, 8, P>(self)),

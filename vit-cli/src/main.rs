@@ -1,0 +1,72 @@
+//! `vit`: Vision Transformers on the CPU, from the command line.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod classify;
+mod eval;
+mod idx;
+mod inputs;
+mod inspect;
+mod options;
+mod output;
+mod picture;
+mod random;
+mod run;
+mod session;
+
+use std::alloc::System;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+/// Counts allocations, so that `bench` can show that a forward pass makes none.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Vision Transformers on the CPU.
+///
+/// Without --model, the model is the one this program carries: fashion-vit, which tells ten kinds of garment apart.
+#[derive(Parser)]
+#[command(name = "vit", version, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  vit classify boot.png                       what is on the picture, by the built-in model
+  vit classify photos/ --model vit-base --json
+  vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
+  vit run --model vit-base --pixels x.npy --out y.npy --features patches
+  vit inspect --model vit-base                sizes, bytes and multiply-accumulates
+  vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
+
+#[derive(Subcommand)]
+enum Command {
+    Classify(classify::Args),
+    Eval(eval::Args),
+    Run(run::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Classify(args) => classify::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever reads our output has had enough (`vit … | head`): not an error of ours.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The options that mean the same everywhere.
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use vit_engine::{Isa, Precision};
+
+/// Which model, and how it runs.
+#[derive(Args, Clone)]
+pub(crate) struct ModelOptions {
+    /// A folder with config.json and model.safetensors, or a safetensors file beside its config.json [default: the
+    /// built-in fashion-vit]
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Threads [default: the cores this process may use]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) how: RunOptions,
+}
+
+impl ModelOptions {
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(default_threads)
+    }
+}
+
+/// The cores this process may use, by affinity and cgroup; 1 if that cannot be found out.
+pub(crate) fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How a model is loaded and runs, but for the threads.
+#[derive(Args, Clone)]
+pub(crate) struct RunOptions {
+    /// How weights are stored: f16 is rounded to when loading, and takes half the memory
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: PrecisionName,
+
+    /// Instruction-set level: portable, avx2, avx512 [default: the highest this CPU has]
+    #[arg(long, value_name = "LEVEL", env = "VIT_ISA", value_parser = level)]
+    pub(crate) isa: Option<Isa>,
+
+    /// The most bytes of working memory beside the weights; 200K, 4M and 1G are understood [default: what is fastest]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) memory: Option<usize>,
+
+    /// Read weight files as a whole instead of mapping them
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
+}
+
+impl RunOptions {
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa.unwrap_or_else(Isa::best)
+    }
+}
+
+/// [`Precision`], as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionName {
+    F32,
+    F16,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::F16 => Self::F16,
+        }
+    }
+}
+
+/// How results are printed.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct JsonOption {
+    /// Print JSON for programs instead of text for people
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Limits on pictures.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct PictureOptions {
+    /// Refuse pictures with more pixels than this
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    pub(crate) max_pixels: u64,
+}
+
+fn level(name: &str) -> Result<Isa, String> {
+    Isa::by_name(name).map_err(|error| error.to_string())
+}
+
+/// A whole number above 0.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("has to be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("not a whole number".into()),
+    }
+}
+
+/// A number of bytes, with K, M or G for 1024, 1024² or 1024³.
+fn bytes(text: &str) -> Result<usize, String> {
+    let unit = match text.bytes().last() {
+        Some(b'k' | b'K') => 1 << 10,
+        Some(b'm' | b'M') => 1 << 20,
+        Some(b'g' | b'G') => 1 << 30,
+        _ => 1,
+    };
+    let digits = if unit == 1 { text } else { &text[..text.len() - 1] };
+    let number: usize = digits.parse().map_err(|_| "not a number of bytes: write 200000, 200K, 4M or 1G".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "more than this machine can address".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts() {
+        assert_eq!(bytes("200000"), Ok(200_000));
+        assert_eq!(bytes("200K"), Ok(204_800));
+        assert_eq!(bytes("1g"), Ok(1 << 30));
+        assert!(
+            ["", "K", "-1", "1T", "1.5M", "99999999999999999999", "18446744073709551615K", "é"]
+                .iter()
+                .all(|text| bytes(text).is_err())
+        );
+    }
+}

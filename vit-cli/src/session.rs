@@ -1,0 +1,106 @@
+//! A loaded model, the threads it runs on, and its working memory.
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use vit_engine::file::{Access, Checkpoint, Loaded};
+use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan};
+use vit_kernels::Job;
+
+use crate::options::{ModelOptions, RunOptions};
+
+/// The model that the binary carries.
+const BUILT_IN: [&[u8]; 2] =
+    [include_bytes!("../models/fashion-vit/config.json"), include_bytes!("../models/fashion-vit/model.safetensors")];
+
+/// Threads as asked for.
+pub(crate) enum Workers {
+    /// The caller's thread.
+    One,
+    /// A pool.
+    Pool(ThreadPool),
+}
+
+impl Workers {
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        if threads == 1 {
+            return Ok(Self::One);
+        }
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        Ok(Self::Pool(pool.with_context(|| format!("cannot start {threads} threads"))?))
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Pool(pool) => pool.current_num_threads(),
+        }
+    }
+}
+
+impl Executor for Workers {
+    fn run(&self, job: &mut (dyn Job + '_)) {
+        match self {
+            Self::One => job.run(),
+            Self::Pool(pool) => vit_engine::Threads(pool).run(job),
+        }
+    }
+
+    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Self::One => pass(),
+            Self::Pool(pool) => pool.install(pass),
+        }
+    }
+}
+
+/// Opens and loads what `--model` names.
+pub(crate) fn load(options: &ModelOptions) -> Result<Loaded> {
+    open(options.model.as_deref(), &options.how)
+}
+
+/// Opens and loads a checkpoint, the built-in one if there is no path.
+pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open(path, if how.no_mmap { Access::Read } else { Access::Map })?,
+        None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
+    };
+    Ok(checkpoint.load(how.precision.into())?)
+}
+
+/// Runs forward passes of changing batch sizes in one arena.
+pub(crate) struct Session<'a> {
+    pub(crate) model: Model<'a>,
+    pub(crate) workers: Workers,
+    features: Features,
+    budget: Option<usize>,
+    arena: AlignedBox,
+}
+
+impl<'a> Session<'a> {
+    /// Plans for batches of up to `batch` images, so that what is impossible is said before any work is done.
+    pub(crate) fn new(model: Model<'a>, options: &ModelOptions, features: Features, batch: usize) -> Result<Self> {
+        let budget = options.how.memory;
+        let plan = Plan::new(model.config(), features, batch, budget)?;
+        let arena = AlignedBox::new(plan.arena_bytes())
+            .with_context(|| format!("the system does not give {} bytes of working memory", plan.arena_bytes()))?;
+        Ok(Self { model, workers: Workers::new(options.threads())?, features, budget, arena })
+    }
+
+    pub(crate) fn plan(&self, batch: usize) -> Result<Plan> {
+        // A smaller batch never needs more than the one the arena was made for.
+        let budget = self.budget.unwrap_or(usize::MAX).min(self.arena.len());
+        Ok(Plan::new(self.model.config(), self.features, batch, Some(budget))?)
+    }
+
+    /// Runs the model over whole images, \[batch, channels, height, width\], as `plan` says.
+    pub(crate) fn forward(&mut self, plan: &Plan, pixels: &[f32], out: &mut [f32]) -> Result<()> {
+        let mut images = Images::new(pixels, image_shape(self.model.config())).context("not whole images")?;
+        Ok(self.model.forward(plan, &mut images, &mut self.arena, &self.workers, out)?)
+    }
+}
+
+/// \[channels, height, width\].
+pub(crate) fn image_shape(c: &Config) -> [usize; 3] {
+    [c.channels, c.image[0], c.image[1]]
+}

@@ -1,0 +1,293 @@
+//! The binary, as a user meets it.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn samples() -> PathBuf {
+    here("models/fashion-vit/samples")
+}
+
+/// A golden checkpoint of the engine.
+fn golden(name: &str) -> PathBuf {
+    here("../vit-engine/tests/goldens").join(name)
+}
+
+fn vit(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vit")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs what has to succeed, and reads its JSON.
+fn json(arguments: &[&str]) -> Value {
+    let output = vit(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs what has to fail with an exit code and a message.
+fn fails(arguments: &[&str], code: i32, message: &str) {
+    let output = vit(arguments);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert!(text.contains(message), "{arguments:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+/// 't-shirt-top-19.png' → 'tshirttop'.
+fn slug(name: &str) -> String {
+    name.to_lowercase().chars().filter(|c| c.is_alphabetic()).collect()
+}
+
+#[test]
+fn classify_names_the_samples() {
+    let answers = json(&["classify", samples().to_str().unwrap(), "--json", "--top", "2"]);
+    let answers = answers.as_array().unwrap();
+    assert_eq!(answers.len(), 10);
+    let right = answers.iter().filter(|answer| {
+        let best = &answer["predictions"][0];
+        let probability = best["probability"].as_f64().unwrap();
+        assert!(probability > answer["predictions"][1]["probability"].as_f64().unwrap() && probability <= 1.0);
+        let file = Path::new(answer["path"].as_str().unwrap()).file_stem().unwrap().to_string_lossy().into_owned();
+        slug(&file) == slug(best["label"].as_str().unwrap())
+    });
+    assert!(right.count() >= 9);
+}
+
+#[test]
+fn text_json_and_lines_say_the_same() {
+    let sample = samples().join("ankle-boot-0.png");
+    let sample = sample.to_str().unwrap();
+    let text = stdout(&vit(&["classify", sample]));
+    assert!(text.contains("Ankle boot") && text.contains('%'), "{text}");
+    let array = json(&["classify", sample, sample, "--json"]);
+    let output = vit(&["classify", sample, sample, "--jsonl"]);
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(array, Value::Array(lines));
+    assert!(stderr(&output).is_empty(), "no progress bar without a terminal");
+}
+
+#[test]
+fn the_same_answer_however_it_runs() {
+    let folder = samples();
+    let run = |more: &[&str]| json(&[&["classify", folder.to_str().unwrap(), "--json"], more].concat());
+    let isa = std::env::var("VIT_ISA").ok().filter(|isa| !isa.is_empty());
+    let want = run(&[]);
+    for more in [&["--threads", "1"][..], &["--threads", "3"], &["--memory", "64K"]] {
+        assert_eq!(run(more), want, "{more:?} (VIT_ISA {isa:?})");
+    }
+    assert_ne!(run(&["--precision", "f16"]), want);
+    assert_ne!(run(&["--top", "10"]), want);
+}
+
+#[test]
+fn paths_may_come_from_stdin() {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vit"))
+        .args(["classify", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sample = samples().join("bag-18.png");
+    writeln!(child.stdin.take().unwrap(), "{}\n\n{}", sample.display(), sample.display()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answers.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn bad_pictures_are_reported_and_the_rest_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let good = fs::read(samples().join("bag-18.png")).unwrap();
+    fs::write(at("a-good.png"), &good).unwrap();
+    fs::write(at("b-empty.png"), b"").unwrap();
+    fs::write(at("c-cut.png"), &good[..good.len() / 2]).unwrap();
+    fs::write(at("d-text.jpg"), b"hello").unwrap();
+    image::RgbaImage::from_pixel(1, 1, image::Rgba([9, 9, 9, 0])).save(at("e-tiny.png")).unwrap();
+    image::RgbImage::from_fn(301, 7, |x, y| image::Rgb([x as u8, y as u8, 3])).save(at("f-wide.jpg")).unwrap();
+    image::GrayImage::new(40, 50).save(at("g-large.png")).unwrap();
+    let missing = at("h-missing.png");
+    let path = folder.path().to_str().unwrap();
+    let output = vit(&["classify", path, missing.to_str().unwrap(), "--json", "--max-pixels", "2200"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let good: Vec<bool> =
+        answers.as_array().unwrap().iter().map(|answer| answer.get("predictions").is_some()).collect();
+    assert_eq!(good, [true, false, false, false, true, true, true, false], "{}", stderr(&output));
+    for (name, what) in [("b-empty", "picture"), ("d-text", "picture"), ("h-missing", "No such file")] {
+        let text = stderr(&output);
+        let line = text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        assert!(line.contains(what), "{line}");
+    }
+    fails(&["classify", at("g-large.png").to_str().unwrap(), "--max-pixels", "1999"], 1, "--max-pixels");
+    fails(&["classify", missing.to_str().unwrap()], 1, "h-missing.png");
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_failures_with_1() {
+    fails(&[], 2, "Usage");
+    fails(&["classify"], 2, "IMAGE");
+    fails(&["classify", "x.png", "--isa", "sse9"], 2, "'portable', 'avx2', 'avx512'");
+    fails(&["classify", "x.png", "--threads", "0"], 2, "at least 1");
+    fails(&["classify", "x.png", "--memory", "lots"], 2, "200K");
+    fails(&["classify", "x.png", "--precision", "int3"], 2, "f16");
+    fails(&["eval"], 2, "--images");
+    fails(&["eval", "--images", "x"], 2, "--labels");
+    let sample = samples().join("bag-18.png");
+    let sample = sample.to_str().unwrap();
+    fails(&["classify", sample, "--memory", "1000"], 1, "needs at least");
+    fails(&["classify", sample, "--model", "no/such/model"], 1, "no/such/model");
+    fails(&["classify", sample, "--model", sample], 1, "config.json");
+    fails(&["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()], 1, "pretrained_cfg");
+    fails(&["bench", "--model", "vit-gigantic"], 1, "vit-base-patch16-224");
+    let empty = tempfile::tempdir().unwrap();
+    fails(&["classify", empty.path().to_str().unwrap()], 1, "no PNG or JPEG");
+    fails(&["eval", "--folder", empty.path().to_str().unwrap()], 1, "0 folders");
+    fails(&["eval", "--images", sample, "--labels", sample], 1, "not an IDX file");
+}
+
+#[test]
+fn run_gives_pytorchs_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = golden("timm-rect");
+    let truth = fs::read(model.join("golden.safetensors")).unwrap();
+    let truth = safetensors::SafeTensors::deserialize(&truth).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let data = truth.tensor(name).unwrap().data();
+        data.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let shape = |name: &str| -> Vec<u64> { truth.tensor(name).unwrap().shape().iter().map(|n| *n as u64).collect() };
+    write_npy(&at("x.npy"), &shape("pixels"), &floats("pixels"));
+    for features in ["logits", "class", "patches"] {
+        let (x, y) = (at("x.npy"), at("y.npy"));
+        let arguments = ["run", "--pixels", &x, "--out", &y, "--features", features, "--model"];
+        let output = vit(&[&arguments[..], &[model.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let npy = npyz::NpyFile::new(&*fs::read(&y).unwrap()).unwrap();
+        assert_eq!(npy.shape(), shape(features));
+        let (got, want) = (npy.into_vec::<f32>().unwrap(), floats(features));
+        let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest), "{features}");
+    }
+
+    let run = |x: &str| vec!["run".to_owned(), "--pixels".into(), at(x), "--out".into(), at("y.npy"), "--model".into()];
+    let fails = |x: &str, message: &str| {
+        let mut arguments = run(x);
+        arguments.push(model.to_str().unwrap().into());
+        fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), 1, message);
+    };
+    write_npy(&at("shape.npy"), &[1, 3, 8, 8], &[0.0; 192]);
+    fails("shape.npy", "[B, 3, 24, 40]");
+    write_npy(&at("empty.npy"), &[0, 3, 24, 40], &[]);
+    fails("empty.npy", "B ≥ 1");
+    fs::write(at("junk.npy"), b"junk").unwrap();
+    fails("junk.npy", "not a .npy file");
+    let whole = fs::read(at("x.npy")).unwrap();
+    fs::write(at("cut.npy"), &whole[..whole.len() - 2]).unwrap();
+    fails("cut.npy", "shorter");
+    fails("missing.npy", "missing.npy");
+}
+
+fn write_npy(path: &str, shape: &[u64], data: &[f32]) {
+    use npyz::WriterBuilder;
+    let file = fs::File::create(path).unwrap();
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd().unwrap();
+    writer.extend(data).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn eval_reads_class_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    for sample in fs::read_dir(samples()).unwrap() {
+        let sample = sample.unwrap().path();
+        let name = sample.file_stem().unwrap().to_string_lossy().into_owned();
+        let class = folder.path().join(name.rsplit_once('-').unwrap().0);
+        fs::create_dir(&class).unwrap();
+        fs::copy(&sample, class.join("one.png")).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    let report = json(&["eval", "--folder", path, "--json"]);
+    assert_eq!((report["images"].as_u64(), report["failed"].as_u64()), (Some(10), Some(0)));
+    assert!(report["correct"].as_u64().unwrap() >= 9 && report["top5"].as_f64() == Some(1.0));
+    assert_eq!(report["classes_from"], "folders named like the labels");
+    // With other names the sorted order counts, and it says so.
+    fs::rename(folder.path().join("bag"), folder.path().join("z")).unwrap();
+    let report = json(&["eval", "--folder", path, "--json"]);
+    assert_eq!(report["classes_from"], "folders in sorted order");
+    fs::remove_dir_all(folder.path().join("z")).unwrap();
+    assert_eq!(json(&["eval", "--folder", path, "--json"])["classes_from"], "folders named like the labels");
+    fs::create_dir(folder.path().join("z")).unwrap();
+    fs::remove_dir_all(folder.path().join("coat")).unwrap();
+    fails(&["eval", "--folder", path], 1, "there have to be 10");
+}
+
+#[test]
+fn inspect_and_bench_have_their_keys() {
+    let report = json(&["inspect", "--json"]);
+    assert_eq!(report["parameters"], 204_810);
+    assert_eq!(report["config"]["tokens"], 50);
+    let memory = report["memory"].as_array().unwrap();
+    assert!(memory.len() > 2 && memory[0]["rows_per_block"] == 1);
+    assert!(stdout(&vit(&["inspect", "--model", golden("timm-avg").to_str().unwrap()])).contains("MeanPatches"));
+
+    let report = json(&["bench", "--seconds", "0.01", "--threads", "1,2", "--batch", "1,3", "--json"]);
+    let report = report.as_array().unwrap();
+    assert_eq!(report.len(), 4);
+    for measurement in report {
+        let number = |key: &str| measurement[key].as_f64().unwrap_or_else(|| panic!("{key}: {measurement}"));
+        assert_eq!(number("allocations"), 0.0);
+        assert!(number("min_ms") <= number("median_ms") && number("median_ms") <= number("p95_ms"));
+        let gflops = 2.0 * number("macs") / number("median_ms") / 1e6;
+        assert!((number("gflops") / gflops - 1.0).abs() < 1e-6);
+        assert!((number("efficiency") - number("gflops") / number("peak_gflops")).abs() < 1e-6);
+        assert!(number("arena_bytes") > 0.0 && number("weight_bytes") > 800_000.0);
+        for key in ["model", "precision", "isa"] {
+            assert!(measurement[key].is_string(), "{key}");
+        }
+    }
+}
+
+/// PyTorch's predictions for all 10,000 test images. Fashion-MNIST is Debian's package dataset-fashion-mnist;
+/// `VIT_REQUIRE_DATA` makes its absence a failure.
+#[test]
+fn eval_agrees_with_pytorch_on_every_test_image() {
+    let data = Path::new("/usr/share/datasets/fashion-mnist");
+    if !data.exists() {
+        let required = std::env::var("VIT_REQUIRE_DATA").is_ok_and(|value| !value.is_empty());
+        assert!(!required, "{} is missing: apt-get install dataset-fashion-mnist", data.display());
+        eprintln!("skipped: {} is not there", data.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let predictions = folder.path().join("predictions.npy");
+    let file = |name: &str| data.join(name).to_str().unwrap().to_owned();
+    let (images, labels) = (file("t10k-images-idx3-ubyte.gz"), file("t10k-labels-idx1-ubyte.gz"));
+    let eval = ["eval", "--images", &images, "--labels", &labels, "--json", "--predictions"];
+    let report = json(&[&eval[..], &[predictions.to_str().unwrap()]].concat());
+    let npy = npyz::NpyFile::new(&*fs::read(&predictions).unwrap()).unwrap();
+    let ours: Vec<i32> = npy.into_vec().unwrap();
+    let pytorchs = fs::read(here("models/fashion-vit/predictions.bin")).unwrap();
+    assert_eq!((ours.len(), pytorchs.len()), (10_000, 10_000));
+    let different = ours.iter().zip(&pytorchs).filter(|(ours, theirs)| **ours != i32::from(**theirs)).count();
+    assert!(different <= 2, "{different} predictions differ from PyTorch's");
+    let metrics: Value = serde_json::from_slice(&fs::read(here("models/fashion-vit/metrics.json")).unwrap()).unwrap();
+    let (got, want) = (report["correct"].as_f64().unwrap(), metrics["correct"].as_f64().unwrap());
+    assert!((got - want).abs() <= 2.0, "{got} right, PyTorch has {want}");
+    assert!(want >= 9000.0);
+}

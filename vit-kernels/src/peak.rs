@@ -1,0 +1,72 @@
+//! Multiply–adds and nothing else: what a core can do at most, to measure kernels against.
+use crate::isa::Isa;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Chains of 16 lanes that do not depend on each other.
+const CHAINS: usize = 24;
+
+/// Runs 24 independent chains of `steps` dependent multiply–adds on 16 lanes each, as many at a time as the level's
+/// registers hold. Returns the floating-point operations done (two a multiply–add) and a value that depends on all of
+/// them, so that none can be left out.
+pub fn multiply_adds(isa: Isa, steps: usize) -> (u64, f32) {
+    let flops = 2 * (CHAINS * LANES) as u64 * steps as u64;
+    (flops, isa.call(Chains { steps }))
+}
+
+struct Chains {
+    steps: usize,
+}
+
+impl Kernel for Chains {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        // As many accumulators as the matmul's tile has.
+        let mut total = 0.0;
+        for group in 0..CHAINS.div_ceil(S::TILE_ROWS * S::TILE_PANELS) {
+            total += match S::TILE_ROWS * S::TILE_PANELS {
+                24 => s.call(Group::<24>(self.steps, group)),
+                6 => s.call(Group::<6>(self.steps, group)),
+                _ => s.call(Group::<3>(self.steps, group)),
+            };
+        }
+        total
+    }
+}
+
+/// `N` chains over `.0` steps; `.1` makes the groups differ.
+struct Group<const N: usize>(usize, usize);
+
+impl<const N: usize> Kernel for Group<N> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (factor, step) = (s.splat(core::hint::black_box(0.999)), s.splat(core::hint::black_box(0.001)));
+        let mut chains = [s.splat(self.1 as f32); N];
+        for (i, chain) in chains.iter_mut().enumerate() {
+            *chain = s.splat((i + self.1) as f32);
+        }
+        for _ in 0..self.0 {
+            for chain in &mut chains {
+                *chain = s.mul_add(*chain, factor, step);
+            }
+        }
+        chains.into_iter().map(|chain| s.sum(chain)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::levels;
+
+    #[test]
+    fn every_step_of_every_chain_is_done() {
+        for isa in levels() {
+            let (flops, sum) = multiply_adds(isa, 5000);
+            assert_eq!(flops, 24 * 16 * 2 * 5000);
+            // x·0.999 + 0.001 tends to 1 in each of the 24 · 16 lanes.
+            assert!((sum - 384.0).abs() < 60.0, "{isa}: {sum}");
+        }
+    }
+}
