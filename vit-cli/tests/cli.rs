@@ -178,7 +178,8 @@ fn run_gives_pytorchs_numbers() {
         let arguments = ["run", "--pixels", &x, "--out", &y, "--features", features, "--model"];
         let output = vit(&[&arguments[..], &[model.to_str().unwrap()]].concat());
         assert!(output.status.success(), "{}", stderr(&output));
-        let npy = npyz::NpyFile::new(&*fs::read(&y).unwrap()).unwrap();
+        let file = fs::read(&y).unwrap();
+        let npy = npyz::NpyFile::new(&*file).unwrap();
         assert_eq!(npy.shape(), shape(features));
         let (got, want) = (npy.into_vec::<f32>().unwrap(), floats(features));
         let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
@@ -280,7 +281,8 @@ fn eval_agrees_with_pytorch_on_every_test_image() {
     let (images, labels) = (file("t10k-images-idx3-ubyte.gz"), file("t10k-labels-idx1-ubyte.gz"));
     let eval = ["eval", "--images", &images, "--labels", &labels, "--json", "--predictions"];
     let report = json(&[&eval[..], &[predictions.to_str().unwrap()]].concat());
-    let npy = npyz::NpyFile::new(&*fs::read(&predictions).unwrap()).unwrap();
+    let file = fs::read(&predictions).unwrap();
+    let npy = npyz::NpyFile::new(&*file).unwrap();
     let ours: Vec<i32> = npy.into_vec().unwrap();
     let pytorchs = fs::read(here("models/fashion-vit/predictions.bin")).unwrap();
     assert_eq!((ours.len(), pytorchs.len()), (10_000, 10_000));
