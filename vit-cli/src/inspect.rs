@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use vit_engine::{Config, Features, Isa, Model, Plan, PlanError, Precision, for_each_param};
+use vit_engine::{Config, Features, Isa, Model, Plan, Precision, for_each_param};
 
 use crate::options::{JsonOption, ModelOptions};
 use crate::output::{self, bytes, number};
@@ -147,10 +147,7 @@ fn weight_bytes(config: &Config) -> Result<Vec<WeightBytes>> {
 
 /// The least memory, and from there in doublings up to what `fastest` takes.
 fn memory(config: &Config, features: Features, fastest: &Plan) -> Result<Vec<Memory>> {
-    let least = match Plan::new(config, features, 1, Some(0)) {
-        Err(PlanError::Budget { minimum, .. }) => minimum,
-        other => return Ok(other.map(|plan| vec![(&plan).into()])?),
-    };
+    let least = Plan::minimum_bytes(config, features, 1)?;
     let mut plans = vec![Plan::new(config, features, 1, Some(least))?];
     let mut budget = least + least / 4;
     while budget < fastest.arena_bytes() {

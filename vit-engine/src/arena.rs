@@ -60,14 +60,14 @@ fn check(start: *const u8, found: usize, needed: usize) -> Result<(), MemoryErro
 
 /// Takes the next `len` elements off the front. Lengths are a plan's, whose buffers fit by construction.
 pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (front, back) = core::mem::take(rest).split_at_mut(padded(len));
+    let (front, back) = core::mem::take(rest).split_at_mut(padded(len).expect("the plan added it up"));
     *rest = back;
     &mut front[..len]
 }
 
-/// A buffer's length, rounded up to whole cache lines so that the next one is aligned too.
-pub(crate) fn padded(len: usize) -> usize {
-    len.next_multiple_of(ALIGN / size_of::<f32>())
+/// A buffer's length, rounded up to whole cache lines so that the next one is aligned too; `None` on overflow.
+pub(crate) fn padded(len: usize) -> Option<usize> {
+    len.checked_next_multiple_of(ALIGN / size_of::<f32>())
 }
 
 /// An aligned buffer on the heap: an arena, or the memory of a model.

@@ -86,6 +86,14 @@ impl Plan {
         Ok(best)
     }
 
+    /// The fewest bytes of arena that do: blocks of one row, one image at a time.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn minimum_bytes(config: &Config, features: Features, batch: usize) -> Result<usize, PlanError> {
+        Ok(Self::with_blocks(config, features, batch, 1, 1)?.bytes)
+    }
+
     /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
     ///
     /// # Errors
@@ -103,8 +111,10 @@ impl Plan {
         }
         let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        let (buffers, images) = (Buffers::new(config, images, rows), images.min(batch));
-        let bytes = buffers.and_then(|buffers| buffers.bytes()).ok_or(PlanError::Config(ConfigError::TooLarge))?;
+        let images = images.min(batch);
+        let bytes = Buffers::new(config, images, rows)
+            .and_then(|buffers| buffers.bytes())
+            .ok_or(PlanError::Config(ConfigError::TooLarge))?;
         Ok(Self { config: *config, features, batch, images, rows: rows.min(images * config.tokens()), bytes })
     }
 
@@ -191,12 +201,13 @@ impl Buffers {
     }
 
     fn bytes(&self) -> Option<usize> {
-        let sum = |buffers: &[usize]| buffers.iter().try_fold(0usize, |sum, len| sum.checked_add(padded(*len)));
+        let add = |sum: usize, len: &usize| sum.checked_add(padded(*len)?);
+        let sum = |buffers: &[usize]| buffers.iter().try_fold(0, add);
         let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
         let layers = sum(&[self.keys, self.values, self.norm, self.wide])?;
         let head = sum(&[self.head, self.head, self.head])?;
         let rest = embed.max(layers).max(head);
-        padded(self.residual).checked_add(rest)?.checked_mul(size_of::<f32>())
+        padded(self.residual)?.checked_add(rest)?.checked_mul(size_of::<f32>())
     }
 }
 

@@ -11,13 +11,6 @@ fn five(pixels: &[f32], image: usize) -> Vec<f32> {
     (0..5).flat_map(|i| &pixels[i % 2 * image..][..image]).enumerate().map(|(i, x)| x + i as f32 * 1e-5).collect()
 }
 
-fn minimum(config: &vit_engine::Config, features: Features, batch: usize) -> usize {
-    match Plan::new(config, features, batch, Some(0)) {
-        Err(PlanError::Budget { minimum, .. }) => minimum,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn every_block_size_and_every_group_of_images() {
     for name in ["vp-old-cls", "vp-middle-mean", "vp-new-mean", "timm-rect", "timm-avg"] {
@@ -56,13 +49,14 @@ fn every_budget_from_the_minimum_up() {
     let (model, config) = (loaded.model(Isa::best()), *loaded.config());
     let unbounded = Plan::new(&config, Features::Logits, 2, None).unwrap();
     let want = run_plan(&model, &unbounded, &pixels.data, &Serial);
-    let minimum = minimum(&config, Features::Logits, 2);
+    let minimum = Plan::minimum_bytes(&config, Features::Logits, 2).unwrap();
     for budget in (minimum..=unbounded.arena_bytes() + 64).step_by(64) {
         let plan = Plan::new(&config, Features::Logits, 2, Some(budget)).unwrap();
         assert!(plan.arena_bytes() <= budget);
         assert!(run_plan(&model, &plan, &pixels.data, &Serial) == want, "{budget} bytes");
     }
-    assert!(Plan::new(&config, Features::Logits, 2, Some(minimum - 1)).is_err());
+    let budget = minimum - 1;
+    assert_eq!(Plan::new(&config, Features::Logits, 2, Some(budget)), Err(PlanError::Budget { minimum, budget }));
 }
 
 #[test]

@@ -166,7 +166,7 @@ def train(args):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=steps * args.epochs, pct_start=0.15)
     compiled = torch.compile(model)  # the same parameters, about 10 % faster steps
     start = time.time()
-    for epoch in range(args.epochs):
+    for epoch in range(args.stop):
         model.train()
         total = 0.0
         for batch in torch.randperm(len(x), generator=rng)[: steps * args.batch].split(args.batch):
@@ -212,7 +212,8 @@ def export(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--epochs", type=int, default=48)
+    parser.add_argument("--epochs", type=int, default=48, help="what the one-cycle schedule is laid out for")
+    parser.add_argument("--stop", type=int, default=33, help="end after this many of the epochs (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--dropout", type=float, default=0.0)

@@ -26,17 +26,26 @@ pub(super) enum Bytes<'a> {
 
 impl Bytes<'_> {
     pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
+        regular(path)?;
         match access {
             Access::Read => Ok(Self::Read(std::fs::read(path)?)),
             // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change
             // meanwhile is asked of the user; the module's documentation says what happens if it does.
-            Access::Map => Ok(Self::Mapped(unsafe { Mmap::map(&file)? })),
+            Access::Map => Ok(Self::Mapped(unsafe { Mmap::map(&File::open(path)?)? })),
         }
     }
+}
+
+/// The size of a regular file. Asked before it is opened: to open a pipe would wait for somebody to write to it.
+pub(super) fn regular(path: &Path) -> io::Result<u64> {
+    let metadata = path.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(metadata.len())
 }
 
 impl Deref for Bytes<'_> {

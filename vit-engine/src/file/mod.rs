@@ -13,7 +13,6 @@ mod safetensors;
 
 use std::path::{Path, PathBuf};
 
-use ::safetensors::SafeTensors;
 use serde_json::Value;
 use vit_kernels::Isa;
 
@@ -23,10 +22,10 @@ pub use map::Access;
 use crate::arena::AlignedBox;
 use crate::config::Config;
 use crate::model::Model;
-use crate::weights::{FillError, Precision};
+use crate::weights::{FillError, Part, Precision};
 use crate::zoo::{self, Preprocessing, Recipe};
 use map::Bytes;
-use safetensors::Tensors;
+use safetensors::{File, Tensors};
 
 /// An opened checkpoint.
 pub struct Checkpoint<'a> {
@@ -68,7 +67,7 @@ impl<'a> Checkpoint<'a> {
         }
         let weights = Bytes::open(&weights_path, access).map_err(|error| at(&weights_path, Problem::Io(error)))?;
         let config_path = folder.join("config.json");
-        let size = config_path.metadata().map_err(|error| at(&config_path, Problem::NoConfig(error)))?.len();
+        let size = map::regular(&config_path).map_err(|error| at(&config_path, Problem::NoConfig(error)))?;
         if size > LARGEST_CONFIG {
             return Err(at(&config_path, Problem::Json(format!("{size} bytes are too many for a config"))));
         }
@@ -106,9 +105,8 @@ impl<'a> Checkpoint<'a> {
     pub fn load(&self, precision: Precision) -> Result<Loaded, LoadError> {
         let in_config = |problem| LoadError { path: self.config_path.clone(), problem };
         let in_weights = |problem| LoadError { path: self.weights_path.clone(), problem };
-        let file = SafeTensors::deserialize(&self.weights)
-            .map_err(|error| in_weights(Problem::Safetensors(error.to_string())))?;
-        let shapes = |name: &str| file.tensor(name).ok().map(|tensor| tensor.shape().to_vec());
+        let file = File::parse(&self.weights).map_err(in_weights)?;
+        let shapes = |name: &str| file.shape(name).map(<[usize]>::to_vec);
         let recipe = zoo::recipe(&self.config, &shapes).map_err(|error| in_config(Problem::Zoo(error)))?;
         let Recipe { config, names, preprocessing, labels } = recipe;
         if !labels.is_empty() && labels.len() != config.classes {
@@ -127,7 +125,10 @@ impl<'a> Checkpoint<'a> {
                 FillError::Source(problem) => problem,
                 FillError::NotFinite { param, row, column, value } => {
                     let place = names.place(param);
-                    Problem::NotFinite { tensor: place.tensor, row: place.first_row + row, column, value }
+                    // A bias is one row: what is fused stands in it side by side.
+                    let (down, right) =
+                        if param.part == Part::Bias { (0, place.first_row) } else { (place.first_row, 0) };
+                    Problem::NotFinite { tensor: place.tensor, row: down + row, column: right + column, value }
                 }
                 FillError::Config(error) => Problem::Zoo(error.into()),
                 FillError::Memory(_) => Problem::OutOfMemory { bytes },
@@ -149,6 +150,9 @@ impl Loaded {
     }
 
     /// The packed weights, as [`Model::new`] takes them: what a program without `std` includes or keeps in flash.
+    ///
+    /// They are for this config and precision, in this machine's byte order and this version's layout, and say so nowhere:
+    /// pack them in the build that uses them.
     pub fn weights(&self) -> &[u8] {
         &self.memory
     }

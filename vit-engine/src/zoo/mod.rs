@@ -28,7 +28,8 @@ pub struct Place {
     pub tensor: String,
     /// The tensor's shape; leading dimensions of 1 may be there or not.
     pub shape: Vec<usize>,
-    /// Where the parameter starts along the tensor's first dimension, if several are fused into one tensor.
+    /// Where the parameter starts along the tensor's first dimension, if several are fused into one tensor: a row of a
+    /// matrix, an element of a bias.
     pub first_row: usize,
 }
 

@@ -67,12 +67,10 @@ fn center() -> CropMode {
 
 /// Reads `pretrained_cfg` and the label names, which stand in it or beside it.
 pub(super) fn read(config: &Value) -> Result<(Option<Preprocessing>, Vec<String>), ZooError> {
-    let Some(cfg) = config.get("pretrained_cfg") else { return Ok((None, Vec::new())) };
-    let labels = cfg.get("label_names").or(config.get("label_names"));
+    let cfg = config.get("pretrained_cfg");
+    let labels = cfg.and_then(|cfg| cfg.get("label_names")).or(config.get("label_names"));
     let labels = labels.map(fields::<Option<Vec<String>>>).transpose()?.flatten().unwrap_or_default();
-    if cfg.get("mean").is_none() {
-        return Ok((None, labels));
-    }
+    let Some(cfg) = cfg.filter(|cfg| cfg.get("mean").is_some()) else { return Ok((None, labels)) };
     let cfg: PretrainedCfg = fields(cfg)?;
     let all_finite = cfg.mean.iter().chain(&cfg.std).all(|x| x.is_finite()) && cfg.std.iter().all(|x| *x > 0.0);
     if cfg.mean.is_empty() || cfg.mean.len() != cfg.std.len() || !all_finite {

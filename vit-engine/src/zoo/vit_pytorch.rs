@@ -75,9 +75,10 @@ fn gelu() -> Activation {
 pub(super) fn recipe(config: &Value, shapes: &Shapes<'_>) -> Result<Recipe, ZooError> {
     let a: Arguments = fields(config)?;
     let has = |name: &str| shapes(name).is_some();
-    let wrapped = has("transformer.layers.0.0.fn.to_qkv.weight");
+    // Two tensors tell the layouts apart, so that either can be missing and be named.
+    let wrapped = has("transformer.layers.0.0.fn.to_qkv.weight") || has("transformer.layers.0.1.fn.net.0.weight");
     let layer0 = if wrapped { "transformer.layers.0.0.fn" } else { "transformer.layers.0.0" };
-    let patch_norm = shapes("to_patch_embedding.1.weight").is_some_and(|shape| shape.len() == 1);
+    let patch_norm = has("to_patch_embedding.2.weight") || has("to_patch_embedding.3.weight");
     let config = Config {
         channels: a.channels,
         image: a.image_size.height_width(),
@@ -86,7 +87,7 @@ pub(super) fn recipe(config: &Value, shapes: &Shapes<'_>) -> Result<Recipe, ZooE
         patch_norm,
         embed_norm: patch_norm,
         // With mean pooling the newest releases keep a class token of no rows.
-        class_token: shapes("cls_token").is_some_and(|shape| !shape.contains(&0)),
+        class_token: shapes("cls_token").is_none_or(|shape| !shape.contains(&0)),
         dim: a.dim,
         depth: a.depth,
         heads: a.heads,
@@ -101,9 +102,9 @@ pub(super) fn recipe(config: &Value, shapes: &Shapes<'_>) -> Result<Recipe, ZooE
             Activation::Quick => Gelu::Quick,
         },
         norm_eps: a.layer_norm_eps,
-        final_norm: has("transformer.norm.weight"),
+        final_norm: !wrapped,
         pool: if a.pool == Pooling::Cls { Pool::Class } else { Pool::MeanTokens },
-        head_norm: has("mlp_head.1.weight"),
+        head_norm: wrapped,
         classes: a.num_classes,
     };
     let names = Box::new(Layout { config, wrapped });

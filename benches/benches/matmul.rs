@@ -1,0 +1,84 @@
+//! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
+//! fashion-vit's feed-forward; against `matrixmultiply` on one thread.
+//!
+//! f16 is the storage of the weights; `a`, the sums and `out` are f32. Kernels get their weights packed, which a model
+//! does once; `matrixmultiply` packs in every call. The epilogue is left out, for the others have none.
+use std::hint::black_box;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
+use vit_benches::{Storage, naive, noise, run};
+use vit_kernels::half::f16;
+use vit_kernels::{Epilogue, Isa, Packed, Panels, matmul, pack, packed_len};
+
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+fn main() {
+    run(20, |criterion| {
+        let mut group = criterion.benchmark_group("matmul");
+        for (rows, n, k) in [(197, 768, 768), (197, 768, 192), (1, 1000, 768), (50, 128, 64)] {
+            let shape = Shape { rows, n, k };
+            group.throughput(Throughput::Elements((2 * rows * n * k) as u64)); // FLOPs
+            kernel::<f32>(&mut group, shape, |panels| Panels::F32(panels));
+            kernel::<f16>(&mut group, shape, |panels| Panels::F16(panels));
+            others(&mut group, shape);
+        }
+    });
+}
+
+fn kernel<E: Storage>(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape, panels: fn(&[E]) -> Panels<'_>) {
+    let Shape { n, k, .. } = shape;
+    for isa in Isa::available() {
+        group.bench_function(shape.id(E::NAME, isa.name()), |b| {
+            let (a, w, mut out) = shape.matrices();
+            let mut packed = vec![E::rounded(0.0); packed_len(n, k).expect("it fits memory")];
+            let read = |row: usize, start: usize, into: &mut [f32]| {
+                into.copy_from_slice(&w[row * k + start..][..into.len()]);
+            };
+            pack(n, k, read, &mut packed).expect("noise is finite");
+            let weights = Packed::new(n, k, panels(&packed)).expect("the length is packed_len's");
+            b.iter(|| {
+                let out = black_box(&mut *out);
+                matmul(isa, black_box(&a), weights, Epilogue::default(), out).expect("shapes fit");
+            });
+        });
+    }
+}
+
+fn others(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape) {
+    let Shape { rows, n, k } = shape;
+    group.bench_function(shape.id("f32", "naive"), |b| {
+        let (a, w, mut out) = shape.matrices();
+        b.iter(|| naive::matmul(black_box(&a), &w, k, black_box(&mut out)));
+    });
+    group.bench_function(shape.id("f32", "matrixmultiply"), |b| {
+        let (a, w, mut out) = shape.matrices();
+        let (k_stride, n_stride) = (k as isize, n as isize);
+        b.iter(|| {
+            let (a, w, out) = (black_box(&a).as_ptr(), w.as_ptr(), black_box(&mut out).as_mut_ptr());
+            // SAFETY: the strides are those of row-major [rows, k], [n, k] seen transposed, and [rows, n], which is
+            // how long the three are; `out` overlaps neither of the others.
+            unsafe {
+                matrixmultiply::sgemm(rows, k, n, 1.0, a, k_stride, 1, w, 1, k_stride, 0.0, out, n_stride, 1);
+            }
+        });
+    });
+}
+
+impl Shape {
+    fn id(self, storage: &str, what: &str) -> BenchmarkId {
+        let Self { rows, n, k } = self;
+        BenchmarkId::new(format!("{rows}x{n}x{k}/{storage}"), what)
+    }
+
+    /// a, \[rows, k\]; w, \[n, k\]; out, \[rows, n\].
+    fn matrices(self) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let Self { rows, n, k } = self;
+        (noise(rows * k, 1), noise(n * k, 2), vec![0.0; rows * n])
+    }
+}

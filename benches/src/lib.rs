@@ -1,0 +1,70 @@
+//! What the benchmarks share: criterion's settings, seeded noise, a timer for kernels that work in place, and the
+//! [`naive`] loops that kernels are compared with.
+//!
+//! An id is `kernel/shape/storage/what`, and *what* is an instruction-set level, `naive` or another library; forward
+//! passes have `forward/model/batch/storage/level/executor`. A filter on the command line is a regex over it.
+pub mod naive;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Bencher, Criterion};
+use vit_kernels::half::{Element, f16};
+
+/// Runs benchmarks under criterion; its command line has the last word on the settings.
+///
+/// The times are short because there are some two hundred benchmarks; `samples` is at least 10.
+pub fn run(samples: usize, benchmarks: impl FnOnce(&mut Criterion)) {
+    let criterion = Criterion::default().sample_size(samples);
+    let (warm_up, measurement) = (Duration::from_millis(200), Duration::from_millis(500));
+    let criterion = criterion.warm_up_time(warm_up).measurement_time(measurement);
+    let mut criterion = criterion.configure_from_args();
+    benchmarks(&mut criterion);
+    criterion.final_summary();
+}
+
+/// Times `kernel` alone, on a buffer that is filled from `input` before every call: a kernel that works in place would
+/// otherwise feed on its own output, and GELU's shrinks to subnormals.
+///
+/// Reading the clock adds some 30 ns to every call.
+pub fn time_in_place<E: Copy>(b: &mut Bencher<'_>, input: &[E], mut kernel: impl FnMut(&mut [E])) {
+    let mut x = input.to_vec();
+    b.iter_custom(|times| {
+        let once = |_| {
+            x.copy_from_slice(input);
+            let start = Instant::now();
+            kernel(black_box(&mut x));
+            start.elapsed()
+        };
+        (0..times).map(once).sum()
+    });
+}
+
+/// A storage type that noise can be made of.
+pub trait Storage: Element {
+    /// As ids have it.
+    const NAME: &'static str;
+
+    /// `x`, rounded to nearest even where it has to be.
+    fn rounded(x: f32) -> Self;
+}
+
+impl Storage for f32 {
+    const NAME: &'static str = "f32";
+    fn rounded(x: f32) -> Self {
+        x
+    }
+}
+
+impl Storage for f16 {
+    const NAME: &'static str = "f16";
+    fn rounded(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// `len` values, uniform in ±1; the same for the same seed.
+pub fn noise<E: Storage>(len: usize, seed: u64) -> Vec<E> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| E::rounded(2.0 * random.f32() - 1.0)).collect()
+}

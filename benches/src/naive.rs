@@ -1,0 +1,177 @@
+//! Every kernel as the plain f32 loop that one writes first: no intrinsics, no blocking, no unsafe.
+//!
+//! What the compiler makes of it for the target's baseline is part of the comparison: it vectorises the elementwise
+//! loops by itself, and may not reorder the sums of the others.
+use vit_kernels::{Gelu, KvLayout};
+
+/// Softmax of every row, in place.
+pub fn softmax(x: &mut [f32], cols: usize) {
+    for row in x.chunks_exact_mut(cols) {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for x in &mut *row {
+            *x = (*x - max).exp();
+            sum += *x;
+        }
+        for x in row {
+            *x /= sum;
+        }
+    }
+}
+
+/// LayerNorm of every row of `x` into `out`.
+pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f32]) {
+    let cols = gamma.len();
+    for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
+        let mean = x.iter().sum::<f32>() / cols as f32;
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / cols as f32;
+        let inverse = 1.0 / (variance + eps).sqrt();
+        for (((out, x), gamma), beta) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
+            *out = (x - mean) * inverse * gamma + beta;
+        }
+    }
+}
+
+/// GELU of every element, in place, by libm's erf and the standard library's tanh and exp.
+pub fn gelu(form: Gelu, x: &mut [f32]) {
+    for x in x {
+        *x *= match form {
+            Gelu::Erf => 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)),
+            Gelu::Tanh => 0.5 * (1.0 + (0.797_884_6 * (*x + 0.044_715 * *x * *x * *x)).tanh()),
+            Gelu::Quick => 1.0 / (1.0 + (-1.702 * *x).exp()),
+        };
+    }
+}
+
+/// x += y.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// Adds `row` to every row of `x`.
+pub fn add_row(x: &mut [f32], row: &[f32]) {
+    for x in x.chunks_exact_mut(row.len()) {
+        add(x, row);
+    }
+}
+
+/// Multiplies every row of `x` by `row`.
+pub fn scale_row(x: &mut [f32], row: &[f32]) {
+    for x in x.chunks_exact_mut(row.len()) {
+        for (x, y) in x.iter_mut().zip(row) {
+            *x *= y;
+        }
+    }
+}
+
+/// Multiplies every element by `factor`.
+pub fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+/// out\[rows, n\] = a\[rows, k\] · w\[n, k\]ᵀ.
+pub fn matmul(a: &[f32], w: &[f32], k: usize, out: &mut [f32]) {
+    for (a, out) in a.chunks_exact(k).zip(out.chunks_exact_mut(w.len() / k)) {
+        for (out, w) in out.iter_mut().zip(w.chunks_exact(k)) {
+            *out = dot(a, w);
+        }
+    }
+}
+
+/// out = softmax(q·kᵀ·scale)·v for every head. `q` and `out` are \[rows, inner\], `kv` is \[tokens, 2·inner\], keys
+/// before values; `scores`, \[tokens\], is scratch.
+pub fn attention(layout: KvLayout, scale: f32, q: &[f32], kv: &[f32], scores: &mut [f32], out: &mut [f32]) {
+    let KvLayout { heads, head_dim, tokens } = layout;
+    let inner = heads * head_dim;
+    for (q, out) in q.chunks_exact(inner).zip(out.chunks_exact_mut(inner)) {
+        let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+        for (head, (q, out)) in heads.enumerate() {
+            let column = head * head_dim;
+            for (score, row) in scores.iter_mut().zip(kv.chunks_exact(2 * inner)) {
+                *score = dot(q, &row[column..][..head_dim]) * scale;
+            }
+            softmax(scores, tokens);
+            out.fill(0.0);
+            for (score, row) in scores.iter().zip(kv.chunks_exact(2 * inner)) {
+                for (out, v) in out.iter_mut().zip(&row[inner + column..][..head_dim]) {
+                    *out += score * v;
+                }
+            }
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// A baseline that computes something else would compare nothing.
+#[cfg(test)]
+mod tests {
+    use vit_kernels::{Attention, Epilogue, Isa, Job, PackKv, Packed, Panels};
+    use vit_kernels::{elementwise, pack, packed_len};
+
+    use super::*;
+    use crate::noise;
+
+    fn near(naive: &[f32], kernel: &[f32]) {
+        assert_eq!(naive.len(), kernel.len());
+        for (i, (naive, kernel)) in naive.iter().zip(kernel).enumerate() {
+            assert!((naive - kernel).abs() < 1e-4, "at {i}: {naive}, not {kernel}");
+        }
+    }
+
+    /// Both in place, from the same values.
+    fn in_place(naive: impl Fn(&mut [f32]), kernel: impl Fn(&mut [f32])) {
+        let (mut x, mut y) = (noise(5 * 23, 1), noise(5 * 23, 1));
+        naive(&mut x);
+        kernel(&mut y);
+        near(&x, &y);
+    }
+
+    #[test]
+    fn rows_and_elements() {
+        let (isa, row, all) = (Isa::best(), noise::<f32>(23, 2), noise::<f32>(5 * 23, 3));
+        in_place(|x| softmax(x, 23), |x| vit_kernels::softmax(isa, x, 23).unwrap());
+        for form in [Gelu::Erf, Gelu::Tanh, Gelu::Quick] {
+            in_place(|x| gelu(form, x), |x| vit_kernels::gelu(isa, form, x));
+        }
+        in_place(|x| add(x, &all), |x| elementwise::add(isa, x, &all).unwrap());
+        in_place(|x| add_row(x, &row), |x| elementwise::add_row(isa, x, &row).unwrap());
+        in_place(|x| scale_row(x, &row), |x| elementwise::scale_row(isa, x, &row).unwrap());
+        in_place(|x| scale(x, 0.3), |x| elementwise::scale(isa, x, 0.3));
+        let (mut x, mut y) = (vec![0.0; all.len()], vec![0.0; all.len()]);
+        layer_norm(&all, &row, &row, 1e-5, &mut x);
+        vit_kernels::layer_norm(isa, &all, &row, &row, 1e-5, &mut y).unwrap();
+        near(&x, &y);
+    }
+
+    #[test]
+    fn products() {
+        let (isa, rows, n, k) = (Isa::best(), 5, 19, 23);
+        let (a, w) = (noise::<f32>(rows * k, 1), noise::<f32>(n * k, 2));
+        let (mut x, mut y) = (vec![0.0; rows * n], vec![0.0; rows * n]);
+        let mut panels = vec![0.0f32; packed_len(n, k).unwrap()];
+        pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut panels).unwrap();
+        matmul(&a, &w, k, &mut x);
+        let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+        vit_kernels::matmul(isa, &a, weights, Epilogue::default(), &mut y).unwrap();
+        near(&x, &y);
+    }
+
+    #[test]
+    fn attention_of_two_heads() {
+        let (rows, layout) = (3, KvLayout { heads: 2, head_dim: 5, tokens: 7 });
+        let (q, kv) = (noise::<f32>(rows * 10, 1), noise::<f32>(7 * 20, 2));
+        let (mut x, mut y) = (vec![0.0; q.len()], vec![0.0; q.len()]);
+        let (mut k, mut v) = (vec![0.0; layout.k_len().unwrap()], vec![0.0; layout.v_len().unwrap()]);
+        attention(layout, 0.4, &q, &kv, &mut [0.0; 7], &mut x);
+        PackKv::new(layout, &kv, 0, &mut k, &mut v).unwrap().run();
+        Attention::new(Isa::best(), layout, 0.4, &q, (&k, &v), &mut y).unwrap().run();
+        near(&x, &y);
+    }
+}

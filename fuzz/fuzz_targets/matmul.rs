@@ -1,0 +1,70 @@
+//! Matmul of any shape on every level the CPU has, in both precisions, within its documented bound of the f64 truth.
+#![no_main]
+use arbitrary::{Arbitrary, Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use vit_kernels::half::{Element, f16};
+use vit_kernels::{Epilogue, Isa, Packed, Panels, matmul, pack, packed_len, reference};
+
+#[derive(Debug)]
+struct Input {
+    rows: usize,
+    n: usize,
+    k: usize,
+    a: Vec<f32>, // [rows, k]
+    w: Vec<f32>, // [n, k]
+}
+
+impl<'a> Arbitrary<'a> for Input {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let (rows, n, k) = (u.int_in_range(0..=40)?, u.int_in_range(0..=80)?, u.int_in_range(0..=60)?);
+        let bytes = u.bytes(u.len())?;
+        let words = bytes.as_chunks().0;
+        // Few bytes are stretched to noise: else they would make matrices of mostly zeros.
+        let value = |i: usize| {
+            let word = words.get(i % words.len().max(1)).map_or(0, |word| u32::from_le_bytes(*word));
+            let round = (i / words.len().max(1)) as u32;
+            number(word.wrapping_add(round.wrapping_mul(0x9e37_79b9)))
+        };
+        let (a, w) = ((0..rows * k).map(value).collect(), (rows * k..(rows + n) * k).map(value).collect());
+        Ok(Self { rows, n, k, a, w })
+    }
+}
+
+/// Zero, or from 2⁻²⁰ to 2¹²: finite in f16 too, and no product or sum overflows or becomes subnormal, which the bound
+/// does not speak of.
+fn number(bits: u32) -> f32 {
+    let exponent = 127 - 20 + (bits >> 23) % 32;
+    if bits == 0 { 0.0 } else { f32::from_bits(bits & 0x807f_ffff | exponent << 23) }
+}
+
+fn packed<E: Element>(input: &Input) -> Vec<E> {
+    let Input { n, k, w, .. } = input;
+    let mut out = vec![E::default(); packed_len(*n, *k).unwrap()];
+    pack(*n, *k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
+    out
+}
+
+/// `w` are the weights as they are stored.
+fn check(Input { rows, n, k, a, .. }: &Input, w: &[f32], panels: Panels<'_>) {
+    let product = |of: fn(f64) -> f64| {
+        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| of(x.into())).collect() };
+        let mut out = vec![0.0; rows * n];
+        reference::matmul(&wide(a), &wide(w), *k, &mut out);
+        out
+    };
+    let (want, magnitude) = (product(|x| x), product(f64::abs));
+    for isa in Isa::available() {
+        let mut got = vec![f32::NAN; rows * n];
+        matmul(isa, a, Packed::new(*n, *k, panels).unwrap(), Epilogue::default(), &mut got).unwrap();
+        for (i, got) in got.into_iter().enumerate() {
+            let bound = (k + 1) as f64 * 2f64.powi(-24) * magnitude[i];
+            assert!((f64::from(got) - want[i]).abs() <= bound, "{isa} at {i}: {got} not {}", want[i]);
+        }
+    }
+}
+
+fuzz_target!(|input: Input| {
+    check(&input, &input.w, Panels::F32(&packed(&input)));
+    let rounded: Vec<f32> = input.w.iter().map(|&w| f16::from_f32(w).to_f32()).collect();
+    check(&input, &rounded, Panels::F16(&packed(&input)));
+});

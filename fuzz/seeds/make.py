@@ -1,0 +1,42 @@
+"""Makes the seeds: golden models shrunk to a few kilobytes, the goldens' configs, a few shapes."""
+import json
+import struct
+from pathlib import Path
+
+SEEDS = Path(__file__).parent
+GOLDENS = SEEDS.parent.parent / "vit-engine/tests/goldens"
+# Every size that occurs in the goldens' shapes, by family, and what becomes of it.
+SIZES = {"vp": {24: 2, 40: 3, 30: 2, 90: 6, 108: 12, 7: 2, 17: 5, 16: 4}, "timm": {24: 2, 72: 6, 96: 8, 11: 2, 8: 2, 10: 5}}
+CONFIG = {"image_size": 4, "patch_size": 2, "num_classes": 2, "dim": 2, "depth": 1, "heads": 2, "dim_head": 1, "mlp_dim": 3}
+ARGS = {"img_size": [4, 4], "patch_size": 2, "num_classes": 2, "embed_dim": 2, "depth": 1, "num_heads": 1}
+
+
+def shrunk(name):
+    config = json.loads((GOLDENS / name / "config.json").read_text())
+    (config["model_args"].update(ARGS) if "model_args" in config else config.update(CONFIG))
+    file = (GOLDENS / name / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(file[:8], "little")
+    sizes, header, data = SIZES[name.split("-")[0]], {}, b""
+    for tensor, entry in json.loads(file[8:end]).items():
+        if any(f"{stem}.{layer}." in tensor for stem in ("layers", "blocks") for layer in (1, 2)):
+            continue
+        shape = [sizes.get(size, size) for size in entry["shape"]]
+        length = 4
+        for size in shape:
+            length *= size
+        start = end + entry["data_offsets"][0]
+        header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + length]}
+        data += file[start : start + length]
+    header, config = json.dumps(header).encode(), json.dumps(config).encode()
+    return struct.pack("<H", len(config)) + config + struct.pack("<Q", len(header)) + header + data
+
+
+for target in ("checkpoint", "config", "matmul"):
+    (SEEDS / target).mkdir(exist_ok=True)
+for name in ("vp-old-cls", "vp-middle-mean", "vp-new-mean", "vp-new-cls", "timm-token", "timm-avg"):
+    (SEEDS / "checkpoint" / name).write_bytes(shrunk(name))
+for name in ("vp-new-gray", "vp-new-mean", "vp-new-rect", "timm-token", "timm-rect", "timm-no-qkv-bias"):
+    (SEEDS / "config" / name).write_bytes((GOLDENS / name / "config.json").read_bytes())
+for rows, n, k in ((1, 80, 60), (40, 80, 60), (7, 33, 16), (6, 48, 1), (0, 5, 5), (13, 17, 0)):
+    noise = bytes(i * i * 31 % 251 for i in range(61))
+    (SEEDS / "matmul" / f"{rows}x{n}x{k}").write_bytes(bytes([rows, n, k]) + noise)

@@ -1,0 +1,42 @@
+//! What the fuzz targets of checkpoints share.
+use std::convert::Infallible;
+
+use vit_engine::file::{Checkpoint, Loaded};
+use vit_engine::{AlignedBox, Features, Isa, Plan, PlanError, Precision, Serial};
+
+/// Models that need more are valid but slow: they are loaded, and not run.
+const MOST_BYTES: usize = 16 << 20;
+const MOST_MACS: u64 = 20_000_000;
+
+/// Loads a checkpoint in both precisions and runs what loads. Errors are fine, panics are not.
+pub fn load_and_run(config: &[u8], weights: &[u8]) {
+    let Ok(checkpoint) = Checkpoint::from_bytes(config, weights) else { return };
+    for precision in Precision::ALL {
+        match checkpoint.load(precision) {
+            Ok(loaded) => {
+                run(&loaded, Features::Logits);
+                run(&loaded, Features::Patches);
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+/// One forward pass in the smallest arena.
+fn run(loaded: &Loaded, features: Features) {
+    let model = loaded.model(Isa::best());
+    let plan = |budget| Plan::new(model.config(), features, 1, Some(budget));
+    let Err(PlanError::Budget { minimum, .. }) = plan(0) else { return };
+    let plan = plan(minimum).expect("the minimum is enough");
+    assert_eq!(plan.arena_bytes(), minimum);
+    if minimum.max(model.weight_bytes()).max(plan.output_len()) > MOST_BYTES || plan.macs() > MOST_MACS {
+        return;
+    }
+    let mut arena = AlignedBox::new(minimum).expect("a few megabytes");
+    let mut out = vec![0.0; plan.output_len()];
+    let mut pixels = |_: usize, top: usize, strip: &mut [f32]| {
+        strip.iter_mut().enumerate().for_each(|(i, x)| *x = ((top + i) % 17) as f32 / 8.0 - 1.0);
+        Ok::<(), Infallible>(())
+    };
+    model.forward(&plan, &mut pixels, &mut arena, &Serial, &mut out).expect("everything fits the plan");
+}
