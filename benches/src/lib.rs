@@ -13,12 +13,12 @@ use vit_kernels::half::{Element, f16};
 
 /// Runs benchmarks under criterion; its command line has the last word on the settings.
 ///
-/// The times are short because there are some two hundred benchmarks; `samples` is at least 10.
+/// Times are short because there are some two hundred benchmarks, and so is the bootstrap: criterion's 100,000 resamples
+/// cost seconds a benchmark to draw. `samples` is at least 10.
 pub fn run(samples: usize, benchmarks: impl FnOnce(&mut Criterion)) {
-    let criterion = Criterion::default().sample_size(samples);
-    let (warm_up, measurement) = (Duration::from_millis(200), Duration::from_millis(500));
-    let criterion = criterion.warm_up_time(warm_up).measurement_time(measurement);
-    let mut criterion = criterion.configure_from_args();
+    let (warm_up, measurement) = (Duration::from_millis(100), Duration::from_millis(400));
+    let criterion = Criterion::default().sample_size(samples).nresamples(5_000);
+    let mut criterion = criterion.warm_up_time(warm_up).measurement_time(measurement).configure_from_args();
     benchmarks(&mut criterion);
     criterion.final_summary();
 }
@@ -26,7 +26,7 @@ pub fn run(samples: usize, benchmarks: impl FnOnce(&mut Criterion)) {
 /// Times `kernel` alone, on a buffer that is filled from `input` before every call: a kernel that works in place would
 /// otherwise feed on its own output, and GELU's shrinks to subnormals.
 ///
-/// Reading the clock adds some 30 ns to every call.
+/// Reading the clock adds some 50 ns to every call.
 pub fn time_in_place<E: Copy>(b: &mut Bencher<'_>, input: &[E], mut kernel: impl FnMut(&mut [E])) {
     let mut x = input.to_vec();
     b.iter_custom(|times| {

@@ -2,8 +2,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, GenericImageView, ImageDecoder, ImageReader};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
+use image::{DynamicImage, ImageDecoder, ImageReader};
 use vit_engine::Config;
 use vit_engine::zoo::{CropMode, Interpolation, Preprocessing};
 
@@ -54,48 +56,52 @@ impl<'a> Preparer<'a> {
     /// Resizes, crops and normalises a picture into `out`, \[channels, height, width\].
     pub(crate) fn prepare(&self, picture: DynamicImage, out: &mut [f32]) -> Result<()> {
         ensure!(picture.width() > 0 && picture.height() > 0, "the picture has no pixels");
-        let picture = match self.config.channels {
-            1 => DynamicImage::ImageLuma8(picture.into_luma8()),
-            _ => DynamicImage::ImageRgb8(picture.into_rgb8()),
-        };
+        let before = (picture.width(), picture.height());
         let [height, width] = self.config.image.map(|side| u32::try_from(side).unwrap_or(u32::MAX));
-        let (fitted_width, fitted_height) = self.fitted_size(&picture, width, height);
-        let picture = self.resize(picture, fitted_width, fitted_height)?;
-        let centre = |fitted: u32, side: u32| (f64::from(fitted - side) / 2.0).round_ties_even() as u32;
-        let (left, top) = (centre(fitted_width, width), centre(fitted_height, height));
-        let picture = picture.crop_imm(left, top, width, height);
+        let fitted = self.fitted_size(before, width, height);
+        let samples = match self.config.channels {
+            1 => self.resize::<U8>(picture.into_luma8().into_raw(), before, fitted)?,
+            _ => self.resize::<U8x3>(picture.into_rgb8().into_raw(), before, fitted)?,
+        };
 
+        // The crop's corner, in a picture of `fitted` size.
+        let centre = |fitted: u32, side: u32| (f64::from(fitted - side) / 2.0).round_ties_even() as usize;
+        let (left, top) = (centre(fitted.0, width), centre(fitted.1, height));
         let Preprocessing { mean, std, .. } = self.preprocessing;
-        let channels = self.config.channels;
-        let planes = out.chunks_exact_mut(out.len() / channels).zip(mean).zip(std).enumerate();
-        for (channel, ((plane, mean), std)) in planes {
-            let samples = picture.as_bytes().iter().skip(channel).step_by(channels);
-            for (x, sample) in plane.iter_mut().zip(samples) {
-                *x = (f32::from(*sample) / 255.0 - mean) / std;
+        let (channels, [height, width]) = (self.config.channels, self.config.image);
+        for (channel, plane) in out.chunks_exact_mut(height * width).enumerate() {
+            for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+                let start = ((top + y) * fitted.0 as usize + left) * channels + channel;
+                for (x, sample) in row.iter_mut().zip(samples[start..].iter().step_by(channels)) {
+                    *x = (f32::from(*sample) / 255.0 - mean[channel]) / std[channel];
+                }
             }
         }
         Ok(())
     }
 
     /// The size to resize to before the crop; never smaller than the crop.
-    fn fitted_size(&self, picture: &DynamicImage, width: u32, height: u32) -> (u32, u32) {
+    fn fitted_size(&self, before: (u32, u32), width: u32, height: u32) -> (u32, u32) {
         let full = |side: u32| (f64::from(side) / f64::from(self.preprocessing.crop_pct)).floor().max(side.into());
         let (full_width, full_height) = (full(width), full(height));
         if self.preprocessing.crop_mode == CropMode::Squash {
             return (full_width as u32, full_height as u32);
         }
-        let (w, h) = (f64::from(picture.width()), f64::from(picture.height()));
+        let (w, h) = (f64::from(before.0), f64::from(before.1));
         let scale = (full_width / w).max(full_height / h);
         (((w * scale) as u32).max(full_width as u32), ((h * scale) as u32).max(full_height as u32))
     }
 
     /// Width first and then height, each rounded to 8 bits, as Pillow does it.
-    fn resize(&self, picture: DynamicImage, width: u32, height: u32) -> Result<DynamicImage> {
-        let (before_width, before_height) = picture.dimensions();
-        let longest = u64::from(width).max(before_width.into()) * u64::from(height).max(before_height.into());
+    fn resize<P: PixelTrait>(&self, samples: Vec<u8>, before: (u32, u32), after: (u32, u32)) -> Result<Vec<u8>> {
+        let largest = u64::from(before.0.max(after.0)) * u64::from(before.1.max(after.1));
         ensure!(
-            longest <= self.max_pixels.saturating_mul(16),
-            "{before_width}×{before_height} would have to be resized to {width}×{height}, above the limit on pixels"
+            largest <= self.max_pixels.saturating_mul(16),
+            "{}×{} would have to be resized to {}×{}, far above the limit on pixels",
+            before.0,
+            before.1,
+            after.0,
+            after.1
         );
         let algorithm = match self.preprocessing.interpolation {
             Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
@@ -104,14 +110,16 @@ impl<'a> Preparer<'a> {
             Interpolation::Nearest => ResizeAlg::Nearest,
         };
         let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-        let mut picture = picture;
-        for (w, h) in [(width, before_height), (width, height)] {
-            if picture.dimensions() != (w, h) {
-                let mut resized = DynamicImage::new(w, h, picture.color());
-                Resizer::new().resize(&picture, &mut resized, &options)?;
-                picture = resized;
+        let (mut samples, mut size) = (samples, before);
+        for next in [(after.0, before.1), after] {
+            if next != size {
+                let mut resized = vec![0; next.0 as usize * next.1 as usize * self.config.channels];
+                let from = TypedImageRef::<P>::from_buffer(size.0, size.1, &samples)?;
+                let mut to = TypedImage::<P>::from_buffer(next.0, next.1, &mut resized)?;
+                Resizer::new().resize_typed(&from, &mut to, &options)?;
+                (samples, size) = (resized, next);
             }
         }
-        Ok(picture)
+        Ok(samples)
     }
 }

@@ -23,6 +23,13 @@ pub enum MemoryError {
         /// The bytes there are.
         found: usize,
     },
+    /// A model of this config and precision has another size: the memory was filled for a different one.
+    OtherModel {
+        /// The bytes such a model takes.
+        needed: usize,
+        /// The bytes there are.
+        found: usize,
+    },
 }
 
 impl fmt::Display for MemoryError {
@@ -30,6 +37,9 @@ impl fmt::Display for MemoryError {
         match self {
             Self::Misaligned => write!(f, "memory has to start at a multiple of {ALIGN} bytes"),
             Self::TooSmall { needed, found } => write!(f, "memory has {found} bytes, and {needed} are needed"),
+            Self::OtherModel { needed, found } => {
+                write!(f, "{found} bytes were filled for another model: this config and precision take {needed}")
+            }
         }
     }
 }

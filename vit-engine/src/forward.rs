@@ -39,6 +39,8 @@ impl Model<'_> {
         if out.len() != plan.output_len() {
             return Err(ForwardError::Output { expected: plan.output_len(), found: out.len() });
         }
+        let [height, width] = self.config.image;
+        pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
         let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
         let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
         executor.enter(|| {

@@ -61,7 +61,7 @@ pub use executor::{Executor, Serial};
 pub use features::Features;
 pub use forward::ForwardError;
 pub use model::{Model, ModelError};
-pub use pixels::{Images, Pixels};
+pub use pixels::{Images, ImagesError, Pixels};
 pub use plan::{Plan, PlanError};
 #[cfg(feature = "std")]
 pub use threads::Threads;

@@ -50,11 +50,18 @@ impl<'a> Model<'a> {
 
     /// A model over memory that [`fill`](Self::fill) has filled for the same config and precision, to run on `isa`.
     ///
+    /// `memory` is exactly what was filled; that its contents are this model's is the caller's word, and only its length
+    /// can be checked.
+    ///
     /// # Errors
-    /// When the config makes no model or the memory is too small or misaligned.
+    /// When the config makes no model, or the memory is misaligned or not [`bytes`](Self::bytes) long.
     pub fn new(config: &Config, precision: Precision, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
         let layout = Layout::new(config, precision).map_err(ModelError::Config)?;
-        let data = aligned(memory, layout.bytes).map_err(ModelError::Memory)?;
+        let (needed, found) = (layout.bytes, memory.len());
+        if needed != found {
+            return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
+        }
+        let data = aligned(memory, needed).map_err(ModelError::Memory)?;
         Ok(Self { config: *config, isa, layout, data })
     }
 

@@ -1,10 +1,19 @@
 //! Where pixels come from: pulled one row of patches at a time, so that no whole image need be in memory.
-use core::convert::Infallible;
+use core::fmt;
 
 /// A source of normalised pixels.
 pub trait Pixels {
     /// Why pixels cannot be had.
     type Error;
+
+    /// Asked once, before a forward pass begins: whether this source can deliver `batch` images of \[channels, height,
+    /// width\]. A source that does not know its size beforehand leaves it at yes.
+    ///
+    /// # Errors
+    /// When it cannot; the forward pass hands it on.
+    fn check(&self, _batch: usize, _shape: [usize; 3]) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Writes rows `top..top + height` of an image of the batch into `strip`, \[channels, height, width\]; the height
     /// is the patch's.
@@ -51,17 +60,59 @@ impl<'a> Images<'a> {
 }
 
 impl Pixels for Images<'_> {
-    /// A strip that lies outside is left as it is: the forward pass checks shapes before it asks.
-    type Error = Infallible;
+    type Error = ImagesError;
 
-    fn read(&mut self, image: usize, top: usize, strip: &mut [f32]) -> Result<(), Infallible> {
+    fn check(&self, batch: usize, shape: [usize; 3]) -> Result<(), ImagesError> {
+        let expected = [batch, shape[0], shape[1], shape[2]];
+        let found = [self.len(), self.channels, self.height, self.width];
+        if found[0] >= batch && found[1..] == expected[1..] { Ok(()) } else { Err(ImagesError { expected, found }) }
+    }
+
+    fn read(&mut self, image: usize, top: usize, strip: &mut [f32]) -> Result<(), ImagesError> {
+        let rows = strip.len() / (self.channels * self.width);
+        let whole = rows * self.channels * self.width == strip.len();
+        if image >= self.len() || top.saturating_add(rows) > self.height || !whole {
+            let expected = [image.saturating_add(1), self.channels, top.saturating_add(rows), self.width];
+            return Err(ImagesError { expected, found: [self.len(), self.channels, self.height, self.width] });
+        }
         let plane = self.height * self.width;
-        let images = self.data.chunks_exact(plane).skip(image * self.channels);
-        for (channel, strip) in images.zip(strip.chunks_exact_mut(strip.len() / self.channels)) {
-            if let Some(rows) = channel.get(top * self.width..).and_then(|rows| rows.get(..strip.len())) {
-                strip.copy_from_slice(rows);
-            }
+        let planes = self.data.chunks_exact(plane).skip(image * self.channels);
+        for (plane, strip) in planes.zip(strip.chunks_exact_mut(strip.len() / self.channels)) {
+            strip.copy_from_slice(&plane[top * self.width..][..strip.len()]);
         }
         Ok(())
+    }
+}
+
+/// Images in memory that are fewer, or of another shape, than a forward pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImagesError {
+    /// The least \[batch, channels, height, width\] that would do.
+    pub expected: [usize; 4],
+    /// The same of the images.
+    pub found: [usize; 4],
+}
+
+impl fmt::Display for ImagesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "images of {:?} are needed, and these are {:?}", self.expected, self.found)
+    }
+}
+
+impl core::error::Error for ImagesError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_that_are_not_there() {
+        let data = [1.0; 2 * 3 * 4 * 5];
+        let mut images = Images::new(&data, [3, 4, 5]).unwrap();
+        assert_eq!((images.len(), images.is_empty()), (2, false));
+        let mut read = |image, top, len| images.read(image, top, &mut [0.0; 64][..len]).is_ok();
+        assert!(read(1, 2, 30) && read(0, 0, 60));
+        assert!(!read(2, 0, 30) && !read(0, 3, 30) && !read(0, 0, 31) && !read(usize::MAX, usize::MAX, 30));
+        assert!(Images::new(&data, [3, 4, 7]).is_none() && Images::new(&data, [0, 4, 5]).is_none());
     }
 }

@@ -106,7 +106,7 @@ pub trait Source {
     /// Why a parameter cannot be had.
     type Error;
 
-    /// Opens a parameter of that shape for reading.
+    /// Opens a parameter of that shape for reading. Two may be open at a time, and a parameter may be opened again.
     ///
     /// # Errors
     /// When there is no such parameter or its shape differs.
@@ -115,7 +115,7 @@ pub trait Source {
 
 /// A parameter's values, row by row.
 pub trait Values {
-    /// Writes `into.len()` values of `row`, from column `start` on.
+    /// Writes `into.len()` values of `row`, from column `start` on; in whatever order packing goes.
     fn read(&self, row: usize, start: usize, into: &mut [f32]);
 }
 
@@ -457,7 +457,8 @@ impl<S: Source> Fill<'_, S> {
                 FillError::NotFinite { param, row: row % rows, column, value }
             }
             PackError::Shape(ShapeError { expected, found, .. }) => {
-                FillError::Memory(MemoryError::TooSmall { needed: expected, found })
+                let bytes = self.layout.precision.bytes();
+                FillError::Memory(MemoryError::TooSmall { needed: expected * bytes, found: found * bytes })
             }
         })?;
         if let Some(bias) = bias {

@@ -138,7 +138,15 @@ fn what_does_not_fit_is_an_error() {
     assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("{bytes} are needed")));
     assert!(run(&plan, 4, bytes, out).unwrap_err().contains("multiple of 64"));
     assert!(run(&plan, 0, bytes, out + 1).unwrap_err().contains("elements"));
+    let batch = Plan::new(&c, Features::Logits, 2, None).unwrap();
+    assert!(
+        run(&batch, 0, bytes, 2 * out).unwrap_err().contains("[2, 3, 24, 24] are needed, and these are [1, 3, 24, 24]")
+    );
     let other = vit_engine::Config { depth: 1, ..c };
     let other = Plan::new(&other, Features::Logits, 1, None).unwrap();
     assert!(run(&other, 0, bytes, out).unwrap_err().contains("another model"));
+    // Weights packed for another precision are not misread.
+    let weights = loaded.weights();
+    assert!(vit_engine::Model::new(&c, Precision::F16, Isa::best(), weights).is_err());
+    assert!(vit_engine::Model::new(&c, Precision::F32, Isa::best(), &weights[..weights.len() - 64]).is_err());
 }

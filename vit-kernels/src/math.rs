@@ -5,8 +5,8 @@
 //!
 //! | Function | Bound tested | Worst found: AVX2 | portable |
 //! |---|---|---|---|
-//! | exp | 2 ULP, subnormal results included | EXP_AVX2 | EXP_PORTABLE |
-//! | erf | 8 ULP | ERF_AVX2 | ERF_PORTABLE |
+//! | exp | 2 ULP, subnormal results included | 1.04 | 1.01 |
+//! | erf | 8 ULP | ERF_AVX2 | 6.92 |
 //!
 //! AVX-512 has AVX2's bits.
 use crate::half::Storage;

@@ -39,11 +39,9 @@ impl Bytes<'_> {
 /// The size of a regular file. Asked before it is opened: to open a pipe would wait for somebody to write to it.
 pub(super) fn regular(path: &Path) -> io::Result<u64> {
     let metadata = path.metadata()?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
+    let what = if metadata.is_dir() { "a directory, not a regular file" } else { "not a regular file" };
     if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     Ok(metadata.len())
 }
