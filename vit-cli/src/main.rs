@@ -1,5 +1,7 @@
 //! `vit`: Vision Transformers on the CPU, from the command line.
 #![forbid(unsafe_code)]
+// Doc comments here are help texts, and [B,C,H,W] in them is a shape.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod bench;
 mod classify;

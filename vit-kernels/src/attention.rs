@@ -197,11 +197,23 @@ struct Rows<'a> {
     end: usize,
 }
 
+/// A tile of query rows and a block of keys: the first of each, and how many.
+#[derive(Clone, Copy)]
+struct Block {
+    row: usize,
+    rows: usize,
+    key: usize,
+    keys: usize,
+}
+
+/// A tile's scores.
+type Scores = [[f32; KEY_BLOCK]; MAX_TILE_ROWS];
+
 /// What a tile of query rows carries from one key block to the next.
 struct Running {
     max: [f32; LANES],
     sum: [f32; LANES],
-    scores: [[f32; KEY_BLOCK]; MAX_TILE_ROWS],
+    scores: Scores,
 }
 
 const _: () = assert!(MAX_TILE_ROWS <= LANES && KEY_BLOCK.is_multiple_of(LANES));
@@ -216,10 +228,10 @@ impl Kernel for Rows<'_> {
             let rows = S::TILE_ROWS.min(self.end - row);
             (running.max, running.sum) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
             for key in (0..tokens).step_by(KEY_BLOCK) {
-                let keys = KEY_BLOCK.min(tokens - key);
-                self.scores(s, row, rows, key, keys, &mut running.scores);
-                let rescale = running.absorb(s, rows, keys, self.job.scale);
-                self.values(s, row, rows, key, keys, &running.scores, (key > 0).then_some(&rescale));
+                let block = Block { row, rows, key, keys: KEY_BLOCK.min(tokens - key) };
+                self.scores(s, block, &mut running.scores);
+                let rescale = running.absorb(s, rows, block.keys, self.job.scale);
+                self.values(s, block, &running.scores, (key > 0).then_some(&rescale));
             }
             for i in 0..rows {
                 let out = self.out_row(row + i, 0..self.job.layout.head_dim);
@@ -239,15 +251,7 @@ impl Kernel for Rows<'_> {
 impl Rows<'_> {
     /// q·kᵀ of a tile of rows with a block of keys; whole panels, so that up to 15 scores past the last are junk.
     #[inline(always)]
-    fn scores<S: Simd>(
-        &self,
-        s: S,
-        row: usize,
-        rows: usize,
-        key: usize,
-        keys: usize,
-        scores: &mut [[f32; KEY_BLOCK]; MAX_TILE_ROWS],
-    ) {
+    fn scores<S: Simd>(&self, s: S, Block { row, rows, key, keys }: Block, scores: &mut Scores) {
         let KvLayout { heads, head_dim, .. } = self.job.layout;
         let inner = heads * head_dim;
         let q = &self.job.q[row * inner..][..rows * inner];
@@ -273,15 +277,11 @@ impl Rows<'_> {
 
     /// out = out·rescale + p·v; without `rescale`, out = p·v.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
     fn values<S: Simd>(
         &self,
         s: S,
-        row: usize,
-        rows: usize,
-        key: usize,
-        keys: usize,
-        scores: &[[f32; KEY_BLOCK]; MAX_TILE_ROWS],
+        Block { row, rows, key, keys }: Block,
+        scores: &Scores,
         rescale: Option<&[f32; LANES]>,
     ) {
         let KvLayout { heads, head_dim, tokens } = self.job.layout;
