@@ -3,7 +3,7 @@ use crate::simd::{LANES, Simd};
 
 pub use ::half::f16;
 
-/// A type that rows and weights may be stored in: `f32` or [`f16`].
+/// A type that rows and weights may be stored in: `f32` or [`struct@f16`].
 #[allow(private_bounds)] // Sealed: what a storage type has to do is not for others to implement.
 pub trait Element: Storage {}
 

@@ -11,7 +11,7 @@
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
 //! | [`peak`] | multiply–adds alone: the yardstick |
-//! | [`reference`] | the plain f64 truth of every operation above |
+//! | [`reference`](mod@reference) | the plain f64 truth of every operation above |
 //!
 //! # Levels
 //! Every kernel takes an [`Isa`]: the instruction set it runs on, detected once and passed by value.
@@ -31,7 +31,7 @@
 //!
 //! # Error bounds
 //! Bounds are given in ULP of the exact result (2⁻²³ of its binade) or relative to a stated scale, and are tested on
-//! every level against [`reference`]. With f16 storage the result is rounded once more, to f16.
+//! every level against [`reference`](mod@reference). With f16 storage the result is rounded once more, to f16.
 #![no_std]
 #![deny(unsafe_code)]
 
