@@ -1,7 +1,7 @@
 //! Checkpoint names and configs: what families of models call their hyper-parameters and tensors. Nothing else.
 //!
-//! A family is one file: it reads `config.json` into a [`Config`](crate::Config) and says where each
-//! [`Param`](crate::Param) stands.
+//! A family is one file: it reads `config.json` into a [`Config`] and says where each
+//! [`Param`] stands.
 //!
 //! | Family | `config.json` | Tensors |
 //! |---|---|---|
