@@ -3,37 +3,40 @@
 //!
 //! ```text
 //! for each tile of query rows
+//!     qᵀ = transpose(q)·scale                         [head_dim, queries]
 //!     max = −∞, sum = 0, out = 0
 //!     for each block of KEY_BLOCK keys
-//!         scores = q·kᵀ·scale                         the matmul's tile
+//!         scores = k·qᵀ                               [keys, queries], the matmul's tile
 //!         new max; rescale = e^(old max − new max)
 //!         p = e^(scores − max); sum = sum·rescale + Σp
-//!         out = out·rescale + p·v                     the matmul's tile
+//!         out = out·rescale + pᵀ·v                    the matmul's tile
 //!     out /= sum
 //! ```
-//! Never more than a tile's rows × [`KEY_BLOCK`] scores exist. The block is a constant and every query row runs alone,
-//! so the bits do not depend on how the rows are cut.
+//! Keys and values stay as the matmul wrote them; a query is a lane, so that the softmax goes down the keys without ever
+//! summing across lanes. Never more scores exist than those of a tile's queries with [`KEY_BLOCK`] keys. The block is a
+//! constant and every lane runs alone, so the bits do not depend on how the rows are cut.
 #![allow(unsafe_code)] // The loops around the tile hand it pointers.
 
+use core::ops::Range;
+
 use crate::error::{ShapeError, expect_len};
-use crate::gemm::even_tiles;
-use crate::gemm::tile::{MAX_TILE_COLUMNS, Tile, panels_per_tile};
-use crate::half::Storage;
+use crate::gemm::tile::{Ahead, MAX_TILE_COLUMNS, Tile, panels_per_tile};
+use crate::gemm::{Linear, even_tiles};
 use crate::isa::Isa;
 use crate::job::{Job, Shared};
-use crate::math::exp_lanes;
+use crate::math::{exp_lanes, exp_of_negative};
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd, lanes_mut};
 
-/// Keys whose scores exist at the same time: a tile's scores take at most 8 KB, and up to 256 tokens (224 × 224 at
-/// patch 16 has 197) nothing has to be rescaled.
+/// Keys whose scores exist at the same time: up to 256 tokens (224 × 224 at patch 16 has 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
 
-/// Query rows a task takes.
-const TASK_ROWS: usize = 48;
+/// Elements of a head that are transposed at a time.
+const DIM_BLOCK: usize = 64;
 
-/// The shape of an image's keys and values, stored as the matmul's tile reads them.
-///
-/// Keys: \[head\]\[panel of 16 tokens\]\[head_dim\]\[16\]; values: \[head\]\[panel of 16 dims\]\[token\]\[16\].
+/// Query rows a task takes, in panels of [`LANES`].
+const TASK_PANELS: usize = 3;
+
+/// The shape of an image's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvLayout {
     /// Attention heads.
@@ -45,90 +48,25 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// Elements of the keys, tokens padded to whole panels. `None` on overflow.
-    pub fn k_len(&self) -> Option<usize> {
-        self.heads.checked_mul(self.head_k_len()?)
+    /// Elements of the buffer: a row of 2·heads·head_dim for each token, the keys of all heads and then the values of
+    /// all heads, and [`LANES`] to spare behind the last, so that whole vectors can be read. `None` on overflow.
+    pub fn len(&self) -> Option<usize> {
+        self.row()?.checked_mul(self.tokens)?.checked_add(LANES)
     }
 
-    /// Elements of the values, head_dim padded to whole panels. `None` on overflow.
-    pub fn v_len(&self) -> Option<usize> {
-        self.heads.checked_mul(self.head_v_len()?)
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.tokens == 0
     }
 
-    fn head_k_len(&self) -> Option<usize> {
-        self.tokens.checked_next_multiple_of(LANES)?.checked_mul(self.head_dim)
-    }
-
-    fn head_v_len(&self) -> Option<usize> {
-        self.head_dim.checked_next_multiple_of(LANES)?.checked_mul(self.tokens)
+    /// Elements of a token's row: its keys and values.
+    pub fn row(&self) -> Option<usize> {
+        self.heads.checked_mul(self.head_dim)?.checked_mul(2)
     }
 
     /// heads × head_dim: the columns of q and of the output.
     fn inner(&self) -> usize {
         self.heads * self.head_dim
-    }
-}
-
-/// Writes keys and values of consecutive tokens where [`Attention`] reads them; a task per head.
-pub struct PackKv<'a> {
-    layout: KvLayout,
-    kv: &'a [f32],
-    first: usize,
-    k: Shared<'a, f32>,
-    v: Shared<'a, f32>,
-}
-
-impl<'a> PackKv<'a> {
-    /// `kv` is \[rows, 2·heads·head_dim\], a row being the keys of all heads and then the values of all heads, for
-    /// tokens `first`, `first` + 1, …; `k` and `v` hold the whole image, as [`KvLayout`] says.
-    ///
-    /// # Errors
-    /// When a length does not fit.
-    pub fn new(
-        layout: KvLayout,
-        kv: &'a [f32],
-        first: usize,
-        k: &'a mut [f32],
-        v: &'a mut [f32],
-    ) -> Result<Self, ShapeError> {
-        expect_len("pack_kv: k holds heads × head_dim × padded tokens", layout.k_len(), k.len())?;
-        expect_len("pack_kv: v holds heads × padded head_dim × tokens", layout.v_len(), v.len())?;
-        let row = 2 * layout.inner();
-        let rows = kv.len().checked_div(row).unwrap_or(0).min(layout.tokens.saturating_sub(first));
-        expect_len("pack_kv: kv is whole rows, of tokens that exist", Some(rows * row), kv.len())?;
-        Ok(Self { layout, kv, first, k: Shared::new(k), v: Shared::new(v) })
-    }
-}
-
-// SAFETY: a task writes its own head's part of k and v alone.
-unsafe impl Job for PackKv<'_> {
-    fn tasks(&self) -> usize {
-        self.layout.heads
-    }
-
-    unsafe fn task(&self, head: usize) {
-        let KvLayout { heads, head_dim, tokens } = self.layout;
-        let (Some(k_len), Some(v_len)) = (self.layout.head_k_len(), self.layout.head_v_len()) else { return };
-        if head >= heads || head_dim == 0 {
-            return;
-        }
-        // SAFETY: heads do not overlap, and no two calls with one index run at the same time.
-        let (k, v) =
-            unsafe { (self.k.part(head * k_len..(head + 1) * k_len), self.v.part(head * v_len..(head + 1) * v_len)) };
-        let inner = self.layout.inner();
-        for (i, row) in self.kv.chunks_exact(2 * inner).enumerate() {
-            let token = self.first + i;
-            let (keys, values) = (&row[head * head_dim..][..head_dim], &row[inner + head * head_dim..][..head_dim]);
-            let column = token / LANES * head_dim * LANES + token % LANES;
-            for (k, key) in k[column..].iter_mut().step_by(LANES).zip(keys) {
-                *k = *key;
-            }
-            for (panel, values) in values.chunks(LANES).enumerate() {
-                let v = &mut v[(panel * tokens + token) * LANES..][..LANES];
-                v[..values.len()].copy_from_slice(values);
-                v[values.len()..].fill(0.0);
-            }
-        }
     }
 }
 
@@ -142,13 +80,12 @@ pub struct Attention<'a> {
     layout: KvLayout,
     scale: f32,
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    kv: &'a [f32],
     out: Shared<'a, f32>,
 }
 
 impl<'a> Attention<'a> {
-    /// `q` and `out` are \[rows, heads·head_dim\]; `k` and `v` as [`PackKv`] wrote them.
+    /// `q` and `out` are \[rows, heads·head_dim\]; `kv` is laid out as [`KvLayout::len`] says.
     ///
     /// # Errors
     /// When a length does not fit: rows come from `q`.
@@ -157,212 +94,272 @@ impl<'a> Attention<'a> {
         layout: KvLayout,
         scale: f32,
         q: &'a [f32],
-        (k, v): (&'a [f32], &'a [f32]),
+        kv: &'a [f32],
         out: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
-        expect_len("attention: k holds heads × head_dim × padded tokens", layout.k_len(), k.len())?;
-        expect_len("attention: v holds heads × padded head_dim × tokens", layout.v_len(), v.len())?;
+        expect_len("attention: kv holds 2 × heads × head_dim × tokens, and LANES to spare", layout.len(), kv.len())?;
         let inner = layout.inner();
         let rows = q.len().checked_div(inner).unwrap_or(0);
         expect_len("attention: q is not a whole number of rows", Some(rows * inner), q.len())?;
         expect_len("attention: out is as long as q", Some(q.len()), out.len())?;
-        Ok(Self { isa, layout, scale, q, k, v, out: Shared::new(out) })
+        Ok(Self { isa, layout, scale, q, kv, out: Shared::new(out) })
     }
 
     fn rows(&self) -> usize {
         self.q.len().checked_div(self.layout.inner()).unwrap_or(0)
+    }
+
+    /// Groups of query rows, of up to TASK_PANELS panels and as even as can be.
+    fn groups(&self) -> usize {
+        self.rows().div_ceil(LANES * TASK_PANELS)
     }
 }
 
 // SAFETY: a task writes the columns of one head in its own rows alone.
 unsafe impl Job for Attention<'_> {
     fn tasks(&self) -> usize {
-        self.layout.heads * self.rows().div_ceil(TASK_ROWS)
+        self.layout.heads * self.groups()
     }
 
     unsafe fn task(&self, index: usize) {
         if index < self.tasks() {
-            let groups = self.rows().div_ceil(TASK_ROWS);
-            let (head, first) = (index / groups, index % groups * TASK_ROWS);
-            self.isa.call(Rows { job: self, head, first, end: (first + TASK_ROWS).min(self.rows()) });
+            let (groups, panels) = (self.groups(), self.rows().div_ceil(LANES));
+            let (head, group) = (index / groups, index % groups);
+            let row = |group: usize| (group * panels / groups * LANES).min(self.rows());
+            self.isa.call(Queries { job: self, head, rows: row(group)..row(group + 1) });
         }
     }
 }
 
 /// One head of some query rows.
-struct Rows<'a> {
+struct Queries<'a> {
     job: &'a Attention<'a>,
     head: usize,
-    first: usize,
-    end: usize,
+    rows: Range<usize>,
 }
 
-/// A tile of query rows and a block of keys: the first of each, and how many.
-#[derive(Clone, Copy)]
-struct Block {
-    row: usize,
-    rows: usize,
-    key: usize,
-    keys: usize,
+/// What a tile of `Q` queries works in.
+struct Work<const Q: usize> {
+    /// qᵀ·scale: \[head_dim, queries\].
+    q: [[f32; Q]; DIM_BLOCK],
+    /// \[keys, queries\].
+    scores: [[f32; Q]; KEY_BLOCK],
+    /// The largest score so far, and the sum of e^(score − max).
+    max: [f32; Q],
+    sum: [f32; Q],
 }
 
-/// A tile's scores.
-type Scores = [[f32; KEY_BLOCK]; MAX_TILE_ROWS];
+const _: () = assert!(KEY_BLOCK.is_multiple_of(LANES) && DIM_BLOCK.is_multiple_of(LANES));
 
-/// What a tile of query rows carries from one key block to the next.
-struct Running {
-    max: [f32; LANES],
-    sum: [f32; LANES],
-    scores: Scores,
-}
-
-const _: () = assert!(MAX_TILE_ROWS <= LANES && KEY_BLOCK.is_multiple_of(LANES));
-
-impl Kernel for Rows<'_> {
+impl Kernel for Queries<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let tokens = self.job.layout.tokens;
-        let mut running = Running { max: [0.0; LANES], sum: [0.0; LANES], scores: [[0.0; KEY_BLOCK]; MAX_TILE_ROWS] };
-        for row in (self.first..self.end).step_by(S::TILE_ROWS) {
-            let rows = S::TILE_ROWS.min(self.end - row);
-            (running.max, running.sum) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
-            for key in (0..tokens).step_by(KEY_BLOCK) {
-                let block = Block { row, rows, key, keys: KEY_BLOCK.min(tokens - key) };
-                self.scores(s, block, &mut running.scores);
-                let rescale = running.absorb(s, rows, block.keys, self.job.scale);
-                self.values(s, block, &running.scores, (key > 0).then_some(&rescale));
-            }
-            for i in 0..rows {
-                let out = self.out_row(row + i, 0..self.job.layout.head_dim);
-                let (body, tail) = lanes_mut(out);
-                let sum = s.splat(running.sum[i]);
-                for chunk in body {
-                    s.store(s.div(s.load(chunk), sum), chunk);
-                }
-                for x in tail {
-                    *x /= running.sum[i];
-                }
-            }
+        // As many queries as a tile has columns; the other arm is not compiled.
+        match S::TILE_PANELS {
+            3 => self.tiles::<S, { 3 * LANES }>(s),
+            _ => self.tiles::<S, LANES>(s),
         }
     }
 }
 
-impl Rows<'_> {
-    /// q·kᵀ of a tile of rows with a block of keys; whole panels, so that up to 15 scores past the last are junk.
+impl Queries<'_> {
     #[inline(always)]
-    fn scores<S: Simd>(&self, s: S, Block { row, rows, key, keys }: Block, scores: &mut Scores) {
-        let KvLayout { heads, head_dim, .. } = self.job.layout;
-        let inner = heads * head_dim;
-        let q = &self.job.q[row * inner..][..rows * inner];
-        let head_len = self.job.k.len() / heads;
-        let (k, _) = self.job.k[self.head * head_len..][..head_len].as_chunks::<LANES>();
-        let first = key / LANES;
-        for (panel, panels) in even_tiles(first..first + keys.div_ceil(LANES), panels_per_tile::<S>(rows)) {
-            let tile = Tile {
-                a: q[self.head * head_dim..].as_ptr(),
-                a_stride: inner,
-                b: k[panel * head_dim..][..panels * head_dim].as_ptr(),
-                panel_stride: head_dim,
-                depth: head_dim,
-                out: scores.as_flattened_mut()[(panel - first) * LANES..].as_mut_ptr(),
-                out_stride: KEY_BLOCK,
-                resume: false,
-            };
-            // SAFETY: q has `rows` rows whose head starts at that column; k has `panels` panels from there on; the
-            // scores have MAX_TILE_ROWS rows of a block's panels, and are ours.
-            unsafe { tile.run(s, rows, panels) }
+    fn tiles<S: Simd, const Q: usize>(self, s: S) {
+        let (tokens, head_dim) = (self.job.layout.tokens, self.job.layout.head_dim);
+        let mut work =
+            Work { q: [[0.0; Q]; DIM_BLOCK], scores: [[0.0; Q]; KEY_BLOCK], max: [0.0; Q], sum: [0.0; Q] };
+        for row in self.rows.clone().step_by(Q) {
+            let rows = row..(row + Q).min(self.rows.end);
+            (work.max, work.sum) = ([f32::NEG_INFINITY; Q], [0.0; Q]);
+            for key in (0..tokens).step_by(KEY_BLOCK) {
+                let keys = key..(key + KEY_BLOCK).min(tokens);
+                for dim in (0..head_dim).step_by(DIM_BLOCK) {
+                    let dims = dim..(dim + DIM_BLOCK).min(head_dim);
+                    if key == 0 || head_dim > DIM_BLOCK {
+                        self.transpose(s, &rows, &dims, &mut work);
+                    }
+                    self.scores(s, &rows, &keys, &dims, &mut work);
+                }
+                let rescale = work.absorb(s, rows.len(), keys.len());
+                if key > 0 {
+                    self.multiply_rows(s, &rows, &rescale);
+                }
+                self.values(s, &rows, &keys, &work);
+            }
+            let mut inverse = work.sum;
+            for chunk in inverse.as_chunks_mut().0 {
+                s.store(s.div(s.splat(1.0), s.load(chunk)), chunk);
+            }
+            self.multiply_rows(s, &rows, &inverse);
         }
     }
 
-    /// out = out·rescale + p·v; without `rescale`, out = p·v.
+    /// Some of the head's dimensions of the queries, as columns and scaled.
     #[inline(always)]
-    fn values<S: Simd>(
+    fn transpose<S: Simd, const Q: usize>(&self, _: S, rows: &Range<usize>, dims: &Range<usize>, work: &mut Work<Q>) {
+        let (inner, scale) = (self.job.layout.inner(), self.job.scale);
+        let first = self.head * self.job.layout.head_dim;
+        for (i, row) in rows.clone().enumerate() {
+            let q = &self.job.q[row * inner + first..][dims.clone()];
+            for (q, out) in q.iter().zip(&mut work.q) {
+                out[i] = q * scale;
+            }
+        }
+    }
+
+    /// scores \[+\]= k·qᵀ for a block of keys and some dimensions.
+    #[inline(always)]
+    fn scores<S: Simd, const Q: usize>(
         &self,
         s: S,
-        Block { row, rows, key, keys }: Block,
-        scores: &Scores,
-        rescale: Option<&[f32; LANES]>,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+        dims: &Range<usize>,
+        work: &mut Work<Q>,
     ) {
-        let KvLayout { heads, head_dim, tokens } = self.job.layout;
-        let head_len = self.job.v.len() / heads;
-        let (v, _) = self.job.v[self.head * head_len..][..head_len].as_chunks::<LANES>();
-        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
-        for (panel, panels) in even_tiles(0..head_dim.div_ceil(LANES), panels_per_tile::<S>(rows)) {
-            let columns = panel * LANES..((panel + panels) * LANES).min(head_dim);
-            if let Some(rescale) = rescale {
-                for (i, sums) in sums[..rows].iter_mut().enumerate() {
-                    for (sum, x) in sums.iter_mut().zip(self.out_row(row + i, columns.clone())) {
-                        *sum = *x * rescale[i];
-                    }
-                }
-            }
+        let row = 2 * self.job.layout.inner();
+        let panels = rows.len().div_ceil(LANES);
+        for key in (0..keys.len()).step_by(S::TILE_ROWS) {
+            let count = S::TILE_ROWS.min(keys.len() - key);
+            let k = &self.job.kv[(keys.start + key) * row..(keys.start + key + count) * row];
+            let out = work.scores[key..key + count].as_mut_ptr().cast::<f32>();
+            let q = work.q.as_ptr().cast::<f32>();
             let tile = Tile {
-                a: scores.as_ptr().cast(),
-                a_stride: KEY_BLOCK,
-                b: v[panel * tokens + key..][..(panels - 1) * tokens + keys].as_ptr(),
-                panel_stride: tokens,
-                depth: keys,
-                out: sums.as_mut_ptr().cast(),
-                out_stride: MAX_TILE_COLUMNS,
-                resume: rescale.is_some(),
+                a: k[self.head * self.job.layout.head_dim + dims.start..].as_ptr(),
+                a_row: row,
+                a_step: 1,
+                b: q,
+                b_panel: LANES,
+                b_step: Q,
+                depth: dims.len(),
+                resume: (dims.start > 0).then_some(out.cast_const()),
+                out,
+                out_row: Q,
+                finish: Linear::default(),
+                ahead: Ahead::nothing(q),
             };
-            // SAFETY: the scores have MAX_TILE_ROWS rows of KEY_BLOCK; v has `keys` rows in each of `panels` panels from
-            // there on; `sums` has room for the largest tile and is ours.
-            unsafe { tile.run(s, rows, panels) }
-            for (i, sums) in sums[..rows].iter().enumerate() {
-                self.out_row(row + i, columns.clone()).copy_from_slice(&sums[..columns.len()]);
+            // SAFETY: k has `count` rows in which the head's dimensions stand; q and the scores have Q columns, which
+            // are S's panels, and the scores are ours.
+            unsafe { tile.run(s, count, panels) }
+        }
+    }
+
+    /// out \[+\]= pᵀ·v for a block of keys.
+    #[inline(always)]
+    fn values<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &Work<Q>) {
+        let KvLayout { head_dim, .. } = self.job.layout;
+        let inner = self.job.layout.inner();
+        let v = &self.job.kv[keys.start * 2 * inner + inner..];
+        for row in (0..rows.len()).step_by(S::TILE_ROWS) {
+            let count = S::TILE_ROWS.min(rows.len() - row);
+            for (panel, panels) in even_tiles(0..head_dim.div_ceil(LANES), panels_per_tile::<S>(count)) {
+                let columns = self.head * head_dim + panel * LANES..self.head * head_dim + ((panel + panels) * LANES).min(head_dim);
+                // The last vector of the last row ends at most LANES behind the last value.
+                let v = &v[columns.start..][..(keys.len() - 1) * 2 * inner + panels * LANES];
+                let p = work.scores.as_flattened()[row..].as_ptr();
+                let start = (rows.start + row) * inner + columns.start;
+                let out = self.job.out.at(start, (count - 1) * inner + columns.len());
+                let mut tile = Tile {
+                    a: p,
+                    a_row: 1,
+                    a_step: Q,
+                    b: v.as_ptr(),
+                    b_panel: LANES,
+                    b_step: 2 * inner,
+                    depth: keys.len(),
+                    resume: (keys.start > 0).then_some(out.cast_const()),
+                    out,
+                    out_row: inner,
+                    finish: Linear::default(),
+                    ahead: Ahead::nothing(p),
+                };
+                if columns.len() == panels * LANES {
+                    // SAFETY: the scores have a row for each key, Q ≥ row + count wide; v has the panels of each key;
+                    // these columns of these rows of the output are this task's, and are there.
+                    unsafe { tile.run(s, count, panels) }
+                    continue;
+                }
+                // By way of a buffer, because the last panel's junk must not be written.
+                let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
+                if keys.start > 0 {
+                    for (i, sums) in sums[..count].iter_mut().enumerate() {
+                        sums[..columns.len()].copy_from_slice(self.out_row(rows.start + row + i, &columns));
+                    }
+                    tile.resume = Some(sums.as_ptr().cast());
+                }
+                (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
+                // SAFETY: as above; the buffer has room for the largest tile, and is ours.
+                unsafe { tile.run(s, count, panels) }
+                for (i, sums) in sums[..count].iter().enumerate() {
+                    self.out_row(rows.start + row + i, &columns).copy_from_slice(&sums[..columns.len()]);
+                }
             }
         }
     }
 
-    /// Some of this head's columns in a row of the output.
+    /// Multiplies each row of the output by a factor of its own.
+    #[inline(always)]
+    fn multiply_rows<S: Simd>(&self, s: S, rows: &Range<usize>, factors: &[f32]) {
+        let head_dim = self.job.layout.head_dim;
+        let columns = self.head * head_dim..(self.head + 1) * head_dim;
+        for (row, factor) in rows.clone().zip(factors) {
+            let (body, tail) = lanes_mut(self.out_row(row, &columns));
+            for chunk in body {
+                s.store(s.mul(s.load(chunk), s.splat(*factor)), chunk);
+            }
+            tail.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    /// Some columns of a row of the output.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    fn out_row(&self, row: usize, columns: core::ops::Range<usize>) -> &mut [f32] {
-        let start = row * self.job.layout.inner() + self.head * self.job.layout.head_dim;
+    fn out_row(&self, row: usize, columns: &Range<usize>) -> &mut [f32] {
+        let start = row * self.job.layout.inner();
         // SAFETY: this head's columns of these rows belong to this task, which holds one such slice at a time.
         unsafe { self.job.out.part(start + columns.start..start + columns.end) }
     }
 }
 
-impl Running {
-    /// Turns a block's raw scores into e^(score·scale − max), and says by what to multiply what was summed before.
+impl<const Q: usize> Work<Q> {
+    /// Turns a block's scores into e^(score − max), and says by what to multiply what was summed before.
     #[inline(always)]
-    fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize, scale: f32) -> [f32; LANES] {
-        let scale = s.splat(scale);
-        let mut max = self.max;
-        for (row, max) in self.scores[..rows].iter_mut().zip(&mut max) {
-            let (chunks, _) = lanes_mut(&mut row[..keys.next_multiple_of(LANES)]);
-            let mut largest = s.splat(*max);
-            for (i, chunk) in chunks.iter_mut().enumerate() {
-                let mut v = s.mul(s.load(chunk), scale);
-                s.store(v, chunk);
-                if (i + 1) * LANES > keys {
-                    // Keys past the last one weigh nothing.
-                    v = f32::load_tail(s, &chunk[..keys - i * LANES], f32::NEG_INFINITY);
-                    s.store(v, chunk);
-                }
-                largest = s.max(largest, v);
+    fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize) -> [f32; Q] {
+        let mut rescale = [0.0; Q];
+        for panel in 0..rows.div_ceil(LANES) {
+            let first = panel * LANES;
+            let before = s.load(lane_group(&self.max, first));
+            let mut max = before;
+            for row in &self.scores[..keys] {
+                max = s.max(max, s.load(lane_group(row, first)));
             }
-            *max = s.largest(largest);
-        }
-        let mut rescale = [0.0; LANES];
-        s.store(exp_lanes(s, s.sub(s.load(&self.max), s.load(&max))), &mut rescale);
-        for (i, row) in self.scores[..rows].iter_mut().enumerate() {
-            let (chunks, _) = lanes_mut(&mut row[..keys.next_multiple_of(LANES)]);
-            let max = s.splat(max[i]);
             let mut sum = s.splat(0.0);
-            for chunk in chunks {
-                let p = exp_lanes(s, s.sub(s.load(chunk), max));
+            for row in &mut self.scores[..keys] {
+                let p = exp_of_negative(s, s.sub(s.load(lane_group(row, first)), max));
                 sum = s.add(sum, p);
-                s.store(p, chunk);
+                s.store(p, lane_group_mut(row, first));
             }
-            self.sum[i] = self.sum[i] * rescale[i] + s.sum(sum);
+            let factor = exp_lanes(s, s.sub(before, max));
+            let total = s.mul_add(s.load(lane_group(&self.sum, first)), factor, sum);
+            s.store(max, lane_group_mut(&mut self.max, first));
+            s.store(factor, lane_group_mut(&mut rescale, first));
+            s.store(total, lane_group_mut(&mut self.sum, first));
         }
-        self.max = max;
         rescale
     }
+}
+
+/// The vector that starts at `first`.
+#[inline(always)]
+fn lane_group(x: &[f32], first: usize) -> &[f32; LANES] {
+    &x.as_chunks().0[first / LANES]
+}
+
+/// [`lane_group`] to write.
+#[inline(always)]
+fn lane_group_mut(x: &mut [f32], first: usize) -> &mut [f32; LANES] {
+    &mut x.as_chunks_mut().0[first / LANES]
 }
 
 #[cfg(test)]
@@ -376,18 +373,16 @@ mod tests {
     use crate::reference;
     use crate::testing::{levels, noise};
 
-    /// Runs over q, k, v as rows of [heads·head_dim], the query rows in blocks and the keys packed in blocks.
+    /// Runs over q, k, v as rows of [heads·head_dim], the query rows in blocks.
     fn run(isa: Isa, layout: KvLayout, scale: f32, [q, k, v]: [&[f32]; 3], block: usize) -> Vec<f32> {
         let inner = layout.inner();
-        let (mut keys, mut values) = (vec![f32::NAN; layout.k_len().unwrap()], vec![f32::NAN; layout.v_len().unwrap()]);
-        let kv: Vec<f32> =
+        let mut kv: Vec<f32> =
             (0..layout.tokens).flat_map(|t| [&k[t * inner..][..inner], &v[t * inner..][..inner]].concat()).collect();
-        for (i, kv) in kv.chunks(block * 2 * inner).enumerate() {
-            PackKv::new(layout, kv, i * block, &mut keys, &mut values).unwrap().run();
-        }
+        // What is there to spare may be anything.
+        kv.extend([f32::NAN; LANES]);
         let mut out = vec![7.0; q.len()];
         for (q, out) in q.chunks(block * inner).zip(out.chunks_mut(block * inner)) {
-            Attention::new(isa, layout, scale, q, (&keys, &values), out).unwrap().run();
+            Attention::new(isa, layout, scale, q, &kv, out).unwrap().run();
         }
         out
     }
@@ -468,19 +463,13 @@ mod tests {
     #[test]
     fn shapes() {
         let (isa, layout) = (Isa::best(), KvLayout { heads: 2, head_dim: 3, tokens: 5 });
-        let (k, v) = (vec![0.0; layout.k_len().unwrap()], vec![0.0; layout.v_len().unwrap()]);
+        let kv = vec![0.0; layout.len().unwrap()];
         let mut out = [0.0; 12];
-        assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], (&k, &v), &mut out).is_ok());
-        assert!(Attention::new(isa, layout, 1.0, &[0.0; 11], (&k, &v), &mut out[..11]).is_err());
-        assert!(Attention::new(isa, layout, 1.0, &[0.0; 6], (&k, &v), &mut out).is_err());
-        assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], (&k[1..], &v), &mut out).is_err());
-        assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], (&k, &v[1..]), &mut out).is_err());
-        let (mut k, mut v) = (k.clone(), v.clone());
-        assert!(PackKv::new(layout, &[0.0; 24], 3, &mut k, &mut v).is_ok());
-        assert!(PackKv::new(layout, &[0.0; 24], 4, &mut k, &mut v).is_err());
-        assert!(PackKv::new(layout, &[0.0; 13], 0, &mut k, &mut v).is_err());
-        let huge = KvLayout { heads: usize::MAX / 2, head_dim: 7, tokens: 5 };
-        assert_eq!(huge.k_len(), None);
+        assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], &kv, &mut out).is_ok());
+        assert!(Attention::new(isa, layout, 1.0, &[0.0; 11], &kv, &mut out[..11]).is_err());
+        assert!(Attention::new(isa, layout, 1.0, &[0.0; 6], &kv, &mut out).is_err());
+        assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], &kv[1..], &mut out).is_err());
+        assert_eq!(KvLayout { heads: usize::MAX / 2, head_dim: 7, tokens: 5 }.len(), None);
     }
 
     proptest! {

@@ -15,7 +15,7 @@
 use crate::half::Element;
 use crate::isa::Isa;
 use crate::math::{Function, Map, erf_lanes, exp_lanes};
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 
 /// Which GELU: checkpoints are trained with one, and another gives errors of 10⁻² to 10⁻⁴.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,16 @@ pub fn gelu<E: Element>(isa: Isa, form: Gelu, x: &mut [E]) {
 }
 
 impl Gelu {
+    /// [`gelu`] of a slice, within a kernel.
+    #[inline(always)]
+    pub(crate) fn slice<S: Simd>(self, s: S, x: &mut [f32]) {
+        match self {
+            Self::Erf => Map { x, f: ByErf }.run(s),
+            Self::Tanh => Map { x, f: ByTanh }.run(s),
+            Self::Quick => Map { x, f: ByQuick }.run(s),
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn lanes<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {

@@ -44,6 +44,18 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: core::marker::PhantomData }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where element `start` is; `len` elements from there on exist.
+    #[inline(always)]
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.start.add(start) }
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety
@@ -51,8 +63,8 @@ impl<'a, T> Shared<'a, T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's promise.
     pub(crate) unsafe fn part(&self, range: core::ops::Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds by the assertion; unaliased by the caller's promise.
-        unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
+        let len = range.end - range.start;
+        // SAFETY: in bounds, as `at` asserts; unaliased by the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(self.at(range.start, len), len) }
     }
 }

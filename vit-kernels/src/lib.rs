@@ -56,10 +56,10 @@ pub mod softmax;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{Attention, KvLayout, PackKv};
+pub use attention::{Attention, KvLayout};
 pub use error::ShapeError;
 pub use gelu::{Gelu, gelu};
-pub use gemm::{Epilogue, Matmul, PackError, Packed, Panels, matmul, pack, packed_len};
+pub use gemm::{Blocks, Epilogue, Matmul, PackError, Packed, Panels, matmul, pack, packed_len};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
 pub use layer_norm::{LayerNorm, layer_norm};

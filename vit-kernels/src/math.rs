@@ -82,23 +82,49 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
     sum
 }
 
+/// 1.5·2²³: adding it rounds to an integer, which then stands in the lowest bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// ln 2 in two parts; the first has so few bits that n times it is exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// q in eʳ = 1 + r + r²·q(r) for |r| ≤ ln 2 / 2; minimax, relative error 3·10⁻⁹.
+const EXP_TAIL: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_918, 0.001_395_053_8];
+
 /// eˣ for every lane; see [`exp`].
 #[inline(always)]
 pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::V) -> S::V {
     // Beyond these eˣ is 0 or infinite in f32 already. `b` is what comes back for NaN.
     let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
-    // Adding 1.5·2²³ rounds to an integer.
-    let magic = s.splat(12_582_912.0);
+    let magic = s.splat(MAGIC);
     let n = s.sub(s.mul_add(x, s.splat(core::f32::consts::LOG2_E), magic), magic);
-    // ln 2 in two parts; the first has so few bits that n times it is exact.
-    let r = s.mul_add(n, s.splat(-0.693_359_4), x);
-    let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
-    // eʳ = 1 + r + r²·q(r); minimax, relative error 3·10⁻⁹.
-    let q = polynomial(s, r, [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_918, 0.001_395_053_8]);
+    let r = s.mul_add(n, s.splat(-LN_2_HIGH), x);
+    let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
+    let q = polynomial(s, r, EXP_TAIL);
     let e = s.add(s.mul_add(s.mul(r, r), q, r), s.splat(1.0));
     // 2ⁿ in two factors, because n reaches from -150 to 128.
-    let half = s.sub(s.mul_add(n, s.splat(0.5), magic), magic);
-    s.mul(s.mul(e, s.exp2_int(half)), s.exp2_int(s.sub(n, half)))
+    let half = s.mul_add(n, s.splat(0.5), magic);
+    let rest = s.add(s.sub(n, s.sub(half, magic)), magic);
+    s.mul(s.scale_by_shifted(e, half), s.scale_by_shifted(s.splat(1.0), rest))
+}
+
+/// eˣ for lanes that are not positive: within 2 ULP, and 0 where the result would be subnormal. NaN → NaN.
+///
+/// [`exp_lanes`] without what large and tiny results need.
+#[inline(always)]
+pub(crate) fn exp_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
+    let least = s.splat(-87.0);
+    let negligible = s.gt(least, x);
+    let x = s.max(least, x);
+    let magic = s.splat(MAGIC);
+    let shifted = s.mul_add(x, s.splat(core::f32::consts::LOG2_E), magic);
+    let n = s.sub(shifted, magic);
+    let r = s.mul_add(n, s.splat(-LN_2_HIGH), x);
+    let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
+    let q = polynomial(s, r, EXP_TAIL);
+    let e = s.add(s.mul_add(s.mul(r, r), q, r), s.splat(1.0));
+    s.select(negligible, s.splat(0.0), s.scale_by_shifted(e, shifted))
 }
 
 /// Beyond this erf rounds to ±1.

@@ -39,6 +39,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
+    /// Asks for the cache line at `at`, in L2. Any address will do: nothing is read.
+    fn prefetch(self, at: *const u8);
+
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
@@ -59,8 +62,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn gt(self, a: Self::V, b: Self::V) -> Self::M;
     /// Lane by lane `if m { a } else { b }`.
     fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
-    /// 2ⁿ for integral n in −126..=127.
-    fn exp2_int(self, n: Self::V) -> Self::V;
+    /// v·2ⁿ, by way of the exponent's bits: `shifted` is n + 1.5·2²³, and neither v nor the result is zero, subnormal or infinite.
+    fn scale_by_shifted(self, v: Self::V, shifted: Self::V) -> Self::V;
 
     /// The sum of all lanes, by the one fixed tree: halves onto each other, 16 → 8 → 4 → 2 → 1.
     #[inline(always)]

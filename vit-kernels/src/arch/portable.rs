@@ -21,6 +21,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
     fn splat(self, x: f32) -> f32x16 {
         f32x16::splat(x)
     }
@@ -92,9 +95,11 @@ impl Simd for Portable {
         m.bitselect(a, b)
     }
     #[inline(always)]
-    fn exp2_int(self, n: f32x16) -> f32x16 {
-        // n + 127 lands in the exponent field: 1.5·2²³ + n has n in its low bits.
-        let biased = n + f32x16::splat(12_582_912.0 + 127.0);
-        f32x16::new(biased.to_array().map(|x| f32::from_bits(x.to_bits() << 23)))
+    fn scale_by_shifted(self, v: f32x16, shifted: f32x16) -> f32x16 {
+        let (mut v, shifted) = (v.to_array(), shifted.to_array());
+        for (v, shifted) in v.iter_mut().zip(shifted) {
+            *v = f32::from_bits(v.to_bits().wrapping_add(shifted.to_bits() << 23));
+        }
+        f32x16::new(v)
     }
 }

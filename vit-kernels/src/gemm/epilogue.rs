@@ -1,4 +1,6 @@
 //! What happens to a matmul's result on its way to memory.
+use core::ops::Range;
+
 use crate::error::{ShapeError, expect_len};
 use crate::gelu::Gelu;
 use crate::half::Storage;
@@ -17,7 +19,26 @@ pub struct Epilogue<'a> {
     pub residual: bool,
 }
 
+/// The part of an epilogue that a tile applies in its registers; the vectors start at its first column.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Linear<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) scale: Option<&'a [f32]>,
+    pub(crate) residual: bool,
+}
+
 impl Epilogue<'_> {
+    /// Whether something comes after the activation, so that `out` cannot hold what goes into it.
+    pub(super) fn needs_two_passes(&self) -> bool {
+        self.activation.is_some() && (self.scale.is_some() || self.residual)
+    }
+
+    /// What comes before the activation, or all if there is none, for some columns.
+    pub(super) fn linear(&self, columns: &Range<usize>) -> Linear<'_> {
+        let part = |x| <[f32]>::get(x, columns.clone());
+        Linear { bias: self.bias.and_then(part), scale: self.scale.and_then(part), residual: self.residual }
+    }
+
     pub(super) fn check(&self, n: usize) -> Result<(), ShapeError> {
         let len = |what, vector: Option<&[f32]>| expect_len(what, Some(n), vector.map_or(n, <[f32]>::len));
         len("matmul: the bias has one element per column", self.bias)?;

@@ -1,13 +1,12 @@
 //! Tiled matmul over weights packed once: out = epilogue(A·Wᵀ).
 //!
 //! ```text
-//! for each group of weight panels        a task; the group stays in L2
-//!     for each tile of rows of A         read in place, row-major
-//!         tile: the whole depth, sums in registers
-//!         epilogue on the tile's rows, into `out`
+//! for each block of the depth            usually one; A's share of it stays in L2
+//!     for each group of weight panels    with some rows a task; the group stays in L2
+//!         for each tile of rows of A     read in place, row-major
+//!             tile: sums in registers, epilogue, out; the next group comes from memory meanwhile
 //! ```
-//! Neither A nor the depth is blocked: A's few rows sit in L1 while a panel streams by. Rows and columns that are left
-//! over get tiles of exactly their size.
+//! Rows and columns that are left over get tiles of exactly their size.
 #![allow(unsafe_code)] // The loops around the tile hand it pointers.
 
 mod epilogue;
@@ -17,6 +16,7 @@ pub(crate) mod tile;
 use core::ops::Range;
 
 pub use epilogue::Epilogue;
+pub(crate) use epilogue::Linear;
 pub use pack::{PackError, Packed, Panels, pack, packed_len};
 
 use crate::error::{ShapeError, expect_len};
@@ -24,7 +24,7 @@ use crate::half::{Storage, f16};
 use crate::isa::Isa;
 use crate::job::{Job, Shared};
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
-use tile::{MAX_TILE_COLUMNS, Tile, panels_per_tile};
+use tile::{Ahead, MAX_TILE_COLUMNS, Tile, panels_per_tile};
 
 /// out = epilogue(A·Wᵀ): `a` is \[rows, k\], `weights` \[n, k\] packed, `out` \[rows, n\]; all row-major.
 ///
@@ -46,7 +46,7 @@ pub fn matmul(
     Ok(())
 }
 
-/// A prepared [`matmul`], cut into groups of columns.
+/// A prepared [`matmul`], cut into groups of columns and of rows.
 pub struct Matmul<'a> {
     isa: Isa,
     a: &'a [f32],
@@ -54,10 +54,23 @@ pub struct Matmul<'a> {
     weights: Packed<'a>,
     epilogue: Epilogue<'a>,
     out: Shared<'a, f32>,
+    /// Sums of the depth so far, laid out as `out`; where there are none, `out` itself serves.
+    partial: Option<Shared<'a, f32>>,
+    depth: Range<usize>,
 }
 
-/// Multiply–accumulates below which a task is not worth handing out: some microseconds.
-const TASK_MACS: usize = 1 << 18;
+/// Multiply–accumulates that a task should have, so that handing it out costs nothing that can be noticed: some
+/// microseconds' worth.
+const TASK_MACS: usize = 1 << 19;
+
+/// Rows of a task are a multiple of this, so that no tile of any level is cut.
+const ROW_UNIT: usize = 24;
+
+/// Inputs that a block of the depth has at most: a few hundred rows of them stay in an L2 of 1 or 2 MB.
+const DEPTH_BLOCK: usize = 1024;
+
+/// Row tiles over which the fetching of the next panels is spread.
+const AHEAD_TILES: usize = 8;
 
 impl<'a> Matmul<'a> {
     /// Checks the shapes; see [`matmul`].
@@ -78,83 +91,189 @@ impl<'a> Matmul<'a> {
             expect_len("matmul: a has k elements for each row of out", rows.checked_mul(k), a.len())?;
         }
         epilogue.check(n)?;
-        Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out) })
+        Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
+    }
+
+    /// The same product in blocks of the depth, to be run one after the other: faster where A's rows are so long that
+    /// they leave the cache. The bits are the same.
+    ///
+    /// `partial` is scratch as long as `out`. Without a residual it may be empty, for `out` itself serves.
+    ///
+    /// # Errors
+    /// When `partial` has another length.
+    pub fn blocks(mut self, partial: &'a mut [f32]) -> Result<Blocks<'a>, ShapeError> {
+        if self.epilogue.residual || !partial.is_empty() {
+            expect_len("matmul: partial is as long as out", Some(self.out.len()), partial.len())?;
+            self.partial = Some(Shared::new(partial));
+        }
+        let k = self.weights.k();
+        // One row has nothing that could stay in a cache.
+        let count = if self.rows > 1 { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
+        self.depth = 0..0;
+        Ok(Blocks { job: self, size: k.div_ceil(count), left: count })
     }
 
     fn panels(&self) -> usize {
         self.weights.n().div_ceil(LANES)
     }
 
-    /// Panels a task takes: a multiple of every tile's width, so that no tile is cut.
-    fn task_panels(&self) -> usize {
-        const TILES: usize = 12;
-        let macs = self.rows * self.weights.k() * LANES;
-        let panels = TASK_MACS.div_ceil(macs.max(1)).min(self.panels().max(1));
-        let unit = if self.rows == 1 { TILES } else { 3 };
-        panels.next_multiple_of(unit)
+    /// Groups of panels: a tile of the widest level each; more where rows are so few that this is no work.
+    fn groups(&self) -> usize {
+        let per_panel = (self.rows * self.weights.k() * LANES).max(1);
+        let unit = if self.rows == 1 { 4 } else { 3 };
+        self.panels().div_ceil((TASK_MACS / per_panel).max(1).next_multiple_of(unit))
+    }
+
+    /// Rows of a task.
+    fn task_rows(&self) -> usize {
+        let per_row = (self.weights.k() * LANES * 3).max(1);
+        let tasks = (self.rows * per_row / (2 * TASK_MACS)).max(1);
+        self.rows.div_ceil(tasks).max(1).next_multiple_of(ROW_UNIT)
     }
 }
 
-// SAFETY: a task writes the columns of its own panels alone.
+/// A [`Matmul`] in blocks of the depth.
+pub struct Blocks<'a> {
+    job: Matmul<'a>,
+    size: usize,
+    left: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// The next block, once the one before has run.
+    #[allow(clippy::should_implement_trait)] // It lends what it yields.
+    pub fn next(&mut self) -> Option<&mut Matmul<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let start = self.job.depth.end;
+        self.job.depth = start..(start + self.size).min(self.job.weights.k());
+        Some(&mut self.job)
+    }
+}
+
+// SAFETY: a task writes its own rows' part of the columns of its own panels alone.
 unsafe impl Job for Matmul<'_> {
     fn tasks(&self) -> usize {
-        if self.rows == 0 { 0 } else { self.panels().div_ceil(self.task_panels()) }
+        self.groups() * self.rows.div_ceil(self.task_rows())
     }
 
     unsafe fn task(&self, index: usize) {
         if index >= self.tasks() {
             return;
         }
-        let start = index * self.task_panels();
-        let panels = start..(start + self.task_panels()).min(self.panels());
+        // Consecutive tasks share their panels.
+        let (groups, row_tasks) = (self.groups(), self.rows.div_ceil(self.task_rows()));
+        let (group, first) = (index / row_tasks, index % row_tasks * self.task_rows());
+        let panel = |group: usize| group * self.panels() / groups;
+        let panels = panel(group)..panel(group + 1);
+        let rows = first..(first + self.task_rows()).min(self.rows);
         match self.weights.panels() {
-            Panels::F32(data) => self.isa.call(Columns { job: self, data, panels }),
-            Panels::F16(data) => self.isa.call(Columns::<f16> { job: self, data, panels }),
+            Panels::F32(data) => self.isa.call(Part { job: self, data, panels, rows }),
+            Panels::F16(data) => self.isa.call(Part::<f16> { job: self, data, panels, rows }),
         }
     }
 }
 
-/// All rows of some panels.
-struct Columns<'a, E> {
+/// Some rows of some panels.
+struct Part<'a, E> {
     job: &'a Matmul<'a>,
     data: &'a [E],
     panels: Range<usize>,
+    rows: Range<usize>,
 }
 
-impl<E: Storage> Kernel for Columns<'_, E> {
+impl<E: Storage> Kernel for Part<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Matmul { a, rows, weights, epilogue, out, .. } = self.job;
-        let (n, k, rows) = (weights.n(), weights.k(), *rows);
-        let (data, _) = self.data.as_chunks::<LANES>();
-        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
-        for (panel, panels) in even_tiles(self.panels, panels_per_tile::<S>(rows)) {
-            let column = panel * LANES;
-            let columns = (panels * LANES).min(n - column);
-            for row in (0..rows).step_by(S::TILE_ROWS) {
-                let tile_rows = S::TILE_ROWS.min(rows - row);
-                let tile = Tile {
-                    a: a[row * k..][..tile_rows * k].as_ptr(),
-                    a_stride: k,
-                    b: data[panel * k..][..panels * k].as_ptr(),
-                    panel_stride: k,
-                    depth: k,
-                    out: sums.as_mut_ptr().cast(),
-                    out_stride: MAX_TILE_COLUMNS,
-                    resume: false,
-                };
-                // SAFETY: the slices above hold `tile_rows` rows of A and `panels` panels; `sums` has room for the
-                // largest tile and is ours.
-                unsafe { tile.run(s, tile_rows, panels) }
-                for (i, sums) in sums[..tile_rows].iter().enumerate() {
-                    let at = (row + i) * n + column;
-                    // SAFETY: no other task writes these columns, and this one makes no second reference to them.
-                    let out = unsafe { out.part(at..at + columns) };
-                    epilogue.apply(s, sums, column, out);
-                }
+        for row in self.rows.clone().step_by(S::TILE_ROWS) {
+            let rows = row..(row + S::TILE_ROWS).min(self.rows.end);
+            for (panel, panels) in even_tiles(self.panels.clone(), panels_per_tile::<S>(self.job.rows)) {
+                self.tile(s, rows.clone(), panel..panel + panels);
             }
         }
+    }
+}
+
+impl<E: Storage> Part<'_, E> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
+        let Matmul { a, weights, epilogue, out, partial, depth, .. } = self.job;
+        let (n, k) = (weights.n(), weights.k());
+        let columns = panels.start * LANES..(panels.end * LANES).min(n);
+        let (first, last) = (depth.start == 0, depth.end == k);
+        let partial = partial.as_ref().unwrap_or(out);
+        let mut tile = Tile {
+            a: a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
+            a_row: k,
+            a_step: 1,
+            b: self.data[panels.start * k * LANES..panels.end * k * LANES][depth.start * LANES..].as_ptr(),
+            b_panel: k * LANES,
+            b_step: LANES,
+            depth: depth.len(),
+            resume: None,
+            out: core::ptr::null_mut(),
+            out_row: n,
+            finish: Linear::default(),
+            ahead: self.ahead::<S>(&rows, &panels),
+        };
+        let whole = columns.len() == panels.len() * LANES;
+        if whole && !(last && epilogue.needs_two_passes()) {
+            // SAFETY: no other task touches these columns of these rows; the tile is given none but whole panels.
+            unsafe {
+                let at = |sums: &Shared<'_, f32>| sums.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len());
+                tile.resume = (!first).then(|| at(partial).cast_const());
+                tile.out = at(if last { out } else { partial });
+                tile.finish = if last { epilogue.linear(&columns) } else { Linear::default() };
+                tile.run(s, rows.len(), panels.len());
+            }
+            if let (true, Some(gelu)) = (last, epilogue.activation) {
+                for row in rows {
+                    // SAFETY: as above; one such reference at a time.
+                    gelu.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                }
+            }
+            return;
+        }
+        // By way of a buffer, one row after the other.
+        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
+        // SAFETY, here and below: no other task touches these columns of these rows; one such reference at a time.
+        let part = |shared: &'_ Shared<'_, f32>, row: usize| unsafe {
+            let (start, len) = (row * n + columns.start, columns.len());
+            core::slice::from_raw_parts_mut(shared.at(start, len), len)
+        };
+        if !first {
+            for (row, sums) in rows.clone().zip(&mut sums) {
+                sums[..columns.len()].copy_from_slice(part(partial, row));
+            }
+            tile.resume = Some(sums.as_ptr().cast());
+        }
+        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
+        // SAFETY: the slices above hold the rows of A and the panels; `sums` has room for the largest tile, and is ours.
+        unsafe { tile.run(s, rows.len(), panels.len()) }
+        for (row, sums) in rows.zip(&sums) {
+            if last {
+                epilogue.apply(s, sums, columns.start, part(out, row));
+            } else {
+                part(partial, row).copy_from_slice(&sums[..columns.len()]);
+            }
+        }
+    }
+
+    /// The next group's panels, which the last tiles of rows fetch while they compute: each a part of one panel. What
+    /// comes after the last panel is, where weights are laid out in the order of their use, the next matrix.
+    #[inline(always)]
+    fn ahead<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Ahead {
+        let (k, depth) = (self.job.weights.k(), &self.job.depth);
+        let tiles = self.job.rows.div_ceil(S::TILE_ROWS);
+        let tiles_per_panel = (tiles / panels.len()).clamp(1, AHEAD_TILES);
+        let skipped = tiles.saturating_sub(tiles_per_panel * panels.len());
+        let Some(tile) = (rows.start / S::TILE_ROWS).checked_sub(skipped) else {
+            return Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES));
+        };
+        let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
+        let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
+        let step = (LANES * size_of::<E>()).div_ceil(tiles_per_panel);
+        Ahead { start: self.data.as_ptr().wrapping_add(start * LANES).cast(), step }
     }
 }
 

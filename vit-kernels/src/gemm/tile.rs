@@ -1,34 +1,54 @@
-//! The register tile: `M` rows of A times `P` panels of weights, kept in registers over the whole depth.
+//! The register tile: `M` rows of A times `P` panels of B, kept in registers over the whole depth.
 //!
 //! ```text
-//! acc[M][P] = 0, or what `out` holds
+//! acc[M][P] = 0, or sums so far
 //! for k in 0..depth:
 //!     b[P] = row k of each panel            one load a vector
 //!     for m: acc[m][:] += a[m][k]·b[:]      one broadcast a row
-//! out = acc
+//! out = finish(acc)
 //! ```
 //! Every output is one chain of additions over ascending k, whatever M and P are: all tiles give the same bits.
+use crate::gemm::epilogue::Linear;
 use crate::half::Storage;
 use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
 
 /// Columns that the widest tile writes.
 pub(crate) const MAX_TILE_COLUMNS: usize = MAX_TILE_PANELS * LANES;
 
-/// Where a tile reads and writes.
+/// Where a tile reads and writes. Strides are in elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<E> {
-    /// First of the rows of A, `a_stride` apart, `depth` elements each.
+pub(crate) struct Tile<'a, E> {
+    /// A: element (m, k) is at m·`a_row` + k·`a_step`.
     pub(crate) a: *const f32,
-    pub(crate) a_stride: usize,
-    /// First panel, \[depth\]\[LANES\]; the next one is `panel_stride` such rows of LANES on.
-    pub(crate) b: *const [E; LANES],
-    pub(crate) panel_stride: usize,
+    pub(crate) a_row: usize,
+    pub(crate) a_step: usize,
+    /// B: the LANES elements of panel p at k start at p·`b_panel` + k·`b_step`.
+    pub(crate) b: *const E,
+    pub(crate) b_panel: usize,
+    pub(crate) b_step: usize,
     pub(crate) depth: usize,
-    /// First of the rows written, `out_stride` apart, LANES elements a panel.
+    /// Sums to go on from instead of 0, as far apart as the rows of `out`; may be `out` itself.
+    pub(crate) resume: Option<*const f32>,
+    /// First of the rows written, `out_row` apart, LANES elements a panel.
     pub(crate) out: *mut f32,
-    pub(crate) out_stride: usize,
-    /// Start from what `out` holds instead of from 0.
-    pub(crate) resume: bool,
+    pub(crate) out_row: usize,
+    /// What happens to the sums before they are written.
+    pub(crate) finish: Linear<'a>,
+    pub(crate) ahead: Ahead,
+}
+
+/// What to bring nearer meanwhile: `step` bytes further at each k.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) start: *const u8,
+    pub(crate) step: usize,
+}
+
+impl Ahead {
+    /// Nothing: `here` is an address that is in the cache already.
+    pub(crate) fn nothing<T>(here: *const T) -> Self {
+        Self { start: here.cast(), step: 0 }
+    }
 }
 
 /// How many panels a tile spans when a matmul has `rows` rows. One row alone is bound by the stream of weights; four
@@ -38,12 +58,12 @@ pub(crate) fn panels_per_tile<S: Simd>(rows: usize) -> usize {
     if rows == 1 { MAX_TILE_PANELS } else { S::TILE_PANELS }
 }
 
-impl<E: Storage> Tile<E> {
+impl<E: Storage> Tile<'_, E> {
     /// Runs a tile of `rows` × `panels`.
     ///
     /// # Safety
     /// Everything that the fields span for that many rows and panels is readable, and writable for `out`; `out`
-    /// overlaps neither A nor the panels. `rows` ≤ `S::TILE_ROWS` and `panels` ≤ [`panels_per_tile`]`(rows)`.
+    /// overlaps neither A nor B. `rows` ≤ `S::TILE_ROWS` and `panels` ≤ [`panels_per_tile`]`(rows)`.
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::TILE_ROWS).contains(&rows) && (1..=panels_per_tile::<S>(rows)).contains(&panels));
@@ -81,9 +101,9 @@ impl<E: Storage> Tile<E> {
 }
 
 /// The tile of `M` × `P`. Only made by [`Tile::run`], whose caller vouches for the pointers.
-struct Sweep<E, const M: usize, const P: usize>(Tile<E>);
+struct Sweep<'a, E, const M: usize, const P: usize>(Tile<'a, E>);
 
-impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<E, M, P> {
+impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<'_, E, M, P> {
     type Output = ();
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
@@ -93,29 +113,53 @@ impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<E, M, P> {
         // SAFETY: the caller of `Tile::run` vouches for M rows of A, P panels, and M rows of `out`; all offsets stay
         // within those, and `out` is not read or written through anything else meanwhile.
         unsafe {
-            let out = |m: usize, p: usize| t.out.add(m * t.out_stride + p * LANES).cast::<[f32; LANES]>();
-            if t.resume {
+            let at = |m: usize, p: usize| m * t.out_row + p * LANES;
+            if let Some(sums) = t.resume {
                 for m in 0..M {
                     for p in 0..P {
-                        acc[m][p] = s.load(&*out(m, p));
+                        acc[m][p] = s.load(&*sums.add(at(m, p)).cast());
                     }
                 }
             }
             for k in 0..t.depth {
+                s.prefetch(t.ahead.start.wrapping_add(k * t.ahead.step));
                 let mut b = [s.splat(0.0); P];
                 for p in 0..P {
-                    b[p] = E::load(s, &*t.b.add(p * t.panel_stride + k));
+                    b[p] = E::load(s, &*t.b.add(p * t.b_panel + k * t.b_step).cast());
                 }
                 for m in 0..M {
-                    let a = s.splat(*t.a.add(m * t.a_stride + k));
+                    let a = s.splat(*t.a.add(m * t.a_row + k * t.a_step));
                     for p in 0..P {
                         acc[m][p] = s.mul_add(a, b[p], acc[m][p]);
                     }
                 }
             }
+            if let Some(bias) = t.finish.bias {
+                for p in 0..P {
+                    let bias = s.load(&*bias.as_ptr().add(p * LANES).cast());
+                    for m in 0..M {
+                        acc[m][p] = s.add(acc[m][p], bias);
+                    }
+                }
+            }
+            if let Some(scale) = t.finish.scale {
+                for p in 0..P {
+                    let scale = s.load(&*scale.as_ptr().add(p * LANES).cast());
+                    for m in 0..M {
+                        acc[m][p] = s.mul(acc[m][p], scale);
+                    }
+                }
+            }
+            if t.finish.residual {
+                for m in 0..M {
+                    for p in 0..P {
+                        acc[m][p] = s.add(s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
+                    }
+                }
+            }
             for m in 0..M {
                 for p in 0..P {
-                    s.store(acc[m][p], &mut *out(m, p));
+                    s.store(acc[m][p], &mut *t.out.add(at(m, p)).cast());
                 }
             }
         }

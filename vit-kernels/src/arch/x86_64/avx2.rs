@@ -51,6 +51,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a prefetch does not read, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> V {
         // SAFETY: the token proves the features.
         unsafe { V(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
@@ -126,14 +132,14 @@ impl Simd for Avx2 {
         lanewise!(_mm256_blendv_ps(b, a, m))
     }
     #[inline(always)]
-    fn exp2_int(self, n: V) -> V {
-        let half = |n| {
+    fn scale_by_shifted(self, v: V, shifted: V) -> V {
+        let half = |v, shifted| {
             // SAFETY: the token proves the features.
             unsafe {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n))
             }
         };
-        V(half(n.0), half(n.1))
+        V(half(v.0, shifted.0), half(v.1, shifted.1))
     }
 }
