@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan};
+use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan, Stage};
 use vit_kernels::Job;
 
 use crate::options::{ModelOptions, RunOptions};
@@ -39,10 +39,10 @@ impl Workers {
 }
 
 impl Executor for Workers {
-    fn run(&self, job: &mut (dyn Job + '_)) {
+    fn run(&self, stage: Stage, job: &mut (dyn Job + '_)) {
         match self {
             Self::One => job.run(),
-            Self::Pool(pool) => vit_engine::Threads(pool).run(job),
+            Self::Pool(pool) => vit_engine::Threads(pool).run(stage, job),
         }
     }
 

@@ -1,27 +1,25 @@
 //! The attention block: x = x + out(attention(norm(x))).
 use core::ops::Range;
 
-use vit_kernels::{Attention, Epilogue, PackKv, elementwise};
+use vit_kernels::{Attention, Epilogue, elementwise};
 
 use crate::arena::take;
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 use crate::forward::Pass;
 use crate::model::Layer;
 use crate::plan::{Buffers, kv_layout};
 
 /// What the layers work in.
 pub(crate) struct Scratch<'a> {
-    keys: &'a mut [f32],            // [images, keys of an image]
-    values: &'a mut [f32],          // [images, values of an image]
+    kv: &'a mut [f32],              // [images, tokens, 2·inner], and some to spare
     pub(crate) norm: &'a mut [f32], // [rows, dim]
-    pub(crate) wide: &'a mut [f32], // [rows, the widest: 2·inner or mlp_dim]
+    pub(crate) wide: &'a mut [f32], // [rows, 2·inner or mlp_dim, whichever is more]
 }
 
 impl<'a> Scratch<'a> {
     pub(crate) fn new(buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
         Self {
-            keys: take(&mut arena, buffers.keys),
-            values: take(&mut arena, buffers.values),
+            kv: take(&mut arena, buffers.kv),
             norm: take(&mut arena, buffers.norm),
             wide: take(&mut arena, buffers.wide),
         }
@@ -31,21 +29,13 @@ impl<'a> Scratch<'a> {
 impl<X: Executor> Pass<'_, X> {
     /// Keys and values of every row, block by block.
     pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], scratch: &mut Scratch<'_>) {
-        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
-        let (keys, values) = (scratch.keys.len() / self.plan.images(), scratch.values.len() / self.plan.images());
+        let c = &self.model.config;
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
-            let rows = block.len() / c.dim;
+            let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let kv = &mut scratch.wide[..rows * 2 * c.inner()]; // [rows, 2·inner]
+            let kv = &mut scratch.kv[first * 2 * c.inner()..][..rows * 2 * c.inner()]; // [rows, 2·inner]
             self.norm(block, layer.attention_norm, norm);
-            self.linear(norm, layer.kv, Epilogue::default(), kv);
-            for (image, token, part) in by_image(index * self.plan.rows(), rows, layout.tokens) {
-                let kv = &kv[part.start * 2 * c.inner()..part.end * 2 * c.inner()];
-                let keys = &mut scratch.keys[image * keys..][..keys];
-                let values = &mut scratch.values[image * values..][..values];
-                let job = PackKv::new(layout, kv, token, keys, values);
-                self.executor.run(&mut job.expect("the plan reserved an image's keys and values"));
-            }
+            self.linear(Stage::KeysValues, norm, layer.kv, Epilogue::default(), &mut [], kv);
         }
     }
 
@@ -53,23 +43,27 @@ impl<X: Executor> Pass<'_, X> {
     /// residual has.
     pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
         let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
-        let (keys, values) = (scratch.keys.len() / self.plan.images(), scratch.values.len() / self.plan.images());
+        let kv_of = layout.len().expect("the plan added it up");
         let rows_per_image = residual.len() / c.dim / self.images;
+        // One block of all rows: the keys and values were made from the same rows, normalised.
+        let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let rows = block.len() / c.dim;
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
             let (q, mixed) = scratch.wide[..2 * rows * c.inner()].split_at_mut(rows * c.inner()); // [rows, inner] each
-            self.norm(block, layer.attention_norm, norm);
-            self.linear(norm, layer.q, Epilogue::default(), q);
+            if !normed {
+                self.norm(block, layer.attention_norm, norm);
+            }
+            self.linear(Stage::Queries, norm, layer.q, Epilogue::default(), &mut [], q);
             for (image, _, part) in by_image(index * self.plan.rows(), rows, rows_per_image) {
                 let part = part.start * c.inner()..part.end * c.inner();
-                let kv = (&scratch.keys[image * keys..][..keys], &scratch.values[image * values..][..values]);
+                let kv = &scratch.kv[image * c.tokens() * 2 * c.inner()..][..kv_of];
                 let (isa, scale) = (self.model.isa, c.attention_scale);
                 let job = Attention::new(isa, layout, scale, &q[part.clone()], kv, &mut mixed[part]);
-                self.executor.run(&mut job.expect("the plan reserved an image's keys and values"));
+                self.executor.run(Stage::Attention, &mut job.expect("the plan reserved an image's keys and values"));
             }
             match layer.out {
-                Some(out) => self.linear(mixed, out, Epilogue { residual: true, ..Epilogue::default() }, block),
+                Some(out) => self.linear(Stage::Output, mixed, out, Epilogue::RESIDUAL, norm, block),
                 None => elementwise::add(self.model.isa, block, mixed).expect("without a projection inner is dim"),
             }
         }

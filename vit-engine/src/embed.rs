@@ -3,7 +3,7 @@ use vit_kernels::{Epilogue, elementwise};
 
 use crate::arena::take;
 use crate::config::{Config, PatchOrder};
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 use crate::forward::Pass;
 use crate::pixels::Pixels;
 use crate::plan::Buffers;
@@ -14,7 +14,7 @@ pub(crate) struct Embed<'a, X> {
     strip: &'a mut [f32],     // [channels, patch height, width]
     patches: &'a mut [f32],   // [rows, patch_len]
     normed: &'a mut [f32],    // [rows, patch_len], where patches are normalised
-    projected: &'a mut [f32], // [rows, dim], where the projection is normalised
+    projected: &'a mut [f32], // [rows, dim]
 }
 
 impl<'a, X: Executor> Embed<'a, X> {
@@ -42,34 +42,39 @@ impl<'a, X: Executor> Embed<'a, X> {
                     gathered += 1;
                     let last = (row + 1, column + 1) == (grid_rows, grid_columns);
                     if gathered * len == self.patches.len() || last {
-                        self.project(gathered, &mut tokens[done * c.dim..][..gathered * c.dim]);
+                        let range = done * c.dim..(done + gathered) * c.dim;
+                        self.project(gathered, &model.positions()[range.clone()], &mut tokens[range]);
                         (done, gathered) = (done + gathered, 0);
                     }
                 }
             }
             if let Some(class) = model.class_token() {
-                tokens[..c.dim].copy_from_slice(class);
+                tokens[..c.dim].copy_from_slice(&model.positions()[..c.dim]);
+                elementwise::add(isa, &mut tokens[..c.dim], class).expect("both are [dim]");
             }
-            elementwise::add(isa, tokens, model.positions()).expect("a position for every token");
         }
         Ok(())
     }
 
-    /// The gathered patches, \[count, patch_len\], to tokens, \[count, dim\].
-    fn project(&mut self, count: usize, out: &mut [f32]) {
+    /// The gathered patches, \[count, patch_len\], to tokens, \[count, dim\], their positions added.
+    fn project(&mut self, count: usize, positions: &[f32], out: &mut [f32]) {
         let (model, len) = (self.pass.model, self.pass.model.config.patch_len());
         let mut patches = &self.patches[..count * len];
         if let Some(norm) = model.patch_norm() {
             self.pass.norm(patches, norm, &mut self.normed[..count * len]);
             patches = &self.normed[..count * len];
         }
+        let projected = &mut self.projected[..out.len()];
         match model.embed_norm() {
             Some(norm) => {
-                let projected = &mut self.projected[..out.len()];
-                self.pass.linear(patches, model.patch(), Epilogue::default(), projected);
+                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], projected);
                 self.pass.norm(projected, norm, out);
+                elementwise::add(model.isa, out, positions).expect("a position for every token");
             }
-            None => self.pass.linear(patches, model.patch(), Epilogue::default(), out),
+            None => {
+                out.copy_from_slice(positions);
+                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::RESIDUAL, projected, out);
+            }
         }
     }
 }

@@ -1,10 +1,48 @@
 //! Who runs a kernel's tasks.
 use vit_kernels::Job;
 
+/// The part of the model that a job belongs to, for whoever wants to know where the time goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Patches to tokens.
+    Embed,
+    /// LayerNorm, wherever it stands.
+    Norm,
+    /// Projection to keys and values.
+    KeysValues,
+    /// Projection to queries.
+    Queries,
+    /// softmax(q·kᵀ·scale)·v.
+    Attention,
+    /// Projection of what attention mixed, added to the residual.
+    Output,
+    /// The feed-forward's first matrix, and its activation.
+    Up,
+    /// The feed-forward's second matrix, added to the residual.
+    Down,
+    /// The head.
+    Head,
+}
+
+impl Stage {
+    /// Every stage, in the model's order.
+    pub const ALL: [Self; 9] = [
+        Self::Embed,
+        Self::Norm,
+        Self::KeysValues,
+        Self::Queries,
+        Self::Attention,
+        Self::Output,
+        Self::Up,
+        Self::Down,
+        Self::Head,
+    ];
+}
+
 /// Runs the tasks of jobs, on one thread or several. Results do not depend on it.
 pub trait Executor: Sync {
     /// Runs every task of a job, once, before it returns.
-    fn run(&self, job: &mut (dyn Job + '_));
+    fn run(&self, stage: Stage, job: &mut (dyn Job + '_));
 
     /// Runs a whole forward pass: where to enter a thread pool, once.
     fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
@@ -17,7 +55,7 @@ pub trait Executor: Sync {
 pub struct Serial;
 
 impl Executor for Serial {
-    fn run(&self, job: &mut (dyn Job + '_)) {
+    fn run(&self, _: Stage, job: &mut (dyn Job + '_)) {
         job.run();
     }
 }

@@ -2,7 +2,7 @@
 use vit_kernels::Epilogue;
 
 use crate::attention::Scratch;
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 use crate::forward::Pass;
 use crate::model::Layer;
 
@@ -14,8 +14,9 @@ impl<X: Executor> Pass<'_, X> {
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
             let hidden = &mut scratch.wide[..rows * c.mlp_dim]; // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
-            self.linear(norm, layer.up, Epilogue { activation: Some(c.activation), ..Epilogue::default() }, hidden);
-            self.linear(hidden, layer.down, Epilogue { residual: true, ..Epilogue::default() }, block);
+            let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
+            self.linear(Stage::Up, norm, layer.up, activation, &mut [], hidden);
+            self.linear(Stage::Down, hidden, layer.down, Epilogue::RESIDUAL, norm, block);
         }
     }
 }

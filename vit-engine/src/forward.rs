@@ -9,7 +9,7 @@ use vit_kernels::{Epilogue, LayerNorm, Matmul};
 use crate::arena::{MemoryError, aligned_mut, take};
 use crate::attention::Scratch;
 use crate::embed::Embed;
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 use crate::model::Model;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
@@ -106,14 +106,25 @@ impl<X: Executor> Pass<'_, X> {
     pub(crate) fn norm(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
         let Model { isa, config, .. } = *self.model;
         let job = LayerNorm::new(isa, x, norm.gamma, norm.beta, config.norm_eps, out);
-        self.executor.run(&mut job.expect("x and out are whole rows of the norm's width"));
+        self.executor.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
-    /// out = epilogue(x·Wᵀ + bias).
-    pub(crate) fn linear<'e>(&self, x: &[f32], linear: Linear<'e>, epilogue: Epilogue<'e>, out: &mut [f32]) {
+    /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`; without a residual it may be empty.
+    pub(crate) fn linear<'e>(
+        &self,
+        stage: Stage,
+        x: &'e [f32],
+        linear: Linear<'e>,
+        epilogue: Epilogue<'e>,
+        partial: &'e mut [f32],
+        out: &'e mut [f32],
+    ) {
         let epilogue = Epilogue { bias: linear.bias, ..epilogue };
-        let job = Matmul::new(self.model.isa, x, linear.weight, epilogue, out);
-        self.executor.run(&mut job.expect("x and out are whole rows of the layer's widths"));
+        let blocks = Matmul::new(self.model.isa, x, linear.weight, epilogue, out).and_then(|job| job.blocks(partial));
+        let mut blocks = blocks.expect("x, out and partial are whole rows of the layer's widths");
+        while let Some(job) = blocks.next() {
+            self.executor.run(stage, job);
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use vit_kernels::{Epilogue, elementwise};
 
 use crate::arena::take;
 use crate::config::Pool;
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 use crate::features::Features;
 use crate::forward::Pass;
 
@@ -36,7 +36,7 @@ impl<X: Executor> Pass<'_, X> {
                     input = normed;
                 }
                 if let Some(head) = self.model.head() {
-                    self.linear(input, head, Epilogue::default(), out);
+                    self.linear(Stage::Head, input, head, Epilogue::default(), &mut [], out);
                 }
             }
         }

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! arena = residual [images, tokens, dim]  then, one after the other in the same place:
-//!   embed    strip [channels, patch height, width], patches [rows, patch_len], …
-//!   layers   K and V of every image, norm [rows, dim], wide [rows, the widest of what a block computes]
+//!   embed    strip [channels, patch height, width], patches [rows, patch_len], projected [rows, dim], …
+//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and mixed, or the hidden units]
 //!   head     three rows of dim an image
 //! ```
 use core::fmt;
@@ -39,8 +39,7 @@ pub(crate) struct Buffers {
     pub(crate) patches: usize,
     pub(crate) normed_patches: usize,
     pub(crate) projected: usize,
-    pub(crate) keys: usize,
-    pub(crate) values: usize,
+    pub(crate) kv: usize,
     pub(crate) norm: usize,
     pub(crate) wide: usize,
     pub(crate) head: usize,
@@ -183,7 +182,6 @@ impl Buffers {
     fn new(c: &Config, images: usize, rows: usize) -> Option<Self> {
         let rows = rows.min(images.checked_mul(c.tokens())?);
         let by_rows = |cols: usize| rows.checked_mul(cols);
-        let kv = kv_layout(c);
         let patch_len = c.patch_len();
         let widest = (2 * c.inner()).max(c.mlp_dim);
         Some(Self {
@@ -191,9 +189,8 @@ impl Buffers {
             strip: c.channels.checked_mul(c.patch[0])?.checked_mul(c.image[1])?,
             patches: by_rows(patch_len)?,
             normed_patches: if c.patch_norm { by_rows(patch_len)? } else { 0 },
-            projected: if c.embed_norm { by_rows(c.dim)? } else { 0 },
-            keys: kv.k_len()?.checked_mul(images)?,
-            values: kv.v_len()?.checked_mul(images)?,
+            projected: by_rows(c.dim)?,
+            kv: KvLayout { tokens: images.checked_mul(c.tokens())?, ..kv_layout(c) }.len()?,
             norm: by_rows(c.dim)?,
             wide: by_rows(widest)?,
             head: c.dim.checked_mul(images)?,
@@ -204,7 +201,7 @@ impl Buffers {
         let add = |sum: usize, len: &usize| sum.checked_add(padded(*len)?);
         let sum = |buffers: &[usize]| buffers.iter().try_fold(0, add);
         let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
-        let layers = sum(&[self.keys, self.values, self.norm, self.wide])?;
+        let layers = sum(&[self.kv, self.norm, self.wide])?;
         let head = sum(&[self.head, self.head, self.head])?;
         let rest = embed.max(layers).max(head);
         padded(self.residual)?.checked_add(rest)?.checked_mul(size_of::<f32>())

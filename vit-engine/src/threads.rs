@@ -6,7 +6,7 @@ use core::ops::Range;
 use rayon::ThreadPool;
 use vit_kernels::Job;
 
-use crate::executor::Executor;
+use crate::executor::{Executor, Stage};
 
 /// Runs tasks on the threads of a rayon pool, the caller's own if it likes.
 ///
@@ -16,7 +16,7 @@ use crate::executor::Executor;
 pub struct Threads<'a>(pub &'a ThreadPool);
 
 impl Executor for Threads<'_> {
-    fn run(&self, job: &mut (dyn Job + '_)) {
+    fn run(&self, _: Stage, job: &mut (dyn Job + '_)) {
         let job: &(dyn Job + '_) = job;
         split(job, 0..job.tasks());
     }

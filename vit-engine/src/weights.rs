@@ -206,7 +206,7 @@ pub(crate) struct Layout {
     pub(crate) bytes: usize,
 }
 
-/// A layer's places, relative to its start.
+/// A layer's places, relative to its start: in the order of their use, so that what is fetched ahead is the next matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LayerLayout {
     pub(crate) attention_norm: NormSlot,
@@ -256,8 +256,8 @@ impl Layout {
         let mut at = Cursor { precision, at: Some(0) };
         let layer = LayerLayout {
             attention_norm: at.norm(c.dim),
-            q: at.linear(inner, c.dim, c.bias.qkv),
             kv: at.linear(2 * inner, c.dim, c.bias.qkv),
+            q: at.linear(inner, c.dim, c.bias.qkv),
             out: c.out_proj.then(|| at.linear(c.dim, inner, c.bias.out)),
             mlp_norm: at.norm(c.dim),
             up: at.linear(c.mlp_dim, c.dim, c.bias.mlp),

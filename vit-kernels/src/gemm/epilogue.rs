@@ -19,6 +19,11 @@ pub struct Epilogue<'a> {
     pub residual: bool,
 }
 
+impl Epilogue<'_> {
+    /// Added to what `out` holds, and nothing else.
+    pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, residual: true };
+}
+
 /// The part of an epilogue that a tile applies in its registers; the vectors start at its first column.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Linear<'a> {
