@@ -84,7 +84,7 @@ impl Weights {
             let mut arena = AlignedBox::new(plan.arena_bytes()).expect("memory for the arena");
             let mut logits = vec![0.0; plan.output_len()];
             // Enters the pool once, as a server would: to hand over every pass would cost a wake-up each.
-            executor.enter(|| {
+            executor.enter(|_| {
                 b.iter(|| {
                     let images = black_box(&mut images);
                     model.forward(&plan, images, &mut arena, executor, black_box(&mut logits)).expect("all of it fits");

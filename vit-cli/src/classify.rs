@@ -108,7 +108,7 @@ fn classify(
 ) -> Result<Vec<Answer>> {
     let mut pixels = vec![0.0; paths.len() * preparer.len()];
     let read = |(pixels, path): (&mut [f32], &PathBuf)| preparer.read(path, pixels);
-    let results: Vec<Result<()>> = vit_engine::Executor::enter(&session.workers, || {
+    let results: Vec<Result<()>> = session.workers.install(|| {
         pixels.par_chunks_exact_mut(preparer.len()).zip(paths).map(read).collect()
     });
     // What could be read moves to the front.

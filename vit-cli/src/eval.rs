@@ -8,7 +8,7 @@ use image::{DynamicImage, GrayImage};
 use npyz::WriterBuilder;
 use rayon::prelude::*;
 use serde::Serialize;
-use vit_engine::{Executor, Features};
+use vit_engine::Features;
 
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let mut pixels = vec![0.0; batch * preparer.len()];
         let read = |(i, pixels): (usize, &mut [f32])| data.read(first + i, &preparer, pixels);
         let results: Vec<Result<()>> =
-            session.workers.enter(|| pixels.par_chunks_exact_mut(preparer.len()).enumerate().map(read).collect());
+            session.workers.install(|| pixels.par_chunks_exact_mut(preparer.len()).enumerate().map(read).collect());
         let plan = session.plan(batch)?;
         let mut logits = vec![0.0; plan.output_len()];
         session.forward(&plan, &pixels, &mut logits)?;

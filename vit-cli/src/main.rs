@@ -12,7 +12,6 @@ mod inspect;
 mod options;
 mod output;
 mod picture;
-mod random;
 mod run;
 mod session;
 

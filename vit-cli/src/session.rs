@@ -2,10 +2,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use core_affinity::CoreId;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan, Stage};
-use vit_kernels::Job;
+use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan, Serial, Team, Threads};
 
 use crate::options::{ModelOptions, RunOptions};
 
@@ -30,6 +30,32 @@ impl Workers {
         Ok(Self::Pool(pool.with_context(|| format!("cannot start {threads} threads"))?))
     }
 
+    /// Workers with one of `cores` each, if there are enough. Says whether they have.
+    ///
+    /// One worker is the caller's thread, which stays pinned.
+    pub(crate) fn pinned(threads: usize, cores: &[CoreId]) -> Result<(Self, bool)> {
+        if cores.len() < threads {
+            return Ok((Self::new(threads)?, false));
+        }
+        let cores = cores.to_vec();
+        if threads == 1 {
+            return Ok((Self::One, core_affinity::set_for_current(cores[0])));
+        }
+        let start = move |index: usize| {
+            core_affinity::set_for_current(cores[index]);
+        };
+        let pool = ThreadPoolBuilder::new().num_threads(threads).start_handler(start).build();
+        Ok((Self::Pool(pool.with_context(|| format!("cannot start {threads} threads"))?), true))
+    }
+
+    /// Runs `work` on one of these threads, where rayon's parallel iterators then use all of them.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Self::One => work(),
+            Self::Pool(pool) => pool.install(work),
+        }
+    }
+
     pub(crate) fn threads(&self) -> usize {
         match self {
             Self::One => 1,
@@ -39,17 +65,10 @@ impl Workers {
 }
 
 impl Executor for Workers {
-    fn run(&self, stage: Stage, job: &mut (dyn Job + '_)) {
+    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
         match self {
-            Self::One => job.run(),
-            Self::Pool(pool) => vit_engine::Threads(pool).run(stage, job),
-        }
-    }
-
-    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
-        match self {
-            Self::One => pass(),
-            Self::Pool(pool) => pool.install(pass),
+            Self::One => Serial.enter(pass),
+            Self::Pool(pool) => Threads(pool).enter(pass),
         }
     }
 }

@@ -4,7 +4,7 @@ use core::ops::Range;
 use vit_kernels::{Attention, Epilogue, elementwise};
 
 use crate::arena::take;
-use crate::executor::{Executor, Stage};
+use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::Layer;
 use crate::plan::{Buffers, kv_layout};
@@ -26,7 +26,7 @@ impl<'a> Scratch<'a> {
     }
 }
 
-impl<X: Executor> Pass<'_, X> {
+impl Pass<'_> {
     /// Keys and values of every row, block by block.
     pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], scratch: &mut Scratch<'_>) {
         let c = &self.model.config;
@@ -60,7 +60,7 @@ impl<X: Executor> Pass<'_, X> {
                 let kv = &scratch.kv[image * c.tokens() * 2 * c.inner()..][..kv_of];
                 let (isa, scale) = (self.model.isa, c.attention_scale);
                 let job = Attention::new(isa, layout, scale, &q[part.clone()], kv, &mut mixed[part]);
-                self.executor.run(Stage::Attention, &mut job.expect("the plan reserved an image's keys and values"));
+                self.team.run(Stage::Attention, &mut job.expect("the plan reserved an image's keys and values"));
             }
             match layer.out {
                 Some(out) => self.linear(Stage::Output, mixed, out, Epilogue::RESIDUAL, norm, block),

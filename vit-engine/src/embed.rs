@@ -3,22 +3,22 @@ use vit_kernels::{Epilogue, elementwise};
 
 use crate::arena::take;
 use crate::config::{Config, PatchOrder};
-use crate::executor::{Executor, Stage};
+use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::pixels::Pixels;
 use crate::plan::Buffers;
 
 /// The embedding of the images in flight.
-pub(crate) struct Embed<'a, X> {
-    pass: &'a Pass<'a, X>,
+pub(crate) struct Embed<'a> {
+    pass: &'a Pass<'a>,
     strip: &'a mut [f32],     // [channels, patch height, width]
     patches: &'a mut [f32],   // [rows, patch_len]
     normed: &'a mut [f32],    // [rows, patch_len], where patches are normalised
     projected: &'a mut [f32], // [rows, dim]
 }
 
-impl<'a, X: Executor> Embed<'a, X> {
-    pub(crate) fn new(pass: &'a Pass<'a, X>, buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
+impl<'a> Embed<'a> {
+    pub(crate) fn new(pass: &'a Pass<'a>, buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
         Self {
             pass,
             strip: take(&mut arena, buffers.strip),

@@ -1,4 +1,4 @@
-//! Who runs a kernel's tasks.
+//! Who runs the kernels' tasks.
 use vit_kernels::Job;
 
 /// The part of the model that a job belongs to, for whoever wants to know where the time goes.
@@ -39,15 +39,16 @@ impl Stage {
     ];
 }
 
-/// Runs the tasks of jobs, on one thread or several. Results do not depend on it.
+/// Threads for forward passes: one or several. Results do not depend on it.
 pub trait Executor: Sync {
+    /// Runs a whole forward pass with a team at its service: where to enter a thread pool, once.
+    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R;
+}
+
+/// Runs the jobs of one forward pass.
+pub trait Team {
     /// Runs every task of a job, once, before it returns.
     fn run(&self, stage: Stage, job: &mut (dyn Job + '_));
-
-    /// Runs a whole forward pass: where to enter a thread pool, once.
-    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
-        pass()
-    }
 }
 
 /// Everything on the calling thread.
@@ -55,6 +56,12 @@ pub trait Executor: Sync {
 pub struct Serial;
 
 impl Executor for Serial {
+    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
+        pass(self)
+    }
+}
+
+impl Team for Serial {
     fn run(&self, _: Stage, job: &mut (dyn Job + '_)) {
         job.run();
     }

@@ -2,11 +2,11 @@
 use vit_kernels::Epilogue;
 
 use crate::attention::Scratch;
-use crate::executor::{Executor, Stage};
+use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::Layer;
 
-impl<X: Executor> Pass<'_, X> {
+impl Pass<'_> {
     pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
         let c = &self.model.config;
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {

@@ -9,7 +9,7 @@ use vit_kernels::{Epilogue, LayerNorm, Matmul};
 use crate::arena::{MemoryError, aligned_mut, take};
 use crate::attention::Scratch;
 use crate::embed::Embed;
-use crate::executor::{Executor, Stage};
+use crate::executor::{Executor, Stage, Team};
 use crate::model::Model;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
@@ -43,12 +43,12 @@ impl Model<'_> {
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
         let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
         let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
-        executor.enter(|| {
+        executor.enter(|team| {
             let per_group = plan.images() * plan.output_len() / plan.batch();
             for (group, out) in out.chunks_mut(per_group).enumerate() {
                 let first = group * plan.images();
                 let images = plan.images().min(plan.batch() - first);
-                Pass { model: self, plan, executor, images }.run(first, pixels, arena, out)?;
+                Pass { model: self, plan, team, images }.run(first, pixels, arena, out)?;
             }
             Ok(())
         })
@@ -56,14 +56,14 @@ impl Model<'_> {
 }
 
 /// A forward pass over the images that are in flight together.
-pub(crate) struct Pass<'a, X> {
+pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Model<'a>,
     pub(crate) plan: &'a Plan,
-    pub(crate) executor: &'a X,
+    pub(crate) team: &'a dyn Team,
     pub(crate) images: usize,
 }
 
-impl<X: Executor> Pass<'_, X> {
+impl Pass<'_> {
     fn run<P: Pixels>(
         &self,
         first: usize,
@@ -106,7 +106,7 @@ impl<X: Executor> Pass<'_, X> {
     pub(crate) fn norm(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
         let Model { isa, config, .. } = *self.model;
         let job = LayerNorm::new(isa, x, norm.gamma, norm.beta, config.norm_eps, out);
-        self.executor.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
+        self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`; without a residual it may be empty.
@@ -123,7 +123,7 @@ impl<X: Executor> Pass<'_, X> {
         let blocks = Matmul::new(self.model.isa, x, linear.weight, epilogue, out).and_then(|job| job.blocks(partial));
         let mut blocks = blocks.expect("x, out and partial are whole rows of the layer's widths");
         while let Some(job) = blocks.next() {
-            self.executor.run(stage, job);
+            self.team.run(stage, job);
         }
     }
 }

@@ -3,11 +3,11 @@ use vit_kernels::{Epilogue, elementwise};
 
 use crate::arena::take;
 use crate::config::Pool;
-use crate::executor::{Executor, Stage};
+use crate::executor::Stage;
 use crate::features::Features;
 use crate::forward::Pass;
 
-impl<X: Executor> Pass<'_, X> {
+impl Pass<'_> {
     /// `residual` is \[images, rows, dim\]: all tokens, or the class token alone.
     pub(crate) fn head(&self, residual: &[f32], mut arena: &mut [f32], out: &mut [f32]) {
         let c = &self.model.config;

@@ -57,7 +57,7 @@ pub mod zoo;
 pub use arena::AlignedBox;
 pub use arena::{ALIGN, Aligned, MemoryError};
 pub use config::{Biases, Config, ConfigError, PatchOrder, Pool};
-pub use executor::{Executor, Serial, Stage};
+pub use executor::{Executor, Serial, Stage, Team};
 pub use features::Features;
 pub use forward::ForwardError;
 pub use model::{Model, ModelError};

@@ -15,6 +15,7 @@ use vit_kernels::KvLayout;
 
 use crate::arena::padded;
 use crate::config::{Config, ConfigError, Pool};
+use crate::executor::Stage;
 use crate::features::Features;
 
 /// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
@@ -155,22 +156,28 @@ impl Plan {
     /// Multiply–accumulates of all matrix products, attention's among them, that a forward pass executes. Rows that
     /// nobody asked for are not computed and not counted.
     pub fn macs(&self) -> u64 {
+        Stage::ALL.into_iter().fold(0, |sum, stage| sum.saturating_add(self.stage_macs(stage)))
+    }
+
+    /// The part of [`macs`](Self::macs) that a stage executes.
+    pub fn stage_macs(&self, stage: Stage) -> u64 {
         let c = &self.config;
-        let product = |sizes: &[usize]| sizes.iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
-        let projections = if c.out_proj { 2 } else { 1 }; // q and out
-        let row = [product(&[projections, dim, inner]), product(&[2, tokens, inner]), product(&[2, dim, c.mlp_dim])];
-        let row = row.into_iter().fold(0, u64::saturating_add);
         let last = if self.features.needs_class_alone(c) { 1 } else { tokens };
-        let rows = product(&[c.depth.saturating_sub(1), tokens]).saturating_add(product(&[c.depth.min(1), last]));
-        let head = if self.features == Features::Logits { c.classes } else { 0 };
-        let parts = [
-            product(&[c.patches(), c.patch_len(), dim]),
-            product(&[c.depth, tokens, dim, 2, inner]),
-            rows.saturating_mul(row),
-            product(&[head, dim]),
-        ];
-        parts.into_iter().fold(0, u64::saturating_add).saturating_mul(self.batch as u64)
+        // Rows of an image that go through what comes after keys and values, in all layers.
+        let rows = c.depth.saturating_sub(1).saturating_mul(tokens).saturating_add(c.depth.min(1) * last);
+        let factors = match stage {
+            Stage::Embed => [c.patches(), c.patch_len(), dim],
+            Stage::Norm => [0; 3],
+            Stage::KeysValues => [c.depth.saturating_mul(tokens), dim, 2 * inner],
+            Stage::Queries => [rows, dim, inner],
+            Stage::Attention => [rows, 2 * tokens, inner],
+            Stage::Output => [if c.out_proj { rows } else { 0 }, inner, dim],
+            Stage::Up => [rows, dim, c.mlp_dim],
+            Stage::Down => [rows, c.mlp_dim, dim],
+            Stage::Head => [if self.features == Features::Logits { c.classes } else { 0 }, dim, 1],
+        };
+        factors.into_iter().fold(self.batch as u64, |product, factor| product.saturating_mul(factor as u64))
     }
 
     pub(crate) fn buffers(&self) -> Buffers {

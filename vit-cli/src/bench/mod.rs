@@ -1,0 +1,263 @@
+//! `vit bench`: how fast a model runs, and how close that is to what the CPU can do.
+mod peak;
+mod profile;
+mod random;
+mod show;
+mod subject;
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
+use vit_engine::{AlignedBox, Features, Images, Model, Plan};
+
+use crate::options::{JsonOption, RunOptions, default_threads, positive};
+use crate::output;
+use crate::session::{Workers, image_shape};
+use peak::Window;
+use profile::Profile;
+use subject::Subject;
+
+/// Time a model: normalised f32 pixels in memory to logits
+///
+/// 'efficiency' is 2·MACs ÷ median time ÷ peak. MACs are those that are executed. The peak is the median of short windows
+/// of independent multiply-adds on the same threads, between the forward passes, so that both see the same machine.
+#[derive(clap::Args)]
+#[command(after_help = "\
+NAME is one of timm's plain Vision Transformers, with seeded random weights: vit-tiny-patch16-224,
+vit-small-patch16-224, vit-base-patch16-224, vit-large-patch16-224, …
+
+Every thread is pinned to a core of its own. 'load' is the time from opening a checkpoint to a model that can run, and
+'first' that of the first forward pass, caches cold; together they are the cold start.
+
+Examples:
+  vit bench --model vit-base-patch16-224
+  vit bench --model vit-base-patch16-224 --threads 1,2 --batch 1,8 --json
+  vit bench --model vit-tiny-patch16-224 --threads 1 --profile
+  vit bench --model ./my-checkpoint --precision f16 --isa avx2")]
+pub(crate) struct Args {
+    /// A checkpoint, or the NAME of an architecture [default: the built-in fashion-vit]
+    #[arg(long, value_name = "DIR|FILE|NAME")]
+    model: Option<String>,
+
+    /// Threads, one measurement each [default: the cores this process may use]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    threads: Vec<usize>,
+
+    /// Images at a time, one measurement each
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive, default_value = "1")]
+    batch: Vec<usize>,
+
+    /// What the model delivers
+    #[arg(long, value_enum, default_value = "logits")]
+    features: FeaturesName,
+
+    /// Measure for at least this long
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    seconds: f64,
+
+    /// Show where the time goes: milliseconds, GFLOP/s and share of each stage
+    #[arg(long)]
+    profile: bool,
+
+    /// Let the system move threads from core to core
+    #[arg(long)]
+    no_pin: bool,
+
+    #[command(flatten)]
+    json: JsonOption,
+    #[command(flatten)]
+    how: RunOptions,
+}
+
+#[derive(Serialize)]
+struct Measurement {
+    model: String,
+    cpu: Option<String>,
+    precision: &'static str,
+    isa: &'static str,
+    features: &'static str,
+    threads: usize,
+    pinned: bool,
+    batch: usize,
+    passes: usize,
+    median_ms: f64,
+    min_ms: f64,
+    p95_ms: f64,
+    images_per_s: f64,
+    macs: u64,
+    gflops: f64,
+    peak_gflops: f64,
+    efficiency: f64,
+    load_ms: Option<f64>,
+    first_ms: f64,
+    arena_bytes: usize,
+    weight_bytes: usize,
+    /// Of the process so far, mapped files included; where the system tells.
+    peak_rss_bytes: Option<u64>,
+    allocations: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Profile>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let subject = Subject::new(args.model.as_deref(), &args.how)?;
+    let model = subject.model(&args.how)?;
+    let threads = if args.threads.is_empty() { vec![default_threads()] } else { args.threads.clone() };
+    // Those of this process: once a thread is pinned, it sees no others.
+    let cores = core_affinity::get_core_ids().filter(|_| !args.no_pin).unwrap_or_default();
+    let mut measurements = Vec::new();
+    for &threads in &threads {
+        let (workers, pinned) = Workers::pinned(threads, &cores)?;
+        for &batch in &args.batch {
+            let plan = Plan::new(model.config(), args.features.into(), batch, args.how.memory)?;
+            let mut measured = measure(&model, &plan, &workers, args)?;
+            measured.model = args.model.clone().unwrap_or_else(|| "fashion-vit".into());
+            (measured.load_ms, measured.pinned) = (subject.load_ms(), pinned);
+            measurements.push(measured);
+        }
+    }
+    if args.json.json {
+        output::json(&measurements)?
+    } else {
+        show::show(&measurements)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Forward passes, and windows of the peak between them.
+fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Result<Measurement> {
+    /// Between two windows of the peak.
+    const STRETCH: Duration = Duration::from_millis(150);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let shape = image_shape(model.config());
+    let pixels: Vec<f32> = (0..plan.batch() * shape.iter().product::<usize>()).map(|_| 2.0 * rng.f32() - 1.0).collect();
+    let mut images = Images::new(&pixels, shape).context("not whole images")?;
+    let arena_bytes = plan.arena_bytes();
+    let mut arena =
+        AlignedBox::new(arena_bytes).with_context(|| format!("the system does not give {arena_bytes} bytes"))?;
+    let mut out = vec![0.0; plan.output_len()];
+    let (mut times, mut peaks) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 12));
+
+    // The pool is entered once around all: what is timed is the forward pass alone.
+    let (first_ms, allocations, profile) = workers.install(|| -> Result<_> {
+        let start = Instant::now();
+        model.forward(plan, &mut images, &mut arena, workers, &mut out)?;
+        let first_ms = start.elapsed().as_secs_f64() * 1e3;
+        let window = Window::new(model.isa());
+        let mut forward = || model.forward(plan, &mut images, &mut arena, workers, &mut out);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            forward()?;
+        }
+        let mut allocations = 0;
+        let start = Instant::now();
+        while (times.len() < 10 || start.elapsed().as_secs_f64() < args.seconds) && peaks.len() < peaks.capacity() {
+            peaks.push(window.measure(workers));
+            let region = Region::new(&INSTRUMENTED_SYSTEM);
+            let stretch = Instant::now();
+            while stretch.elapsed() < STRETCH && times.len() < times.capacity() {
+                let start = Instant::now();
+                forward()?;
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            let change = region.change();
+            allocations += change.allocations + change.reallocations;
+        }
+        peaks.push(window.measure(workers));
+        let profile = args.profile.then(|| {
+            profile::profile(workers, model.isa(), plan, args.seconds, |timed| {
+                model.forward(plan, &mut images, &mut arena, timed, &mut out)
+            })
+        });
+        Ok((first_ms, allocations, profile.transpose()?))
+    })?;
+    black_box(&out);
+
+    let (median_ms, peak_gflops) = (median(&mut times), median(&mut peaks));
+    let gflops = 2.0 * plan.macs() as f64 / median_ms / 1e6;
+    Ok(Measurement {
+        model: String::new(),
+        cpu: cpu_name(),
+        precision: model.precision().name(),
+        isa: model.isa().name(),
+        features: args.features.name(),
+        threads: workers.threads(),
+        pinned: false,
+        batch: plan.batch(),
+        passes: times.len(),
+        median_ms,
+        min_ms: times[0],
+        p95_ms: times[(times.len() - 1) * 95 / 100],
+        images_per_s: plan.batch() as f64 / median_ms * 1e3,
+        macs: plan.macs(),
+        gflops,
+        peak_gflops,
+        efficiency: gflops / peak_gflops,
+        load_ms: None,
+        first_ms,
+        arena_bytes,
+        weight_bytes: model.weight_bytes(),
+        peak_rss_bytes: peak_rss(),
+        allocations,
+        profile,
+    })
+}
+
+/// Sorts, and takes the middle.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The CPU's name for itself, on Linux.
+fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+/// The most memory that this process has had, on Linux.
+fn peak_rss() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("has to be a number of seconds, at most 3600".into()),
+    }
+}
+
+/// [`Features`], as they are written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum FeaturesName {
+    Logits,
+    Class,
+    Patches,
+}
+
+impl FeaturesName {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Logits => "logits",
+            Self::Class => "class",
+            Self::Patches => "patches",
+        }
+    }
+}
+
+impl From<FeaturesName> for Features {
+    fn from(name: FeaturesName) -> Self {
+        match name {
+            FeaturesName::Logits => Self::Logits,
+            FeaturesName::Class => Self::Class,
+            FeaturesName::Patches => Self::Patches,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the CPU can do at most, in short windows between the passes.
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use vit_engine::Isa;
+use vit_kernels::peak::multiply_adds;
+
+use crate::session::Workers;
+
+/// A window of multiply–adds on all threads at once.
+pub(super) struct Window {
+    isa: Isa,
+    steps: usize,
+}
+
+impl Window {
+    const LENGTH: Duration = Duration::from_millis(10);
+
+    /// Finds out how many steps fill a window.
+    pub(super) fn new(isa: Isa) -> Self {
+        let mut window = Self { isa, steps: 10_000 };
+        while window.run().1 < Self::LENGTH {
+            window.steps += window.steps / 2;
+        }
+        window
+    }
+
+    /// GFLOP/s, and the time taken, of one thread.
+    fn run(&self) -> (f64, Duration) {
+        let start = Instant::now();
+        let (flops, sum) = multiply_adds(self.isa, black_box(self.steps));
+        black_box(sum);
+        let time = start.elapsed();
+        (flops as f64 / time.as_secs_f64() / 1e9, time)
+    }
+
+    /// GFLOP/s of all threads together.
+    pub(super) fn measure(&self, workers: &Workers) -> f64 {
+        match workers {
+            Workers::One => self.run().0,
+            Workers::Pool(pool) => pool.broadcast(|_| self.run().0).into_iter().sum(),
+        }
+    }
+}
