@@ -11,7 +11,7 @@ use crate::plan::{Buffers, kv_layout};
 
 /// What the layers work in.
 pub(crate) struct Scratch<'a> {
-    kv: &'a mut [f32],              // [images, tokens, 2·inner], and some to spare
+    kv: &'a mut [f32],              // [images, tokens, 2·inner]
     pub(crate) norm: &'a mut [f32], // [rows, dim]
     pub(crate) wide: &'a mut [f32], // [rows, 2·inner or mlp_dim, whichever is more]
 }

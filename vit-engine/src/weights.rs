@@ -299,14 +299,14 @@ impl Layout {
     }
 
     pub(crate) fn linear<'a>(&self, data: &'a [u8], base: usize, slot: LinearSlot) -> Linear<'a> {
-        let len = packed_len(slot.n, slot.k).unwrap_or(0);
-        let bytes = &data[base + slot.weight..][..len * self.precision.bytes()];
+        // With all that follows: it is what a forward pass reads next. Lengths are multiples of ALIGN.
+        let bytes = &data[base + slot.weight..];
         let panels = match self.precision {
             Precision::F32 => Panels::F32(bytemuck::cast_slice(bytes)),
             Precision::F16 => Panels::F16(bytemuck::cast_slice(bytes)),
         };
         let bias = slot.bias.map(|offset| floats(data, base + offset, slot.n));
-        let weight = Packed::new(slot.n, slot.k, panels).expect("the layout reserved packed_len(n, k)");
+        let weight = Packed::before_others(slot.n, slot.k, panels).expect("the layout reserved packed_len(n, k)");
         Linear { weight, bias }
     }
 }

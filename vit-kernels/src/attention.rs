@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! for each tile of query rows
-//!     qᵀ = transpose(q)·scale                         [head_dim, queries]
+//!     qᵀ = transpose(q)·scale·log₂e                   [head_dim, queries]
 //!     max = −∞, sum = 0, out = 0
 //!     for each block of KEY_BLOCK keys
 //!         scores = k·qᵀ                               [keys, queries], the matmul's tile
-//!         new max; rescale = e^(old max − new max)
-//!         p = e^(scores − max); sum = sum·rescale + Σp
-//!         out = out·rescale + pᵀ·v                    the matmul's tile
-//!     out /= sum
+//!         new max; rescale = 2^(old max − new max)
+//!         p = 2^(scores − max); sum = sum·rescale + Σp
+//!         out = out·rescale + (vᵀ·p)ᵀ                 the matmul's tile
+//!     out = out·(1/sum)
 //! ```
 //! Keys and values stay as the matmul wrote them; a query is a lane, so that the softmax goes down the keys without ever
 //! summing across lanes. Never more scores exist than those of a tile's queries with [`KEY_BLOCK`] keys. The block is a
@@ -20,12 +20,13 @@
 use core::ops::Range;
 
 use crate::error::{ShapeError, expect_len};
-use crate::gemm::tile::{Ahead, MAX_TILE_COLUMNS, Tile, panels_per_tile};
-use crate::gemm::{Linear, even_tiles};
+use crate::gemm::Linear;
+use crate::gemm::tile::{Ahead, Tile};
+use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared};
-use crate::math::{exp_lanes, exp_of_negative};
-use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd, lanes_mut};
+use crate::math::exp2_of_negative;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Keys whose scores exist at the same time: up to 256 tokens (224 × 224 at patch 16 has 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
@@ -48,20 +49,15 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// Elements of the buffer: a row of 2·heads·head_dim for each token, the keys of all heads and then the values of
-    /// all heads, and [`LANES`] to spare behind the last, so that whole vectors can be read. `None` on overflow.
+    /// Elements of the buffer: for each token a row with the keys of all heads and then the values of all heads. `None`
+    /// on overflow.
     pub fn len(&self) -> Option<usize> {
-        self.row()?.checked_mul(self.tokens)?.checked_add(LANES)
+        self.heads.checked_mul(self.head_dim)?.checked_mul(2)?.checked_mul(self.tokens)
     }
 
     /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.tokens == 0
-    }
-
-    /// Elements of a token's row: its keys and values.
-    pub fn row(&self) -> Option<usize> {
-        self.heads.checked_mul(self.head_dim)?.checked_mul(2)
     }
 
     /// heads × head_dim: the columns of q and of the output.
@@ -97,7 +93,7 @@ impl<'a> Attention<'a> {
         kv: &'a [f32],
         out: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
-        expect_len("attention: kv holds 2 × heads × head_dim × tokens, and LANES to spare", layout.len(), kv.len())?;
+        expect_len("attention: kv holds 2 × heads × head_dim × tokens", layout.len(), kv.len())?;
         let inner = layout.inner();
         let rows = q.len().checked_div(inner).unwrap_or(0);
         expect_len("attention: q is not a whole number of rows", Some(rows * inner), q.len())?;
@@ -138,15 +134,26 @@ struct Queries<'a> {
     rows: Range<usize>,
 }
 
-/// What a tile of `Q` queries works in.
+/// What a tile of `Q` queries works in: on cache lines, for a vector that straddles two takes twice as long.
+#[repr(align(64))]
 struct Work<const Q: usize> {
-    /// qᵀ·scale: \[head_dim, queries\].
+    /// qᵀ·scale·log₂e: \[head_dim, queries\].
     q: [[f32; Q]; DIM_BLOCK],
     /// \[keys, queries\].
     scores: [[f32; Q]; KEY_BLOCK],
-    /// The largest score so far, and the sum of e^(score − max).
+    /// The largest score so far, and the sum of 2^(score − max).
     max: [f32; Q],
     sum: [f32; Q],
+    /// Some dimensions of (pᵀ·v)ᵀ: \[dimensions, queries\].
+    mixed: [[f32; Q]; LANES],
+}
+
+/// What a block of keys does to each query's outputs.
+struct Factors<const Q: usize> {
+    /// Multiplies what was summed before, under a smaller maximum.
+    rescale: [f32; Q],
+    /// Multiplies the result: 1 / sum after the last block.
+    scale: [f32; Q],
 }
 
 const _: () = assert!(KEY_BLOCK.is_multiple_of(LANES) && DIM_BLOCK.is_multiple_of(LANES));
@@ -168,7 +175,7 @@ impl Queries<'_> {
     fn tiles<S: Simd, const Q: usize>(self, s: S) {
         let (tokens, head_dim) = (self.job.layout.tokens, self.job.layout.head_dim);
         let mut work =
-            Work { q: [[0.0; Q]; DIM_BLOCK], scores: [[0.0; Q]; KEY_BLOCK], max: [0.0; Q], sum: [0.0; Q] };
+            Work { q: [[0.0; Q]; DIM_BLOCK], scores: [[0.0; Q]; KEY_BLOCK], max: [0.0; Q], sum: [0.0; Q], mixed: [[0.0; Q]; LANES] };
         for row in self.rows.clone().step_by(Q) {
             let rows = row..(row + Q).min(self.rows.end);
             (work.max, work.sum) = ([f32::NEG_INFINITY; Q], [0.0; Q]);
@@ -181,29 +188,29 @@ impl Queries<'_> {
                     }
                     self.scores(s, &rows, &keys, &dims, &mut work);
                 }
-                let rescale = work.absorb(s, rows.len(), keys.len());
-                if key > 0 {
-                    self.multiply_rows(s, &rows, &rescale);
-                }
-                self.values(s, &rows, &keys, &work);
+                let factors = work.absorb(s, rows.len(), keys.len(), keys.end == tokens);
+                self.values(s, &rows, &keys, &mut work, &factors);
             }
-            let mut inverse = work.sum;
-            for chunk in inverse.as_chunks_mut().0 {
-                s.store(s.div(s.splat(1.0), s.load(chunk)), chunk);
-            }
-            self.multiply_rows(s, &rows, &inverse);
         }
     }
 
     /// Some of the head's dimensions of the queries, as columns and scaled.
     #[inline(always)]
-    fn transpose<S: Simd, const Q: usize>(&self, _: S, rows: &Range<usize>, dims: &Range<usize>, work: &mut Work<Q>) {
-        let (inner, scale) = (self.job.layout.inner(), self.job.scale);
+    fn transpose<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, dims: &Range<usize>, work: &mut Work<Q>) {
+        let (inner, scale) = (self.job.layout.inner(), s.splat(self.job.scale * core::f32::consts::LOG2_E));
         let first = self.head * self.job.layout.head_dim;
-        for (i, row) in rows.clone().enumerate() {
-            let q = &self.job.q[row * inner + first..][dims.clone()];
-            for (q, out) in q.iter().zip(&mut work.q) {
-                out[i] = q * scale;
+        for panel in 0..rows.len().div_ceil(LANES) {
+            for dim in dims.clone().step_by(LANES) {
+                let len = LANES.min(dims.end - dim);
+                let mut square = [s.splat(0.0); LANES];
+                for (row, v) in (rows.start + panel * LANES..rows.end).zip(&mut square) {
+                    let q = &self.job.q[row * inner + first + dim..][..len];
+                    *v = s.mul(f32::load_any(s, q), scale);
+                }
+                let out = &mut work.q[dim - dims.start..][..len];
+                for (column, out) in s.transpose(square).iter().zip(out) {
+                    s.store(*column, lane_group_mut(out, panel * LANES));
+                }
             }
         }
     }
@@ -245,70 +252,60 @@ impl Queries<'_> {
         }
     }
 
-    /// out \[+\]= pᵀ·v for a block of keys.
+    /// out = (out·rescale + pᵀ·v)·scale for a block of keys, row by row; the first block takes `out` for 0.
+    ///
+    /// (pᵀ·v)ᵀ = vᵀ·p has the queries in its lanes again, so it is computed as that, some dimensions at a time.
     #[inline(always)]
-    fn values<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &Work<Q>) {
-        let KvLayout { head_dim, .. } = self.job.layout;
-        let inner = self.job.layout.inner();
-        let v = &self.job.kv[keys.start * 2 * inner + inner..];
-        for row in (0..rows.len()).step_by(S::TILE_ROWS) {
-            let count = S::TILE_ROWS.min(rows.len() - row);
-            for (panel, panels) in even_tiles(0..head_dim.div_ceil(LANES), panels_per_tile::<S>(count)) {
-                let columns = self.head * head_dim + panel * LANES..self.head * head_dim + ((panel + panels) * LANES).min(head_dim);
-                // The last vector of the last row ends at most LANES behind the last value.
-                let v = &v[columns.start..][..(keys.len() - 1) * 2 * inner + panels * LANES];
-                let p = work.scores.as_flattened()[row..].as_ptr();
-                let start = (rows.start + row) * inner + columns.start;
-                let out = self.job.out.at(start, (count - 1) * inner + columns.len());
-                let mut tile = Tile {
-                    a: p,
+    fn values<S: Simd, const Q: usize>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+        work: &mut Work<Q>,
+        Factors { rescale, scale }: &Factors<Q>,
+    ) {
+        let (inner, head_dim) = (self.job.layout.inner(), self.job.layout.head_dim);
+        let v = &self.job.kv[keys.start * 2 * inner..keys.end * 2 * inner];
+        let p = work.scores.as_flattened().as_ptr();
+        for dim in (0..head_dim).step_by(LANES) {
+            let dims = LANES.min(head_dim - dim);
+            for first in (0..dims).step_by(S::TILE_ROWS) {
+                let count = S::TILE_ROWS.min(dims - first);
+                let column = inner + self.head * head_dim + dim + first;
+                let tile = Tile {
+                    a: v[column..][..(keys.len() - 1) * 2 * inner + count].as_ptr(),
                     a_row: 1,
-                    a_step: Q,
-                    b: v.as_ptr(),
+                    a_step: 2 * inner,
+                    b: p,
                     b_panel: LANES,
-                    b_step: 2 * inner,
+                    b_step: Q,
                     depth: keys.len(),
-                    resume: (keys.start > 0).then_some(out.cast_const()),
-                    out,
-                    out_row: inner,
+                    resume: None,
+                    out: work.mixed[first..first + count].as_mut_ptr().cast(),
+                    out_row: Q,
                     finish: Linear::default(),
                     ahead: Ahead::nothing(p),
                 };
-                if columns.len() == panels * LANES {
-                    // SAFETY: the scores have a row for each key, Q ≥ row + count wide; v has the panels of each key;
-                    // these columns of these rows of the output are this task's, and are there.
-                    unsafe { tile.run(s, count, panels) }
-                    continue;
+                // SAFETY: v has `count` dimensions of each key, the scores a row of Q, which are S's panels, for each;
+                // `mixed` has Q columns, and is ours.
+                unsafe { tile.run(s, count, rows.len().div_ceil(LANES)) }
+            }
+            for panel in 0..rows.len().div_ceil(LANES) {
+                let first = panel * LANES;
+                let mut square = [s.splat(0.0); LANES];
+                for (v, mixed) in square.iter_mut().zip(&work.mixed) {
+                    *v = s.load(lane_group(mixed, first));
                 }
-                // By way of a buffer, because the last panel's junk must not be written.
-                let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
-                if keys.start > 0 {
-                    for (i, sums) in sums[..count].iter_mut().enumerate() {
-                        sums[..columns.len()].copy_from_slice(self.out_row(rows.start + row + i, &columns));
+                for ((row, i), mut v) in (rows.start + first..rows.end).zip(first..).zip(s.transpose(square)) {
+                    let columns = self.head * head_dim + dim..self.head * head_dim + dim + dims;
+                    let out = self.out_row(row, &columns);
+                    if keys.start > 0 {
+                        let before = f32::load_any(s, out);
+                        v = s.mul_add(before, s.splat(rescale[i]), v);
                     }
-                    tile.resume = Some(sums.as_ptr().cast());
-                }
-                (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
-                // SAFETY: as above; the buffer has room for the largest tile, and is ours.
-                unsafe { tile.run(s, count, panels) }
-                for (i, sums) in sums[..count].iter().enumerate() {
-                    self.out_row(rows.start + row + i, &columns).copy_from_slice(&sums[..columns.len()]);
+                    f32::store_any(s, s.mul(v, s.splat(scale[i])), out);
                 }
             }
-        }
-    }
-
-    /// Multiplies each row of the output by a factor of its own.
-    #[inline(always)]
-    fn multiply_rows<S: Simd>(&self, s: S, rows: &Range<usize>, factors: &[f32]) {
-        let head_dim = self.job.layout.head_dim;
-        let columns = self.head * head_dim..(self.head + 1) * head_dim;
-        for (row, factor) in rows.clone().zip(factors) {
-            let (body, tail) = lanes_mut(self.out_row(row, &columns));
-            for chunk in body {
-                s.store(s.mul(s.load(chunk), s.splat(*factor)), chunk);
-            }
-            tail.iter_mut().for_each(|x| *x *= factor);
         }
     }
 
@@ -323,10 +320,10 @@ impl Queries<'_> {
 }
 
 impl<const Q: usize> Work<Q> {
-    /// Turns a block's scores into e^(score − max), and says by what to multiply what was summed before.
+    /// Turns a block's scores into 2^(score − max), and says by what to multiply the outputs.
     #[inline(always)]
-    fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize) -> [f32; Q] {
-        let mut rescale = [0.0; Q];
+    fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize, last: bool) -> Factors<Q> {
+        let mut factors = Factors { rescale: [1.0; Q], scale: [1.0; Q] };
         for panel in 0..rows.div_ceil(LANES) {
             let first = panel * LANES;
             let before = s.load(lane_group(&self.max, first));
@@ -336,17 +333,20 @@ impl<const Q: usize> Work<Q> {
             }
             let mut sum = s.splat(0.0);
             for row in &mut self.scores[..keys] {
-                let p = exp_of_negative(s, s.sub(s.load(lane_group(row, first)), max));
+                let p = exp2_of_negative(s, s.sub(s.load(lane_group(row, first)), max));
                 sum = s.add(sum, p);
                 s.store(p, lane_group_mut(row, first));
             }
-            let factor = exp_lanes(s, s.sub(before, max));
+            let factor = exp2_of_negative(s, s.sub(before, max));
             let total = s.mul_add(s.load(lane_group(&self.sum, first)), factor, sum);
             s.store(max, lane_group_mut(&mut self.max, first));
-            s.store(factor, lane_group_mut(&mut rescale, first));
             s.store(total, lane_group_mut(&mut self.sum, first));
+            s.store(factor, lane_group_mut(&mut factors.rescale, first));
+            if last {
+                s.store(s.div(s.splat(1.0), total), lane_group_mut(&mut factors.scale, first));
+            }
         }
-        rescale
+        factors
     }
 }
 
@@ -376,10 +376,8 @@ mod tests {
     /// Runs over q, k, v as rows of [heads·head_dim], the query rows in blocks.
     fn run(isa: Isa, layout: KvLayout, scale: f32, [q, k, v]: [&[f32]; 3], block: usize) -> Vec<f32> {
         let inner = layout.inner();
-        let mut kv: Vec<f32> =
+        let kv: Vec<f32> =
             (0..layout.tokens).flat_map(|t| [&k[t * inner..][..inner], &v[t * inner..][..inner]].concat()).collect();
-        // What is there to spare may be anything.
-        kv.extend([f32::NAN; LANES]);
         let mut out = vec![7.0; q.len()];
         for (q, out) in q.chunks(block * inner).zip(out.chunks_mut(block * inner)) {
             Attention::new(isa, layout, scale, q, &kv, out).unwrap().run();

@@ -27,6 +27,24 @@ pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
         Self::load(s, &full)
     }
 
+    /// Loads up to a vector's worth of elements; the lanes beyond them hold 0.
+    #[inline(always)]
+    fn load_any<S: Simd>(s: S, x: &[Self]) -> S::V {
+        match x.try_into() {
+            Ok(whole) => Self::load(s, whole),
+            Err(_) => Self::load_tail(s, x, Self::default().to_f32()),
+        }
+    }
+
+    /// Stores as many lanes as `out` has elements, up to all.
+    #[inline(always)]
+    fn store_any<S: Simd>(s: S, v: S::V, out: &mut [Self]) {
+        match out.try_into() {
+            Ok(whole) => Self::store(s, v, whole),
+            Err(_) => Self::store_tail(s, v, out),
+        }
+    }
+
     /// Stores the first `out.len()` lanes.
     #[inline(always)]
     fn store_tail<S: Simd>(s: S, v: S::V, out: &mut [Self]) {

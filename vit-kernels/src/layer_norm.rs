@@ -93,65 +93,98 @@ struct Rows<'a, E> {
     out: &'a mut [E],
 }
 
+/// Rows whose sums run side by side, because each waits for its additions one by one.
+const TOGETHER: usize = 4;
+
 impl<E: Storage> Kernel for Rows<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
-        let count = s.splat(cols as f32);
-        for (x, out) in self.x.chunks_exact(cols).zip(self.out.chunks_exact_mut(cols)) {
-            let mean = s.div(s.splat(row_sum(s, x)), count);
-            let variance = s.div(s.splat(row_squares(s, x, mean)), count);
-            let root = s.sqrt(s.add(variance, s.splat(self.eps)));
-            let inverse = s.div(s.splat(1.0), root);
-            let norm = |x, gamma, beta| s.mul_add(s.mul(s.sub(x, mean), inverse), gamma, beta);
+        let Self { x, gamma, beta, eps, out } = self;
+        let (body, rest) = x.split_at(x.len() / (TOGETHER * cols) * TOGETHER * cols);
+        let (out_body, out_rest) = out.split_at_mut(body.len());
+        for (x, out) in body.chunks_exact(TOGETHER * cols).zip(out_body.chunks_exact_mut(TOGETHER * cols)) {
+            Rows { x, gamma, beta, eps, out }.together::<S, TOGETHER>(s);
+        }
+        for (x, out) in rest.chunks_exact(cols).zip(out_rest.chunks_exact_mut(cols)) {
+            Rows { x, gamma, beta, eps, out }.together::<S, 1>(s);
+        }
+    }
+}
 
-            let (x, x_tail) = lanes(x);
-            let (gamma, gamma_tail) = lanes(self.gamma);
-            let (beta, beta_tail) = lanes(self.beta);
+impl<E: Storage> Rows<'_, E> {
+    /// Normalises `R` rows, which are all there are.
+    #[inline(always)]
+    fn together<S: Simd, const R: usize>(self, s: S) {
+        let cols = self.gamma.len();
+        let mut rows = [lanes(self.x); R];
+        for (row, x) in rows.iter_mut().zip(self.x.chunks_exact(cols)) {
+            *row = lanes(x);
+        }
+        let (count, zero) = (s.splat(cols as f32), s.splat(0.0));
+
+        let mut sums = [zero; R];
+        for i in 0..cols / LANES {
+            for r in 0..R {
+                sums[r] = s.add(sums[r], E::load(s, &rows[r].0[i]));
+            }
+        }
+        let has_tail = !cols.is_multiple_of(LANES);
+        if has_tail {
+            for r in 0..R {
+                sums[r] = s.add(sums[r], E::load_tail(s, rows[r].1, 0.0));
+            }
+        }
+        let mut mean = sums;
+        for mean in &mut mean {
+            *mean = s.div(s.splat(s.sum(*mean)), count);
+        }
+
+        let mut sums = [zero; R];
+        for i in 0..cols / LANES {
+            for r in 0..R {
+                let d = s.sub(E::load(s, &rows[r].0[i]), mean[r]);
+                sums[r] = s.mul_add(d, d, sums[r]);
+            }
+        }
+        if has_tail {
+            for r in 0..R {
+                sums[r] = add_squares_of_tail(s, sums[r], rows[r].1, mean[r]);
+            }
+        }
+        let mut inverse = sums;
+        for inverse in &mut inverse {
+            let variance = s.div(s.splat(s.sum(*inverse)), count);
+            *inverse = s.div(s.splat(1.0), s.sqrt(s.add(variance, s.splat(self.eps))));
+        }
+
+        let ((gamma, gamma_tail), (beta, beta_tail)) = (lanes(self.gamma), lanes(self.beta));
+        for (r, out) in self.out.chunks_exact_mut(cols).enumerate() {
             let (out, out_tail) = lanes_mut(out);
-            for (((x, gamma), beta), out) in x.iter().zip(gamma).zip(beta).zip(out) {
-                E::store(s, norm(E::load(s, x), s.load(gamma), s.load(beta)), out);
+            for (((x, gamma), beta), out) in rows[r].0.iter().zip(gamma).zip(beta).zip(out) {
+                let normal = s.mul(s.sub(E::load(s, x), mean[r]), inverse[r]);
+                E::store(s, s.mul_add(normal, s.load(gamma), s.load(beta)), out);
             }
-            if !x_tail.is_empty() {
+            if has_tail {
                 let (gamma, beta) = (f32::load_tail(s, gamma_tail, 0.0), f32::load_tail(s, beta_tail, 0.0));
-                E::store_tail(s, norm(E::load_tail(s, x_tail, 0.0), gamma, beta), out_tail);
+                let normal = s.mul(s.sub(E::load_tail(s, rows[r].1, 0.0), mean[r]), inverse[r]);
+                E::store_tail(s, s.mul_add(normal, gamma, beta), out_tail);
             }
         }
     }
 }
 
-/// Σ x.
+/// sum + (x − mean)², lane by lane; the lanes past the tail add nothing, because they are given the mean.
 #[inline(always)]
-fn row_sum<S: Simd, E: Storage>(s: S, x: &[E]) -> f32 {
-    let (body, tail) = lanes(x);
-    let mut sum = s.splat(0.0);
-    for chunk in body {
-        sum = s.add(sum, E::load(s, chunk));
+fn add_squares_of_tail<S: Simd, E: Storage>(s: S, sum: S::V, x: &[E], mean: S::V) -> S::V {
+    let mut full = [0.0; LANES];
+    s.store(mean, &mut full);
+    for (lane, x) in full.iter_mut().zip(x) {
+        *lane = x.to_f32();
     }
-    s.sum(s.add(sum, E::load_tail(s, tail, 0.0)))
-}
-
-/// Σ (x − mean)².
-#[inline(always)]
-fn row_squares<S: Simd, E: Storage>(s: S, x: &[E], mean: S::V) -> f32 {
-    let (body, tail) = lanes(x);
-    let mut sum = s.splat(0.0);
-    for chunk in body {
-        let d = s.sub(E::load(s, chunk), mean);
-        sum = s.mul_add(d, d, sum);
-    }
-    if !tail.is_empty() {
-        // The lanes past the tail must add nothing: give them the mean.
-        let mut full = [0.0; LANES];
-        s.store(mean, &mut full);
-        for (lane, x) in full.iter_mut().zip(tail) {
-            *lane = x.to_f32();
-        }
-        let d = s.sub(s.load(&full), mean);
-        sum = s.mul_add(d, d, sum);
-    }
-    s.sum(sum)
+    let d = s.sub(s.load(&full), mean);
+    s.mul_add(d, d, sum)
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub(crate) const MAX_TILE_PANELS: usize = 4;
 /// What runs on a level: the body of a kernel, generic over the lanes.
 ///
 /// `run` has to be `#[inline(always)]`, and so has whatever it calls that takes an `S`: only code inlined into
-/// [`Simd::call`] is compiled with the level's instructions.
+/// [`Simd::call`] is compiled with the level's instructions. Hence loops instead of `map` and `from_fn`, whose closures
+/// the compiler may leave out of line, where every operation becomes a call.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, s: S) -> Self::Output;
@@ -64,6 +65,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
     /// v·2ⁿ, by way of the exponent's bits: `shifted` is n + 1.5·2²³, and neither v nor the result is zero, subnormal or infinite.
     fn scale_by_shifted(self, v: Self::V, shifted: Self::V) -> Self::V;
+
+    /// Rows to columns.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut from = [[0.0; LANES]; LANES];
+        for (row, out) in rows.iter().zip(&mut from) {
+            self.store(*row, out);
+        }
+        let mut columns = rows;
+        for (column, out) in columns.iter_mut().enumerate() {
+            let mut lanes = [0.0; LANES];
+            for (lane, row) in lanes.iter_mut().zip(&from) {
+                *lane = row[column];
+            }
+            *out = self.load(&lanes);
+        }
+        columns
+    }
 
     /// The sum of all lanes, by the one fixed tree: halves onto each other, 16 → 8 → 4 → 2 → 1.
     #[inline(always)]

@@ -259,21 +259,23 @@ impl<E: Storage> Part<'_, E> {
         }
     }
 
-    /// The next group's panels, which the last tiles of rows fetch while they compute: each a part of one panel. What
-    /// comes after the last panel is, where weights are laid out in the order of their use, the next matrix.
+    /// What the last tiles of rows fetch while they compute: the next group's panels, each tile a part of one.
     #[inline(always)]
     fn ahead<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Ahead {
         let (k, depth) = (self.job.weights.k(), &self.job.depth);
         let tiles = self.job.rows.div_ceil(S::TILE_ROWS);
         let tiles_per_panel = (tiles / panels.len()).clamp(1, AHEAD_TILES);
         let skipped = tiles.saturating_sub(tiles_per_panel * panels.len());
-        let Some(tile) = (rows.start / S::TILE_ROWS).checked_sub(skipped) else {
-            return Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES));
-        };
-        let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
-        let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
-        let step = (LANES * size_of::<E>()).div_ceil(tiles_per_panel);
-        Ahead { start: self.data.as_ptr().wrapping_add(start * LANES).cast(), step }
+        let next = (rows.start / S::TILE_ROWS).checked_sub(skipped).and_then(|tile| {
+            let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
+            let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
+            // Nothing behind the weights: looking for pages that are not there costs more than it brings.
+            self.data.get(start * LANES)
+        });
+        match next {
+            Some(start) => Ahead { start: (&raw const *start).cast(), step: (LANES * size_of::<E>()).div_ceil(tiles_per_panel) },
+            None => Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES)),
+        }
     }
 }
 

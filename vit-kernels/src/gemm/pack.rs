@@ -32,17 +32,33 @@ pub enum Panels<'a> {
     F16(&'a [f16]),
 }
 
+impl Panels<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.len(),
+            Self::F16(panels) => panels.len(),
+        }
+    }
+}
+
 impl<'a> Packed<'a> {
     /// A view of `panels` as weights of `n` outputs and `k` inputs.
     ///
     /// # Errors
     /// When the panels' length is not [`packed_len`]`(n, k)`.
     pub fn new(n: usize, k: usize, panels: Panels<'a>) -> Result<Self, ShapeError> {
-        let found = match panels {
-            Panels::F32(panels) => panels.len(),
-            Panels::F16(panels) => panels.len(),
-        };
-        expect_len("packed weights: whole panels of n by k", packed_len(n, k), found)?;
+        expect_len("packed weights: whole panels of n by k", packed_len(n, k), panels.len())?;
+        Ok(Self { n, k, panels })
+    }
+
+    /// [`new`](Self::new) of the first panels, behind which there is what will be read next: the following layer's
+    /// weights. It is fetched into the cache while the last panels are computed with.
+    ///
+    /// # Errors
+    /// When there are fewer than [`packed_len`]`(n, k)`.
+    pub fn before_others(n: usize, k: usize, panels: Panels<'a>) -> Result<Self, ShapeError> {
+        let len = packed_len(n, k).unwrap_or(usize::MAX);
+        expect_len("packed weights: whole panels of n by k", Some(len), panels.len().min(len))?;
         Ok(Self { n, k, panels })
     }
 
@@ -56,7 +72,7 @@ impl<'a> Packed<'a> {
         self.k
     }
 
-    /// The storage.
+    /// The storage, with whatever is behind it.
     pub fn panels(&self) -> Panels<'a> {
         self.panels
     }
@@ -194,6 +210,9 @@ mod tests {
         assert_eq!(packed_len(17, 3), Some(96));
         assert_eq!(packed_len(usize::MAX, 1), None);
         assert!(Packed::new(17, 3, Panels::F32(&[0.0; 95])).is_err());
+        assert!(Packed::new(17, 3, Panels::F32(&[0.0; 97])).is_err());
+        assert!(Packed::before_others(17, 3, Panels::F32(&[0.0; 95])).is_err());
+        assert!(Packed::before_others(17, 3, Panels::F32(&[0.0; 97])).is_ok());
         assert!(matches!(pack(1, 1, |_, _, _| (), &mut [0.0f32; 3]), Err(PackError::Shape(_))));
     }
 }

@@ -18,6 +18,31 @@ impl Avx2 {
         cpu.has(Self::FEATURES).then_some(Self(()))
     }
 
+    #[inline(always)]
+    fn transpose_8(self, r: [__m256; 8]) -> [__m256; 8] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            // Lane group g of `quads[i + j]` is column 4·g + j of rows i to i + 3.
+            let mut quads = r;
+            for i in [0, 4] {
+                let (a, b) = (_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1]));
+                let (c, d) = (_mm256_unpacklo_ps(r[i + 2], r[i + 3]), _mm256_unpackhi_ps(r[i + 2], r[i + 3]));
+                let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+                let (c, d) = (_mm256_castps_pd(c), _mm256_castps_pd(d));
+                quads[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+                quads[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+                quads[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+                quads[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+            }
+            let mut out = r;
+            for j in 0..4 {
+                out[j] = _mm256_permute2f128_ps::<0x20>(quads[j], quads[4 + j]);
+                out[4 + j] = _mm256_permute2f128_ps::<0x31>(quads[j], quads[4 + j]);
+            }
+            out
+        }
+    }
+
     #[target_feature(enable = "avx2,fma,f16c")]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
@@ -133,13 +158,42 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn scale_by_shifted(self, v: V, shifted: V) -> V {
-        let half = |v, shifted| {
-            // SAFETY: the token proves the features.
-            unsafe {
-                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n))
+        // SAFETY: the token proves the features.
+        unsafe {
+            let n0 = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+            let n1 = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.1));
+            V(
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v.0), n0)),
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v.1), n1)),
+            )
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, r: [V; LANES]) -> [V; LANES] {
+        let mut quarters = [[[self.splat(0.0).0; 8]; 2]; 2];
+        for i in 0..LANES {
+            (quarters[i / 8][0][i % 8], quarters[i / 8][1][i % 8]) = (r[i].0, r[i].1);
+        }
+        let mut out = r;
+        for (i, half) in quarters.iter().enumerate() {
+            for (j, quarter) in half.iter().enumerate() {
+                let columns = self.transpose_8(*quarter);
+                for (k, column) in columns.iter().enumerate() {
+                    let out = &mut out[8 * j + k];
+                    *(if i == 0 { &mut out.0 } else { &mut out.1 }) = *column;
+                }
             }
-        };
-        V(half(v.0, shifted.0), half(v.1, shifted.1))
+        }
+        out
+    }
+    #[inline(always)]
+    fn sum(self, v: V) -> f32 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let v = _mm256_add_ps(v.0, v.1);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
     }
 }

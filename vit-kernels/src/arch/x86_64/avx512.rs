@@ -128,4 +128,44 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), n))
         }
     }
+    #[inline(always)]
+    fn transpose(self, r: [__m512; LANES]) -> [__m512; LANES] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let mut out = [self.splat(0.0); LANES];
+            // Four rows at a time: lane group g of `quads[4·i + j]` is column 4·g + j of rows 4·i to 4·i + 3.
+            let mut quads = out;
+            for i in (0..LANES).step_by(4) {
+                let (a, b) = (_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i], r[i + 1]));
+                let (c, d) = (_mm512_unpacklo_ps(r[i + 2], r[i + 3]), _mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+                let (c, d) = (_mm512_castps_pd(c), _mm512_castps_pd(d));
+                quads[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                quads[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                quads[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                quads[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            // Even and odd lane groups, twice.
+            for j in 0..4 {
+                let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
+                let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                let (even2, odd2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                out[j] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                out[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+                out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let v = _mm512_add_ps(v, _mm512_shuffle_f32x4::<0x4e>(v, v));
+            let v = _mm512_add_ps(v, _mm512_shuffle_f32x4::<0xb1>(v, v));
+            let v = _mm512_add_ps(v, _mm512_permute_ps::<0x4e>(v));
+            _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_permute_ps::<0xb1>(v)))
+        }
+    }
 }
