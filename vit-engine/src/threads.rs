@@ -7,6 +7,7 @@
 #![allow(unsafe_code)] // The job behind a pointer, and each index once.
 
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
@@ -24,6 +25,10 @@ pub struct Threads<'a>(pub &'a ThreadPool);
 
 /// Threads that share a pass at most.
 const MOST: usize = 64;
+
+/// Bands of rows that have threads of their own at most: with more of them, each reading all weights, memory is what is
+/// short.
+const MOST_BANDS: usize = 8;
 
 impl Executor for Threads<'_> {
     fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
@@ -72,15 +77,19 @@ unsafe impl Sync for Crew {}
 
 impl Team for Crew {
     fn run(&self, _: Stage, job: &mut (dyn Job + '_)) {
-        let (tasks, threads) = (job.tasks(), self.helpers.load(Relaxed) + 1);
-        let parts = threads.min(tasks).min(MOST);
-        if parts < 2 || u32::try_from(tasks).is_err() {
+        let [rows, columns] = job.grid();
+        let threads = (self.helpers.load(Relaxed) + 1).min(MOST);
+        if threads < 2 || rows.saturating_mul(columns) < 2 || rows.max(columns) > u16::MAX.into() {
             return job.run();
         }
-        for (i, share) in self.shares[..parts].iter().enumerate() {
-            share.set(i * tasks / parts, (i + 1) * tasks / parts);
+        // As many bands of rows as can be, and columns where those are fewer than threads.
+        let bands = (1..=rows.min(MOST_BANDS)).rev().find(|bands| threads.is_multiple_of(*bands)).unwrap_or(1);
+        let parts = [bands, (threads / bands).min(columns)];
+        let part = |i: usize, of: usize, len: usize| i * len / of..(i + 1) * len / of;
+        for (i, share) in self.shares[..parts[0] * parts[1]].iter().enumerate() {
+            share.set(part(i / parts[1], parts[0], rows), part(i % parts[1], parts[1], columns));
         }
-        self.parts.store(parts, Relaxed);
+        self.parts.store(parts[0] * parts[1], Relaxed);
         let job: *const (dyn Job + '_) = job;
         // SAFETY: the epoch is even and nobody inside: nobody else looks at the cell. The lifetime is forgotten, but
         // this function does not return before the job is closed and every helper has left it.
@@ -106,7 +115,7 @@ impl Crew {
             job: UnsafeCell::new(None),
             inside: AtomicUsize::new(0),
             helpers: AtomicUsize::new(0),
-            shares: [const { Share(AtomicU64::new(0)) }; MOST],
+            shares: [const { Share::EMPTY }; MOST],
             parts: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         }
@@ -151,48 +160,60 @@ impl Crew {
     unsafe fn work(&self, job: &(dyn Job + '_), me: usize) {
         let parts = self.parts.load(Relaxed);
         let own = self.shares[..parts].get(me);
-        while let Some(index) = own.and_then(Share::first) {
-            // SAFETY: a share gives each index once, shares are disjoint, and none reaches beyond the job's tasks.
-            unsafe { job.task(index) };
+        while let Some((row, column)) = own.and_then(Share::first) {
+            // SAFETY: a share gives each of its tasks once, shares are disjoint, and all are within the grid.
+            unsafe { job.task(row, column) };
         }
         for other in (1..=parts).map(|i| &self.shares[(me + i) % parts]) {
-            while let Some(index) = other.last() {
+            while let Some((row, column)) = other.last() {
                 // SAFETY: as above.
-                unsafe { job.task(index) };
+                unsafe { job.task(row, column) };
             }
         }
     }
 }
 
-/// A range of task indices, in a cache line of its own.
+/// A thread's part of the grid, in a cache line of its own.
 #[repr(align(64))]
-struct Share(AtomicU64);
+struct Share {
+    /// First row, number of rows, first column: 16 bits each.
+    place: AtomicU64,
+    /// What is left of the tasks, counted down the rows and then column by column: first and last, 32 bits each.
+    left: AtomicU64,
+}
 
 impl Share {
-    fn set(&self, start: usize, end: usize) {
-        self.0.store((start as u64) << 32 | end as u64, Relaxed);
+    const EMPTY: Self = Self { place: AtomicU64::new(0), left: AtomicU64::new(0) };
+
+    fn set(&self, rows: Range<usize>, columns: Range<usize>) {
+        let place = (rows.start as u64) << 32 | (rows.len() as u64) << 16 | columns.start as u64;
+        self.place.store(place, Relaxed);
+        self.left.store((rows.len() * columns.len()) as u64, Relaxed);
     }
 
-    fn first(&self) -> Option<usize> {
+    fn first(&self) -> Option<(usize, usize)> {
         self.take(|start, end| (start, start + 1, end))
     }
 
-    fn last(&self) -> Option<usize> {
+    fn last(&self) -> Option<(usize, usize)> {
         self.take(|start, end| (end - 1, start, end - 1))
     }
 
-    /// Takes an index: `pick` says which, and what is left.
-    fn take(&self, pick: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
-        let mut taken = None;
-        let next = |range: u64| {
-            let (start, end) = (range >> 32, range & u64::from(u32::MAX));
+    /// Takes a task: `pick` says which, and what is left.
+    fn take(&self, pick: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<(usize, usize)> {
+        let mut taken = 0;
+        let next = |left: u64| {
+            let (start, end) = (left >> 32, left & u64::from(u32::MAX));
             (start < end).then(|| {
                 let (index, start, end) = pick(start, end);
-                taken = Some(index as usize);
+                taken = index;
                 start << 32 | end
             })
         };
-        self.0.fetch_update(Relaxed, Relaxed, next).ok().and(taken)
+        self.left.fetch_update(Relaxed, Relaxed, next).ok()?;
+        let place = self.place.load(Relaxed);
+        let (row, rows, column) = (place >> 32, place >> 16 & 0xffff, place & 0xffff);
+        Some(((row + taken % rows) as usize, (column + taken / rows) as usize))
     }
 }
 
@@ -225,34 +246,38 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often each task has run.
-    struct Counts(Vec<AtomicU32>);
+    /// Counts how often each task of a grid has run.
+    struct Counts([usize; 2], Vec<AtomicU32>);
 
     // SAFETY: tasks write atomics alone.
     unsafe impl Job for Counts {
-        fn tasks(&self) -> usize {
-            self.0.len()
+        fn grid(&self) -> [usize; 2] {
+            self.0
         }
-        unsafe fn task(&self, index: usize) {
-            self.0[index].fetch_add(1, Relaxed);
+        unsafe fn task(&self, row: usize, column: usize) {
+            self.1[row * self.0[1] + column].fetch_add(1, Relaxed);
         }
     }
 
     #[test]
     fn every_task_runs_once() {
-        for threads in [1, 2, 3, 9, 70] {
+        for threads in [1, 2, 3, 5, 8, 9, 70] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let callers = |_| {
+            let caller = || {
                 Threads(&pool).enter(|team| {
-                    for tasks in (0..300).chain([5000]) {
-                        let mut job = Counts((0..tasks).map(|_| AtomicU32::new(0)).collect());
+                    for grid in (0..20).flat_map(|rows| [0, 1, 2, 3, 17, 500].map(|columns| [rows, columns])) {
+                        let counts = (0..grid[0] * grid[1]).map(|_| AtomicU32::new(0)).collect();
+                        let mut job = Counts(grid, counts);
                         team.run(Stage::Head, &mut job);
-                        assert!(job.0.iter_mut().all(|count| *count.get_mut() == 1), "{tasks} tasks");
+                        assert!(job.1.iter_mut().all(|count| *count.get_mut() == 1), "{grid:?} tasks");
                     }
                 });
             };
             // Two callers share the pool.
-            std::thread::scope(|scope| (0..2).for_each(|i| drop(scope.spawn(move || callers(i)))));
+            std::thread::scope(|scope| {
+                scope.spawn(caller);
+                scope.spawn(caller);
+            });
         }
     }
 
@@ -261,11 +286,11 @@ mod tests {
 
     // SAFETY: tasks write nothing.
     unsafe impl Job for Broken {
-        fn tasks(&self) -> usize {
-            100
+        fn grid(&self) -> [usize; 2] {
+            [10, 10]
         }
-        unsafe fn task(&self, index: usize) {
-            assert!(index != 70, "on purpose");
+        unsafe fn task(&self, row: usize, column: usize) {
+            assert!((row, column) != (7, 0), "on purpose");
             std::thread::sleep(std::time::Duration::from_micros(50));
         }
     }

@@ -114,14 +114,13 @@ impl<'a> Attention<'a> {
 
 // SAFETY: a task writes the columns of one head in its own rows alone.
 unsafe impl Job for Attention<'_> {
-    fn tasks(&self) -> usize {
-        self.layout.heads * self.groups()
+    fn grid(&self) -> [usize; 2] {
+        [self.groups(), self.layout.heads]
     }
 
-    unsafe fn task(&self, index: usize) {
-        if index < self.tasks() {
-            let (groups, panels) = (self.groups(), self.rows().div_ceil(LANES));
-            let (head, group) = (index / groups, index % groups);
+    unsafe fn task(&self, group: usize, head: usize) {
+        let (groups, panels) = (self.groups(), self.rows().div_ceil(LANES));
+        if group < groups && head < self.layout.heads {
             let row = |group: usize| (group * panels / groups * LANES).min(self.rows());
             self.isa.call(Queries { job: self, head, rows: row(group)..row(group + 1) });
         }

@@ -1,28 +1,39 @@
 //! Work that can be cut into independent tasks. This crate knows no threads; whoever has some hands out the indices.
 #![allow(unsafe_code)]
 
-/// A prepared kernel call whose tasks may run in any order, on any threads, at the same time.
+/// Rows of data in a row of tasks, or a multiple of it: no tile of any level is cut, and a thread's rows are the same in
+/// all jobs.
+pub(crate) const TASK_ROWS: usize = 24;
+
+/// A prepared kernel call: a grid of tasks that may run in any order, on any threads, at the same time.
+///
+/// Tasks of the same row work on the same rows of data (tokens), tasks of the same column on the same columns of weights
+/// or the same head. Threads that keep to rows of their own find what they wrote before in their own cache; within its
+/// rows a thread goes from column to column, so that weights are read once.
 ///
 /// How the work is cut depends on its shape alone, and no result depends on the cut, so the bits are the same however
 /// many threads share it.
 ///
 /// # Safety
-/// Implementors promise that two tasks with different indices write to disjoint memory.
+/// Implementors promise that two different tasks write to disjoint memory.
 pub unsafe trait Job: Sync {
-    /// How many tasks there are; indices run from 0.
-    fn tasks(&self) -> usize;
+    /// How many rows and columns of tasks there are.
+    fn grid(&self) -> [usize; 2];
 
-    /// Runs one task. An index of [`tasks`](Self::tasks) or above does nothing.
+    /// Runs one task. One outside the grid does nothing.
     ///
     /// # Safety
-    /// No two calls with the same index may overlap in time.
-    unsafe fn task(&self, index: usize);
+    /// No two calls for the same task may overlap in time.
+    unsafe fn task(&self, row: usize, column: usize);
 
     /// Runs every task on this thread.
     fn run(&mut self) {
-        for index in 0..self.tasks() {
-            // SAFETY: `&mut self` excludes every other call.
-            unsafe { self.task(index) }
+        let [rows, columns] = self.grid();
+        for column in 0..columns {
+            for row in 0..rows {
+                // SAFETY: `&mut self` excludes every other call.
+                unsafe { self.task(row, column) }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use crate::error::{ShapeError, expect_len, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
-use crate::job::{Job, Shared};
+use crate::job::{Job, Shared, TASK_ROWS};
 use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 
 /// LayerNorm of every row of `x`, \[rows, cols\], into `out`; gamma and beta are \[cols\].
@@ -42,8 +42,6 @@ pub struct LayerNorm<'a, E> {
     out: Shared<'a, E>,
 }
 
-/// Rows a task normalises: a few microseconds' work at the usual widths.
-const TASK_ROWS: usize = 32;
 
 impl<'a, E: Element> LayerNorm<'a, E> {
     /// Checks the shapes; see [`layer_norm`].
@@ -67,16 +65,16 @@ impl<'a, E: Element> LayerNorm<'a, E> {
 
 // SAFETY: task i writes the elements start..end of its rows alone.
 unsafe impl<E: Element> Job for LayerNorm<'_, E> {
-    fn tasks(&self) -> usize {
-        self.x.len().div_ceil(TASK_ROWS * self.gamma.len().max(1))
+    fn grid(&self) -> [usize; 2] {
+        [self.x.len().div_ceil(TASK_ROWS * self.gamma.len().max(1)), 1]
     }
 
-    unsafe fn task(&self, index: usize) {
-        if index >= self.tasks() {
+    unsafe fn task(&self, row: usize, column: usize) {
+        if row >= self.grid()[0] || column > 0 {
             return;
         }
         let step = TASK_ROWS * self.gamma.len();
-        let start = index * step;
+        let start = row * step;
         let end = (start + step).min(self.x.len());
         // SAFETY: the ranges of different tasks are disjoint.
         let out = unsafe { self.out.part(start..end) };

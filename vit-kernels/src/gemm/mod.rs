@@ -22,7 +22,7 @@ pub use pack::{PackError, Packed, Panels, pack, packed_len};
 use crate::error::{ShapeError, expect_len};
 use crate::half::{Storage, f16};
 use crate::isa::Isa;
-use crate::job::{Job, Shared};
+use crate::job::{Job, Shared, TASK_ROWS};
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
 use tile::{Ahead, MAX_TILE_COLUMNS, Tile, panels_per_tile};
 
@@ -63,13 +63,10 @@ pub struct Matmul<'a> {
 /// microseconds' worth.
 const TASK_MACS: usize = 1 << 19;
 
-/// Rows of a task are a multiple of this, so that no tile of any level is cut.
-const ROW_UNIT: usize = 24;
-
 /// Inputs that a block of the depth has at most: a few hundred rows of them stay in an L2 of 1 or 2 MB.
 const DEPTH_BLOCK: usize = 1024;
 
-/// Row tiles over which the fetching of the next panels is spread.
+/// Most row tiles over which the fetching of a panel is spread.
 const AHEAD_TILES: usize = 8;
 
 impl<'a> Matmul<'a> {
@@ -127,8 +124,8 @@ impl<'a> Matmul<'a> {
     /// Rows of a task.
     fn task_rows(&self) -> usize {
         let per_row = (self.weights.k() * LANES * 3).max(1);
-        let tasks = (self.rows * per_row / (2 * TASK_MACS)).max(1);
-        self.rows.div_ceil(tasks).max(1).next_multiple_of(ROW_UNIT)
+        let tasks = (self.rows * per_row / TASK_MACS).max(1);
+        self.rows.div_ceil(tasks).max(1).next_multiple_of(TASK_ROWS)
     }
 }
 
@@ -152,17 +149,16 @@ impl<'a> Blocks<'a> {
 
 // SAFETY: a task writes its own rows' part of the columns of its own panels alone.
 unsafe impl Job for Matmul<'_> {
-    fn tasks(&self) -> usize {
-        self.groups() * self.rows.div_ceil(self.task_rows())
+    fn grid(&self) -> [usize; 2] {
+        [self.rows.div_ceil(self.task_rows()), self.groups()]
     }
 
-    unsafe fn task(&self, index: usize) {
-        if index >= self.tasks() {
+    unsafe fn task(&self, row: usize, group: usize) {
+        let [rows, groups] = self.grid();
+        if row >= rows || group >= groups {
             return;
         }
-        // Consecutive tasks share their panels.
-        let (groups, row_tasks) = (self.groups(), self.rows.div_ceil(self.task_rows()));
-        let (group, first) = (index / row_tasks, index % row_tasks * self.task_rows());
+        let first = row * self.task_rows();
         let panel = |group: usize| group * self.panels() / groups;
         let panels = panel(group)..panel(group + 1);
         let rows = first..(first + self.task_rows()).min(self.rows);
@@ -259,21 +255,20 @@ impl<E: Storage> Part<'_, E> {
         }
     }
 
-    /// What the last tiles of rows fetch while they compute: the next group's panels, each tile a part of one.
+    /// What a tile fetches while it computes: a part of the next group's panels. Half of all tiles of rows fetch all of
+    /// it, and so do the others, for they may run on another core.
     #[inline(always)]
     fn ahead<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Ahead {
         let (k, depth) = (self.job.weights.k(), &self.job.depth);
-        let tiles = self.job.rows.div_ceil(S::TILE_ROWS);
-        let tiles_per_panel = (tiles / panels.len()).clamp(1, AHEAD_TILES);
-        let skipped = tiles.saturating_sub(tiles_per_panel * panels.len());
-        let next = (rows.start / S::TILE_ROWS).checked_sub(skipped).and_then(|tile| {
-            let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
-            let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
+        let tiles_per_panel = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, AHEAD_TILES);
+        let tile = rows.start / S::TILE_ROWS % (tiles_per_panel * panels.len());
+        let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
+        let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
+        match self.data.get(start * LANES) {
+            Some(start) => {
+                Ahead { start: (&raw const *start).cast(), step: (LANES * size_of::<E>()).div_ceil(tiles_per_panel) }
+            }
             // Nothing behind the weights: looking for pages that are not there costs more than it brings.
-            self.data.get(start * LANES)
-        });
-        match next {
-            Some(start) => Ahead { start: (&raw const *start).cast(), step: (LANES * size_of::<E>()).div_ceil(tiles_per_panel) },
             None => Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES)),
         }
     }
