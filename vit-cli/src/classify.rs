@@ -1,14 +1,15 @@
 //! `vit classify`: what is on a picture.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use rayon::prelude::*;
 use serde::Serialize;
 use vit_engine::Features;
 
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
+use crate::pipeline::{self, Batch};
 use crate::session::{Session, load};
 use crate::{inputs, output};
 
@@ -74,9 +75,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut answers = Vec::new();
     let mut failed = false;
     let progress = output::progress(paths.len(), "pictures");
-    for paths in paths.chunks(BATCH) {
-        let batch = classify(paths, &preparer, &mut session, args.top, &loaded.labels)?;
-        for answer in batch {
+    let workers = Arc::clone(&session.workers);
+    let read = |index: usize, pixels: &mut [f32]| preparer.read(&paths[index], pixels);
+    let times = pipeline::run(&workers, (paths.len(), BATCH, preparer.len()), read, |batch| {
+        for answer in classify(batch, &paths, &mut session, args.top, &loaded.labels)? {
             progress.inc(1);
             if let Some(error) = &answer.error {
                 failed = true;
@@ -90,32 +92,32 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 progress.suspend(|| show(&answer))?;
             }
         }
-    }
+        Ok(())
+    })?;
     progress.finish_and_clear();
     if args.json.json {
         output::json(&answers)?;
+    } else if !args.jsonl && paths.len() > 1 {
+        output::text(format!("\n{} pictures in {times}", paths.len()))?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Decodes a batch on all threads, and runs the model over the pictures that could be.
+/// Runs the model over the pictures of a batch that could be read.
 fn classify(
+    batch: &mut Batch,
     paths: &[PathBuf],
-    preparer: &Preparer<'_>,
     session: &mut Session<'_>,
     top: usize,
     labels: &[String],
 ) -> Result<Vec<Answer>> {
-    let mut pixels = vec![0.0; paths.len() * preparer.len()];
-    let read = |(pixels, path): (&mut [f32], &PathBuf)| preparer.read(path, pixels);
-    let results: Vec<Result<()>> = session.workers.install(|| {
-        pixels.par_chunks_exact_mut(preparer.len()).zip(paths).map(read).collect()
-    });
+    let Batch { range, pixels, results } = batch;
+    let len = pixels.len() / results.len();
     // What could be read moves to the front.
     let mut good = 0;
     for (i, result) in results.iter().enumerate() {
         if result.is_ok() {
-            pixels.copy_within(i * preparer.len()..(i + 1) * preparer.len(), good * preparer.len());
+            pixels.copy_within(i * len..(i + 1) * len, good * len);
             good += 1;
         }
     }
@@ -123,10 +125,10 @@ fn classify(
     let mut logits = vec![0.0; good * classes];
     if good > 0 {
         let plan = session.plan(good)?;
-        session.forward(&plan, &pixels[..good * preparer.len()], &mut logits)?;
+        session.forward(&plan, &pixels[..good * len], &mut logits)?;
     }
     let mut rows = logits.chunks_exact(classes);
-    let answers = paths.iter().zip(results).map(|(path, result)| {
+    let answers = paths[range.clone()].iter().zip(results.drain(..)).map(|(path, result)| {
         let path = path.display().to_string();
         match result {
             Ok(()) => Answer { path, predictions: rows.next().map(|row| best(row, top, labels)), error: None },

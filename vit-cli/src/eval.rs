@@ -1,17 +1,17 @@
 //! `vit eval`: how often a model is right.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use image::{DynamicImage, GrayImage};
 use npyz::WriterBuilder;
-use rayon::prelude::*;
 use serde::Serialize;
 use vit_engine::Features;
 
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
+use crate::pipeline::{self, Times};
 use crate::session::{Session, load};
 use crate::{idx, inputs, output};
 
@@ -56,7 +56,8 @@ struct Report {
     top1: f64,
     top5: f64,
     failed: usize,
-    seconds: f64,
+    #[serde(flatten)]
+    times: Times,
     images_per_s: f64,
     precision: &'static str,
     isa: &'static str,
@@ -87,17 +88,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let (mut top1, mut top5, mut failed, mut predictions) = (0, 0, 0, Vec::with_capacity(data.len()));
     let progress = output::progress(data.len(), "pictures");
-    let start = Instant::now();
-    for first in (0..data.len()).step_by(BATCH) {
-        let batch = BATCH.min(data.len() - first);
-        let mut pixels = vec![0.0; batch * preparer.len()];
-        let read = |(i, pixels): (usize, &mut [f32])| data.read(first + i, &preparer, pixels);
-        let results: Vec<Result<()>> =
-            session.workers.install(|| pixels.par_chunks_exact_mut(preparer.len()).enumerate().map(read).collect());
-        let plan = session.plan(batch)?;
+    let workers = Arc::clone(&session.workers);
+    let read = |index: usize, pixels: &mut [f32]| data.read(index, &preparer, pixels);
+    let times = pipeline::run(&workers, (data.len(), BATCH, preparer.len()), read, |batch| {
+        let plan = session.plan(batch.range.len())?;
         let mut logits = vec![0.0; plan.output_len()];
-        session.forward(&plan, &pixels, &mut logits)?;
-        for (i, (logits, result)) in logits.chunks_exact(config.classes).zip(results).enumerate() {
+        session.forward(&plan, &batch.pixels, &mut logits)?;
+        let results = batch.range.clone().zip(logits.chunks_exact(config.classes)).zip(batch.results.drain(..));
+        for ((index, logits), result) in results {
             progress.inc(1);
             if let Err(error) = result {
                 failed += 1;
@@ -105,16 +103,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 progress.suspend(|| eprintln!("error: {error:#}"));
                 continue;
             }
-            let label = data.label(first + i);
+            let label = data.label(index);
             // Ties go to the lower class, as in PyTorch's argmax.
             let better = |(class, x): (usize, &f32)| *x > logits[label] || *x == logits[label] && class < label;
             let rank = logits.iter().enumerate().filter(|item| better(*item)).count();
             (top1, top5) = (top1 + usize::from(rank == 0), top5 + usize::from(rank < 5));
             predictions.push(argmax(logits) as i32);
         }
-    }
+        Ok(())
+    })?;
     progress.finish_and_clear();
-    let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.predictions {
         write_npy(path, &predictions)?;
     }
@@ -128,8 +126,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         top1: share(top1),
         top5: share(top5),
         failed,
-        seconds,
-        images_per_s: data.len() as f64 / seconds,
+        images_per_s: data.len() as f64 / times.seconds,
+        times,
         precision: session.model.precision().name(),
         isa: session.model.isa().name(),
         threads: session.workers.threads(),
@@ -233,11 +231,11 @@ fn slug(name: &str) -> String {
 
 impl Report {
     fn show(&self) -> Result<()> {
-        let Self { images, correct, top1, top5, failed, seconds, images_per_s, precision, isa, threads, classes_from } =
+        let Self { images, correct, top1, top5, failed, times, images_per_s, precision, isa, threads, classes_from } =
             self;
         output::text(format!("top-1     {:6.2} %   {correct} of {images}", top1 * 100.0))?;
         output::text(format!("top-5     {:6.2} %", top5 * 100.0))?;
-        output::text(format!("speed     {images_per_s:.0} images/s   {seconds:.2} s, decoding included"))?;
+        output::text(format!("speed     {images_per_s:.0} images/s   {times}"))?;
         output::text(format!("run with  {precision}, {isa}, {threads} threads; classes: {classes_from}"))?;
         if *failed > 0 {
             output::text(format!("failed    {failed} pictures could not be read and are not counted"))?;

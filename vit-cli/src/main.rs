@@ -12,6 +12,7 @@ mod inspect;
 mod options;
 mod output;
 mod picture;
+mod pipeline;
 mod run;
 mod session;
 

@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use vit_engine::{Isa, Precision};
+use vit_engine::{Features, Isa, Precision};
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
@@ -69,6 +69,37 @@ impl From<PrecisionName> for Precision {
         match name {
             PrecisionName::F32 => Self::F32,
             PrecisionName::F16 => Self::F16,
+        }
+    }
+}
+
+/// [`Features`], as they are written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FeaturesName {
+    /// The head's outputs, [B,classes]
+    Logits,
+    /// The class token, [B,D]
+    Class,
+    /// The patch tokens, [B,N,D]
+    Patches,
+}
+
+impl FeaturesName {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Logits => "logits",
+            Self::Class => "class",
+            Self::Patches => "patches",
+        }
+    }
+}
+
+impl From<FeaturesName> for Features {
+    fn from(name: FeaturesName) -> Self {
+        match name {
+            FeaturesName::Logits => Self::Logits,
+            FeaturesName::Class => Self::Class,
+            FeaturesName::Patches => Self::Patches,
         }
     }
 }

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use vit_engine::{Config, Features};
 
-use crate::options::ModelOptions;
+use crate::options::{FeaturesName, ModelOptions};
 use crate::session::{Session, image_shape, load};
 
 /// Run a model on normalised pixels from a .npy file
@@ -32,30 +31,10 @@ pub(crate) struct Args {
 
     /// What to compute
     #[arg(long, value_enum, default_value = "logits")]
-    features: FeatureName,
+    features: FeaturesName,
 
     #[command(flatten)]
     model: ModelOptions,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum FeatureName {
-    /// The head's outputs, [B,classes]
-    Logits,
-    /// The class token, [B,D]
-    Class,
-    /// The patch tokens, [B,N,D]
-    Patches,
-}
-
-impl From<FeatureName> for Features {
-    fn from(name: FeatureName) -> Self {
-        match name {
-            FeatureName::Logits => Self::Logits,
-            FeatureName::Class => Self::Class,
-            FeatureName::Patches => Self::Patches,
-        }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {

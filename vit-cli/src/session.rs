@@ -1,9 +1,10 @@
 //! A loaded model, the threads it runs on, and its working memory.
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use core_affinity::CoreId;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 use vit_engine::file::{Access, Checkpoint, Loaded};
 use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan, Serial, Team, Threads};
 
@@ -56,6 +57,14 @@ impl Workers {
         }
     }
 
+    /// Runs `work` on this thread; what it spawns in the scope runs on the pool meanwhile. One worker has no scope.
+    pub(crate) fn scope<'s, R>(&self, work: impl FnOnce(Option<&Scope<'s>>) -> R) -> R {
+        match self {
+            Self::One => work(None),
+            Self::Pool(pool) => pool.in_place_scope(|scope| work(Some(scope))),
+        }
+    }
+
     pub(crate) fn threads(&self) -> usize {
         match self {
             Self::One => 1,
@@ -90,7 +99,7 @@ pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
 /// Runs forward passes of changing batch sizes in one arena.
 pub(crate) struct Session<'a> {
     pub(crate) model: Model<'a>,
-    pub(crate) workers: Workers,
+    pub(crate) workers: Arc<Workers>,
     features: Features,
     budget: Option<usize>,
     arena: AlignedBox,
@@ -103,7 +112,7 @@ impl<'a> Session<'a> {
         let plan = Plan::new(model.config(), features, batch, budget)?;
         let arena = AlignedBox::new(plan.arena_bytes())
             .with_context(|| format!("the system does not give {} bytes of working memory", plan.arena_bytes()))?;
-        Ok(Self { model, workers: Workers::new(options.threads())?, features, budget, arena })
+        Ok(Self { model, workers: Arc::new(Workers::new(options.threads())?), features, budget, arena })
     }
 
     pub(crate) fn plan(&self, batch: usize) -> Result<Plan> {
@@ -115,7 +124,7 @@ impl<'a> Session<'a> {
     /// Runs the model over whole images, \[batch, channels, height, width\], as `plan` says.
     pub(crate) fn forward(&mut self, plan: &Plan, pixels: &[f32], out: &mut [f32]) -> Result<()> {
         let mut images = Images::new(pixels, image_shape(self.model.config())).context("not whole images")?;
-        Ok(self.model.forward(plan, &mut images, &mut self.arena, &self.workers, out)?)
+        Ok(self.model.forward(plan, &mut images, &mut self.arena, &*self.workers, out)?)
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
-use vit_engine::{AlignedBox, Features, Images, Model, Plan};
+use vit_engine::{AlignedBox, Images, Model, Plan};
 
-use crate::options::{JsonOption, RunOptions, default_threads, positive};
+use crate::options::{FeaturesName, JsonOption, RunOptions, default_threads, positive};
 use crate::output;
 use crate::session::{Workers, image_shape};
 use peak::Window;
@@ -231,33 +231,5 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("has to be a number of seconds, at most 3600".into()),
-    }
-}
-
-/// [`Features`], as they are written.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum FeaturesName {
-    Logits,
-    Class,
-    Patches,
-}
-
-impl FeaturesName {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Logits => "logits",
-            Self::Class => "class",
-            Self::Patches => "patches",
-        }
-    }
-}
-
-impl From<FeaturesName> for Features {
-    fn from(name: FeaturesName) -> Self {
-        match name {
-            FeaturesName::Logits => Self::Logits,
-            FeaturesName::Class => Self::Class,
-            FeaturesName::Patches => Self::Patches,
-        }
     }
 }
