@@ -1,8 +1,8 @@
 //! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
-//! fashion-vit's feed-forward; against `matrixmultiply` on one thread.
+//! fashion-vit's feed-forward; against `matrixmultiply` and `gemm` on one thread.
 //!
 //! f16 is the storage of the weights; `a`, the sums and `out` are f32. Kernels get their weights packed, which a model
-//! does once; `matrixmultiply` packs in every call. The epilogue is left out, for the others have none.
+//! does once; the others pack in every call. The epilogue is left out, for the others have none.
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;
@@ -65,6 +65,21 @@ fn others(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape) {
             // how long the three are; `out` overlaps neither of the others.
             unsafe {
                 matrixmultiply::sgemm(rows, k, n, 1.0, a, k_stride, 1, w, 1, k_stride, 0.0, out, n_stride, 1);
+            }
+        });
+    });
+    group.bench_function(shape.id("f32", "gemm"), |b| {
+        let (a, w, mut out) = shape.matrices();
+        let (k_stride, n_stride) = (k as isize, n as isize);
+        b.iter(|| {
+            let (a, w, out) = (black_box(&a).as_ptr(), w.as_ptr(), black_box(&mut out).as_mut_ptr());
+            let serial = gemm::Parallelism::None;
+            // SAFETY: as above; column strides come first here, and `out` is not read.
+            unsafe {
+                gemm::gemm(
+                    rows, n, k, out, 1, n_stride, false, a, 1, k_stride, w, k_stride, 1, 0.0, 1.0, false, false, false,
+                    serial,
+                );
             }
         });
     });

@@ -93,7 +93,9 @@ impl Team for Crew {
         let job: *const (dyn Job + '_) = job;
         // SAFETY: the epoch is even and nobody inside: nobody else looks at the cell. The lifetime is forgotten, but
         // this function does not return before the job is closed and every helper has left it.
-        unsafe { *self.job.get() = Some(core::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job)) };
+        unsafe {
+            *self.job.get() = Some(core::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job))
+        };
         let epoch = self.epoch.load(Relaxed);
         self.epoch.store(epoch + 1, SeqCst);
         let close = OnDrop(|| {

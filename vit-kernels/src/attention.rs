@@ -338,13 +338,15 @@ impl<const Q: usize> Work<Q> {
             let before = s.load(lane_group(&self.max, first));
             let mut max = before;
             for row in &self.scores[..keys] {
-                // SAFETY, here and below: the tiles wrote whole panels of each of these rows.
-                max = s.max(max, s.load(unsafe { written(row, first) }));
+                // SAFETY: the tiles wrote whole panels of each of these rows.
+                let score = s.load(unsafe { written(row, first) });
+                max = s.max(max, score);
             }
             let mut sum = s.splat(0.0);
             for row in &mut self.scores[..keys] {
                 // SAFETY: as above.
-                let p = exp2_of_negative(s, s.sub(s.load(unsafe { written(row, first) }), max));
+                let score = s.load(unsafe { written(row, first) });
+                let p = exp2_of_negative(s, s.sub(score, max));
                 sum = s.add(sum, p);
                 s.store(p, fresh(row, first));
             }

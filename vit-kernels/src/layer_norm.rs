@@ -42,7 +42,6 @@ pub struct LayerNorm<'a, E> {
     out: Shared<'a, E>,
 }
 
-
 impl<'a, E: Element> LayerNorm<'a, E> {
     /// Checks the shapes; see [`layer_norm`].
     ///

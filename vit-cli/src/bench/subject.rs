@@ -21,9 +21,8 @@ pub(super) enum Subject {
 impl Subject {
     /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none.
     pub(super) fn new(model: Option<&str>, how: &RunOptions) -> Result<Self> {
-        let architecture = model
-            .filter(|name| !Path::new(name).exists())
-            .and_then(|name| timm::architecture(&name.replace('-', "_")));
+        let architecture =
+            model.filter(|name| !Path::new(name).exists()).and_then(|name| timm::architecture(&name.replace('-', "_")));
         let Some(config) = architecture else {
             let start = Instant::now();
             let loaded = open(model.map(Path::new), how).with_context(|| {

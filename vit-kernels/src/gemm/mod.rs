@@ -216,7 +216,9 @@ impl<E: Storage> Part<'_, E> {
         if whole && !(last && epilogue.needs_two_passes()) {
             // SAFETY: no other task touches these columns of these rows; the tile is given none but whole panels.
             unsafe {
-                let at = |sums: &Shared<'_, f32>| sums.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len());
+                let at = |sums: &Shared<'_, f32>| {
+                    sums.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len())
+                };
                 tile.resume = (!first).then(|| at(partial).cast_const());
                 tile.out = at(if last { out } else { partial });
                 tile.finish = if last { epilogue.linear(&columns) } else { Linear::default() };
@@ -232,14 +234,12 @@ impl<E: Storage> Part<'_, E> {
         }
         // By way of a buffer, one row after the other.
         let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
-        // SAFETY, here and below: no other task touches these columns of these rows; one such reference at a time.
-        let part = |shared: &'_ Shared<'_, f32>, row: usize| unsafe {
-            let (start, len) = (row * n + columns.start, columns.len());
-            core::slice::from_raw_parts_mut(shared.at(start, len), len)
-        };
+        let elements = |row: usize| row * n + columns.start..row * n + columns.end;
         if !first {
             for (row, sums) in rows.clone().zip(&mut sums) {
-                sums[..columns.len()].copy_from_slice(part(partial, row));
+                // SAFETY: no other task touches these columns of these rows; one such slice at a time, here and below.
+                let so_far = unsafe { partial.part(elements(row)) };
+                sums[..columns.len()].copy_from_slice(so_far);
             }
             tile.resume = Some(sums.as_ptr().cast());
         }
@@ -248,9 +248,12 @@ impl<E: Storage> Part<'_, E> {
         unsafe { tile.run(s, rows.len(), panels.len()) }
         for (row, sums) in rows.zip(&sums) {
             if last {
-                epilogue.apply(s, sums, columns.start, part(out, row));
+                // SAFETY: as above.
+                let out = unsafe { out.part(elements(row)) };
+                epilogue.apply(s, sums, columns.start, out);
             } else {
-                part(partial, row).copy_from_slice(&sums[..columns.len()]);
+                // SAFETY: as above.
+                unsafe { partial.part(elements(row)) }.copy_from_slice(&sums[..columns.len()]);
             }
         }
     }
@@ -456,6 +459,35 @@ mod tests {
                         let mut got = before.clone();
                         matmul(isa, &a, weights, epilogue, &mut got).unwrap();
                         assert_eq!(got, want, "{isa} n {n} {epilogue:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_the_depth_give_the_same_bits() {
+        for isa in levels() {
+            for k in [1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 3 * DEPTH_BLOCK - 5] {
+                for (rows, n) in [(1, 20), (2, 16), (11, 37), (30, 100)] {
+                    let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
+                    let (bias, before) = (noise(n, 3, 1.0), noise(rows * n, 4, 1.0));
+                    let panels = packed::<f32>(&w, n, k);
+                    let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+                    for (activation, residual) in [(None, false), (None, true), (Some(Gelu::Erf), true)] {
+                        let epilogue = Epilogue { bias: Some(&bias), activation, residual, ..Epilogue::default() };
+                        let (mut whole, mut cut) = (before.clone(), before.clone());
+                        matmul(isa, &a, weights, epilogue, &mut whole).unwrap();
+                        let mut partial = vec![f32::NAN; if residual { rows * n } else { 0 }];
+                        let job = Matmul::new(isa, &a, weights, epilogue, &mut cut).unwrap();
+                        let mut blocks = job.blocks(&mut partial).unwrap();
+                        let mut count = 0;
+                        while let Some(job) = blocks.next() {
+                            job.run();
+                            count += 1;
+                        }
+                        assert_eq!(count, if rows == 1 { 1 } else { k.div_ceil(DEPTH_BLOCK) });
+                        assert_eq!(cut, whole, "{isa} {rows}x{n}x{k} {epilogue:?}");
                     }
                 }
             }

@@ -1,0 +1,174 @@
+//! How many instructions each kernel takes at a fixed shape, counted by valgrind: the same on a busy machine as on a quiet
+//! one. valgrind has no AVX-512, so the levels are portable and AVX2.
+//!
+//! `check.py` beside this runs it and compares.
+#![allow(unused_qualifications, missing_docs)] // In what the macros expand to.
+
+use std::hint::black_box;
+
+use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
+use vit_kernels::half::f16;
+use vit_kernels::{
+    Attention, Epilogue, Gelu, Isa, Job, KvLayout, Packed, Panels, elementwise, gelu, layer_norm, math, matmul, pack,
+    packed_len, softmax,
+};
+
+/// Seeded, uniform in ±1.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| 2.0 * random.f32() - 1.0).collect()
+}
+
+fn level(name: &str) -> Isa {
+    Isa::by_name(name).expect("valgrind emulates this level")
+}
+
+/// A level and seeded elements; made before the counting starts.
+fn elements(name: &str, len: usize) -> (Isa, Vec<f32>) {
+    (level(name), noise(len, 1))
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 64 * 197)]
+#[bench::avx2("avx2", 64 * 197)]
+fn softmax_64x197((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    softmax(isa, black_box(&mut x), 197).expect("whole rows");
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 64 * 768)]
+#[bench::avx2("avx2", 64 * 768)]
+fn layer_norm_64x768((isa, x): (Isa, Vec<f32>)) -> Vec<f32> {
+    let (gamma, mut out) = (vec![1.0; 768], vec![0.0; x.len()]);
+    layer_norm(isa, black_box(&x), &gamma, &gamma, 1e-6, &mut out).expect("whole rows");
+    out
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn gelu_erf_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    gelu(isa, Gelu::Erf, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn gelu_tanh_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    gelu(isa, Gelu::Tanh, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn gelu_quick_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    gelu(isa, Gelu::Quick, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn exp_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    math::exp(isa, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn erf_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    math::erf(isa, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn scale_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    elementwise::scale(isa, black_box(&mut x), 0.5);
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn add_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    let y = vec![1.0; x.len()];
+    elementwise::add(isa, black_box(&mut x), &y).expect("the same length");
+    x
+}
+
+/// Matmul's inputs: A, weights as they come, and packed.
+struct Product<E> {
+    isa: Isa,
+    a: Vec<f32>,
+    panels: Vec<E>,
+    out: Vec<f32>,
+}
+
+const N: usize = 192;
+const K: usize = 192;
+
+fn product<E: vit_kernels::half::Element>(name: &str, rows: usize) -> Product<E> {
+    let (w, mut panels) = (noise(N * K, 2), vec![E::default(); packed_len(N, K).expect("it fits memory")]);
+    pack(N, K, |row, start, into| into.copy_from_slice(&w[row * K + start..][..into.len()]), &mut panels)
+        .expect("noise is finite");
+    Product { isa: level(name), a: noise(rows * K, 1), panels, out: vec![0.0; rows * N] }
+}
+
+fn multiply(isa: Isa, a: &[f32], panels: Panels<'_>, out: &mut [f32]) {
+    let weights = Packed::new(N, K, panels).expect("packed for this shape");
+    matmul(isa, black_box(a), weights, Epilogue::default(), out).expect("shapes fit");
+}
+
+#[library_benchmark(setup = product)]
+#[bench::portable("portable", 50)]
+#[bench::avx2("avx2", 50)]
+#[bench::portable_1_row("portable", 1)]
+#[bench::avx2_1_row("avx2", 1)]
+fn matmul_192x192(mut p: Product<f32>) -> Product<f32> {
+    multiply(p.isa, &p.a, Panels::F32(&p.panels), &mut p.out);
+    p
+}
+
+#[library_benchmark(setup = product)]
+#[bench::portable("portable", 50)]
+#[bench::avx2("avx2", 50)]
+fn matmul_192x192_f16(mut p: Product<f16>) -> Product<f16> {
+    multiply(p.isa, &p.a, Panels::F16(&p.panels), &mut p.out);
+    p
+}
+
+#[library_benchmark(setup = product)]
+#[bench::any("portable", 1)]
+fn pack_192x192(mut p: Product<f32>) -> Product<f32> {
+    let w = black_box(&p.a);
+    pack(N, K, |_, start, into| into.copy_from_slice(&w[start..][..into.len()]), &mut p.panels).expect("finite");
+    p
+}
+
+#[library_benchmark(setup = level)]
+#[bench::portable("portable")]
+#[bench::avx2("avx2")]
+fn attention_50x3x64(isa: Isa) -> Vec<f32> {
+    let layout = KvLayout { heads: 3, head_dim: 64, tokens: 50 };
+    let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
+    let mut out = vec![0.0; q.len()];
+    Attention::new(isa, layout, 0.125, black_box(&q), &kv, &mut out).expect("shapes fit").run();
+    out
+}
+
+library_benchmark_group!(
+    name = kernels;
+    benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
+        erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, pack_192x192, attention_50x3x64
+);
+
+main!(
+    config = LibraryBenchmarkConfig::default().tool(Callgrind::with_args(["--cache-sim=no"]));
+    library_benchmark_groups = kernels
+);
