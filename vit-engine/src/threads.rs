@@ -117,7 +117,7 @@ impl Crew {
             job: UnsafeCell::new(None),
             inside: AtomicUsize::new(0),
             helpers: AtomicUsize::new(0),
-            shares: [const { Share::EMPTY }; MOST],
+            shares: [const { Share::empty() }; MOST],
             parts: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         }
@@ -185,7 +185,9 @@ struct Share {
 }
 
 impl Share {
-    const EMPTY: Self = Self { place: AtomicU64::new(0), left: AtomicU64::new(0) };
+    const fn empty() -> Self {
+        Self { place: AtomicU64::new(0), left: AtomicU64::new(0) }
+    }
 
     fn set(&self, rows: Range<usize>, columns: Range<usize>) {
         let place = (rows.start as u64) << 32 | (rows.len() as u64) << 16 | columns.start as u64;

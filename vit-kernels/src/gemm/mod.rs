@@ -263,13 +263,16 @@ impl<E: Storage> Part<'_, E> {
     #[inline(always)]
     fn ahead<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Ahead {
         let (k, depth) = (self.job.weights.k(), &self.job.depth);
-        let tiles_per_panel = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, AHEAD_TILES);
-        let tile = rows.start / S::TILE_ROWS % (tiles_per_panel * panels.len());
-        let panel = (panels.start + self.panels.len() + tile / tiles_per_panel) * k;
-        let start = panel + depth.start + tile % tiles_per_panel * depth.len() / tiles_per_panel;
+        // A power of two, for divisions would take as long as a tile's overhead otherwise.
+        let most = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, AHEAD_TILES);
+        let shift = most.ilog2();
+        let tile = rows.start / S::TILE_ROWS;
+        let (part, parts) = (tile % (1 << shift), 1 << shift);
+        let panel = panels.start + self.panels.len() + (tile >> shift) as u32 as usize % panels.len();
+        let start = panel * k + depth.start + (part * depth.len() >> shift);
         match self.data.get(start * LANES) {
             Some(start) => {
-                Ahead { start: (&raw const *start).cast(), step: (LANES * size_of::<E>()).div_ceil(tiles_per_panel) }
+                Ahead { start: (&raw const *start).cast(), step: LANES * size_of::<E>() / parts }
             }
             // Nothing behind the weights: looking for pages that are not there costs more than it brings.
             None => Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES)),
