@@ -121,15 +121,8 @@ pub(crate) fn exp2_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
     let shifted = s.add(x, magic);
     let r = s.sub(x, s.sub(shifted, magic));
     // 2ʳ for |r| ≤ ½; minimax, relative error 2·10⁻⁹.
-    const C: [f32; 7] = [
-        1.0,
-        core::f32::consts::LN_2,
-        0.240_226_48,
-        0.055_503_324,
-        0.009_618_437,
-        0.001_339_887_5,
-        1.535_336_2e-4,
-    ];
+    const C: [f32; 7] =
+        [1.0, core::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 1.535_336_2e-4];
     s.select(negligible, s.splat(0.0), s.scale_by_shifted(polynomial(s, r, C), shifted))
 }
 

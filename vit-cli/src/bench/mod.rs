@@ -37,11 +37,16 @@ Examples:
   vit bench --model vit-base-patch16-224
   vit bench --model vit-base-patch16-224 --threads 1,2 --batch 1,8 --json
   vit bench --model vit-tiny-patch16-224 --threads 1 --profile
+  vit bench --model vit-tiny-patch16-224 --image-size 1024
   vit bench --model ./my-checkpoint --precision f16 --isa avx2")]
 pub(crate) struct Args {
     /// A checkpoint, or the NAME of an architecture [default: the built-in fashion-vit]
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Option<String>,
+
+    /// Another image size for an architecture, in pixels: 1024 gives 4097 tokens at patch 16
+    #[arg(long, value_name = "N", value_parser = positive)]
+    image_size: Option<usize>,
 
     /// Threads, one measurement each [default: the cores this process may use]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
@@ -76,6 +81,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Measurement {
     model: String,
+    image: [usize; 2],
+    tokens: usize,
     cpu: Option<String>,
     precision: &'static str,
     isa: &'static str,
@@ -104,7 +111,7 @@ struct Measurement {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let subject = Subject::new(args.model.as_deref(), &args.how)?;
+    let subject = Subject::new(args.model.as_deref(), args.image_size, &args.how)?;
     let model = subject.model(&args.how)?;
     let threads = if args.threads.is_empty() { vec![default_threads()] } else { args.threads.clone() };
     // Those of this process: once a thread is pinned, it sees no others.
@@ -181,6 +188,8 @@ fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Re
     let gflops = 2.0 * plan.macs() as f64 / median_ms / 1e6;
     Ok(Measurement {
         model: String::new(),
+        image: model.config().image,
+        tokens: model.config().tokens(),
         cpu: cpu_name(),
         precision: model.precision().name(),
         isa: model.isa().name(),

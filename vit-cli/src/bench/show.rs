@@ -12,7 +12,8 @@ pub(super) fn show(measurements: &[Measurement]) -> Result<()> {
     if let Some(cpu) = &first.cpu {
         output::text(cpu)?;
     }
-    output::text(format!("{model}: {features}, {precision}, {isa}, {pinned}"))?;
+    let ([height, width], tokens) = (first.image, first.tokens);
+    output::text(format!("{model}, {height} × {width}, {tokens} tokens: {features}, {precision}, {isa}, {pinned}"))?;
     let rss = measurements.iter().filter_map(|m| m.peak_rss_bytes).max();
     let rss = rss.map_or(String::new(), |rss| format!(", peak RSS {}", bytes(rss as usize)));
     let load = first.load_ms.map_or(String::new(), |ms| format!(", load {ms:.1} ms"));

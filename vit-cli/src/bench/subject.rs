@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use vit_engine::file::Loaded;
 use vit_engine::{AlignedBox, Config, Model, Precision, zoo::timm};
 
@@ -19,11 +19,13 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none.
-    pub(super) fn new(model: Option<&str>, how: &RunOptions) -> Result<Self> {
+    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. An architecture
+    /// may have square images of another size.
+    pub(super) fn new(model: Option<&str>, image_size: Option<usize>, how: &RunOptions) -> Result<Self> {
         let architecture =
             model.filter(|name| !Path::new(name).exists()).and_then(|name| timm::architecture(&name.replace('-', "_")));
-        let Some(config) = architecture else {
+        let Some(mut config) = architecture else {
+            ensure!(image_size.is_none(), "--image-size is for architectures: a checkpoint has its own");
             let start = Instant::now();
             let loaded = open(model.map(Path::new), how).with_context(|| {
                 let names: Vec<String> = timm::architectures().map(|name| name.replace('_', "-")).collect();
@@ -31,6 +33,9 @@ impl Subject {
             })?;
             return Ok(Self::Checkpoint(loaded, start.elapsed().as_secs_f64() * 1e3));
         };
+        if let Some(size) = image_size {
+            config.image = [size, size];
+        }
         let precision: Precision = how.precision.into();
         let len = Model::bytes(&config, precision)?;
         let mut memory = AlignedBox::new(len).with_context(|| format!("the system does not give {len} bytes"))?;

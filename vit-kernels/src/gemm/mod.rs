@@ -269,11 +269,9 @@ impl<E: Storage> Part<'_, E> {
         let tile = rows.start / S::TILE_ROWS;
         let (part, parts) = (tile % (1 << shift), 1 << shift);
         let panel = panels.start + self.panels.len() + (tile >> shift) as u32 as usize % panels.len();
-        let start = panel * k + depth.start + (part * depth.len() >> shift);
+        let start = panel * k + depth.start + ((part * depth.len()) >> shift);
         match self.data.get(start * LANES) {
-            Some(start) => {
-                Ahead { start: (&raw const *start).cast(), step: LANES * size_of::<E>() / parts }
-            }
+            Some(start) => Ahead { start: (&raw const *start).cast(), step: LANES * size_of::<E>() / parts },
             // Nothing behind the weights: looking for pages that are not there costs more than it brings.
             None => Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES)),
         }
