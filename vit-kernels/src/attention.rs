@@ -25,7 +25,7 @@ use crate::gemm::Linear;
 use crate::gemm::tile::{Ahead, Tile};
 use crate::half::Storage;
 use crate::isa::Isa;
-use crate::job::{Job, Shared};
+use crate::job::{Job, Shared, TASK_ROWS};
 use crate::math::exp2_of_negative;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -35,8 +35,8 @@ pub const KEY_BLOCK: usize = 256;
 /// Elements of a head that are transposed at a time.
 const DIM_BLOCK: usize = 64;
 
-/// Query rows a task takes, in panels of [`LANES`].
-const TASK_PANELS: usize = 3;
+/// Query rows a task takes: the columns of the widest tile.
+const QUERY_ROWS: usize = 2 * TASK_ROWS;
 
 /// The shape of an image's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,24 +105,18 @@ impl<'a> Attention<'a> {
     fn rows(&self) -> usize {
         self.q.len().checked_div(self.layout.inner()).unwrap_or(0)
     }
-
-    /// Groups of query rows, of up to TASK_PANELS panels and as even as can be.
-    fn groups(&self) -> usize {
-        self.rows().div_ceil(LANES * TASK_PANELS)
-    }
 }
 
 // SAFETY: a task writes the columns of one head in its own rows alone.
 unsafe impl Job for Attention<'_> {
     fn grid(&self) -> [usize; 2] {
-        [self.groups(), self.layout.heads]
+        [self.rows().div_ceil(QUERY_ROWS), self.layout.heads]
     }
 
     unsafe fn task(&self, group: usize, head: usize) {
-        let (groups, panels) = (self.groups(), self.rows().div_ceil(LANES));
-        if group < groups && head < self.layout.heads {
-            let row = |group: usize| (group * panels / groups * LANES).min(self.rows());
-            self.isa.call(Queries { job: self, head, rows: row(group)..row(group + 1) });
+        if group < self.grid()[0] && head < self.layout.heads {
+            let first = group * QUERY_ROWS;
+            self.isa.call(Queries { job: self, head, rows: first..(first + QUERY_ROWS).min(self.rows()) });
         }
     }
 }
@@ -159,7 +153,8 @@ struct Factors<const Q: usize> {
     scale: [f32; Q],
 }
 
-const _: () = assert!(KEY_BLOCK.is_multiple_of(LANES) && DIM_BLOCK.is_multiple_of(LANES));
+const _: () =
+    assert!(QUERY_ROWS.is_multiple_of(LANES) && KEY_BLOCK.is_multiple_of(LANES) && DIM_BLOCK.is_multiple_of(LANES));
 
 impl Kernel for Queries<'_> {
     type Output = ();

@@ -61,7 +61,7 @@ pub struct Matmul<'a> {
 
 /// Multiply–accumulates that a task should have, so that handing it out costs nothing that can be noticed: some
 /// microseconds' worth.
-const TASK_MACS: usize = 1 << 19;
+const TASK_MACS: usize = 3 << 17;
 
 /// Inputs that a block of the depth has at most: a few hundred rows of them stay in an L2 of 1 or 2 MB.
 const DEPTH_BLOCK: usize = 1024;
@@ -124,8 +124,7 @@ impl<'a> Matmul<'a> {
     /// Rows of a task.
     fn task_rows(&self) -> usize {
         let per_row = (self.weights.k() * LANES * 3).max(1);
-        let tasks = (self.rows * per_row / TASK_MACS).max(1);
-        self.rows.div_ceil(tasks).max(1).next_multiple_of(TASK_ROWS)
+        TASK_MACS.div_ceil(per_row).min(self.rows.max(1)).next_multiple_of(TASK_ROWS)
     }
 }
 
