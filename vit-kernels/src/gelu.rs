@@ -9,9 +9,9 @@
 //! The bound is relative to |x|, not to the result, which in the negative tail is far smaller than x. ±0 → ±0,
 //! +∞ → +∞; −∞ → NaN, as in PyTorch, for it is ∞·0; NaN → NaN.
 //!
-//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`, 2026-11-22,
-//! Rust 1.95, AMD EPYC Zen 3), in units of 2⁻²³·|x|: erf form 1.93 on AVX2 and
-//! 2.35 on the portable level, tanh form 1.03, quick form 1.00 on both.
+//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|: erf
+//! form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh form
+//! 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
 use crate::half::Element;
 use crate::isa::Isa;
 use crate::math::{Function, Map, exp_lanes, polynomial};

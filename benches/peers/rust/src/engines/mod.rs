@@ -1,0 +1,30 @@
+//! The engines. Each enters its thread pool once, around all that is timed.
+mod candle;
+mod peak;
+mod rten;
+mod tract;
+mod vit;
+
+use anyhow::{Result, bail};
+use vit_engine::Features;
+
+use crate::Task;
+
+/// What [`serve`] knows.
+pub(crate) const NAMES: [&str; 6] = ["vit", "vit-all", "rten", "tract", "candle", "peak"];
+
+/// \[batch, channels, height, width\].
+pub(crate) const SHAPE: [usize; 4] = [1, 3, 224, 224];
+
+/// Loads what the task says into an engine and answers requests.
+pub(crate) fn serve(engine: &str, task: &Task) -> Result<()> {
+    match engine {
+        "vit" => vit::serve(task, Features::Logits),
+        "vit-all" => vit::serve(task, Features::Patches),
+        "rten" => rten::serve(task),
+        "tract" => tract::serve(task),
+        "candle" => candle::serve(task),
+        "peak" => peak::serve(task),
+        _ => bail!("no engine '{engine}'; there are {}", NAMES.join(", ")),
+    }
+}

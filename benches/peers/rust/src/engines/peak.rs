@@ -1,0 +1,45 @@
+//! No engine: multiply–adds alone, which is what the cores can do at most.
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rayon::ThreadPoolBuilder;
+use vit_kernels::{Isa, peak::multiply_adds};
+
+use crate::Task;
+use crate::protocol::{self, Ready, version};
+
+/// As long as the inference of a small model, so that waking the threads does not count.
+const WINDOW: Duration = Duration::from_millis(10);
+
+pub(super) fn serve(task: &Task) -> Result<()> {
+    let isa = Isa::best();
+    let window = |steps: usize| {
+        let (flops, sum) = multiply_adds(isa, black_box(steps));
+        black_box(sum);
+        flops
+    };
+    let mut steps = 10_000;
+    while time(|| window(steps)) < WINDOW {
+        steps += steps / 2;
+    }
+    let flops = task.threads as u64 * window(steps);
+    let ready = Ready { version: version("vit-kernels"), about: isa.name().into(), flops: Some(flops) };
+    if task.threads == 1 {
+        return protocol::serve(&ready, |_| {
+            window(steps);
+            Ok(())
+        });
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(task.threads).build()?;
+    protocol::serve(&ready, |_| {
+        pool.broadcast(|_| window(steps));
+        Ok(())
+    })
+}
+
+fn time<R>(run: impl FnOnce() -> R) -> Duration {
+    let start = Instant::now();
+    black_box(run());
+    start.elapsed()
+}

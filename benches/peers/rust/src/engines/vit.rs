@@ -1,0 +1,31 @@
+//! This engine: the forward pass on the caller's thread, or on a rayon pool.
+use anyhow::{Context, Result};
+use rayon::ThreadPoolBuilder;
+use vit_engine::file::{Access, Checkpoint};
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, Serial, Threads};
+
+use super::SHAPE;
+use crate::Task;
+use crate::protocol::{self, Ready, version};
+
+pub(super) fn serve(task: &Task, features: Features) -> Result<()> {
+    let loaded = Checkpoint::open(&task.folder, Access::Map)?.load(Precision::F32)?;
+    let model = loaded.model(Isa::best());
+    let plan = Plan::new(model.config(), features, SHAPE[0], None)?;
+    if task.threads == 1 {
+        return answer(task, &model, &plan, &Serial);
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(task.threads).build()?;
+    pool.install(|| answer(task, &model, &plan, &Threads(&pool)))
+}
+
+fn answer(task: &Task, model: &Model<'_>, plan: &Plan, executor: &impl Executor) -> Result<()> {
+    let mut arena = AlignedBox::new(plan.arena_bytes()).context("the system does not give the working memory")?;
+    let mut images = Images::new(&task.pixels, [SHAPE[1], SHAPE[2], SHAPE[3]]).context("not whole images")?;
+    let ready =
+        Ready { version: version("vit-engine"), about: model.isa().name().into(), flops: Some(2 * plan.macs()) };
+    protocol::serve(&ready, |out| {
+        out.resize(plan.output_len(), 0.0);
+        Ok(model.forward(plan, &mut images, &mut arena, executor, out)?)
+    })
+}

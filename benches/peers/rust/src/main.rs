@@ -1,0 +1,54 @@
+//! One engine as a worker of `race.py`: `peers ENGINE FOLDER THREADS`, then requests on stdin and answers on stdout.
+mod engines;
+mod protocol;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+/// What to run, and on what.
+pub(crate) struct Task {
+    /// As `prepare.py` makes it.
+    folder: PathBuf,
+    threads: usize,
+    /// \[1, 3, 224, 224\].
+    pixels: Vec<f32>,
+}
+
+impl Task {
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            protocol::say(&serde_json::json!({ "error": format!("{error:#}") }));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [engine, folder, threads] = &arguments[..] else {
+        bail!("usage: peers ENGINE FOLDER THREADS; the engines are {}", engines::NAMES.join(", "));
+    };
+    let threads = threads.parse().ok().filter(|threads| *threads > 0).context("THREADS has to be a number above 0")?;
+    let folder = PathBuf::from(folder);
+    let pixels = pixels(&folder.join("pixels.npy"))?;
+    engines::serve(engine, &Task { folder, threads, pixels })
+}
+
+fn pixels(path: &Path) -> Result<Vec<f32>> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let pixels = npyz::NpyFile::new(&bytes[..]).and_then(npyz::NpyFile::into_vec::<f32>);
+    let pixels = pixels.with_context(|| path.display().to_string())?;
+    if pixels.len() != engines::SHAPE.iter().product::<usize>() {
+        bail!("{} has {} numbers, and they are no {:?}", path.display(), pixels.len(), engines::SHAPE);
+    }
+    Ok(pixels)
+}

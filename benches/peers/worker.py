@@ -1,0 +1,115 @@
+"""One engine as a worker of `race.py`: `worker.py ENGINE FOLDER THREADS`, then requests on stdin and answers on stdout,
+a line each, as `rust/src/protocol.rs` says.
+
+Each engine is a function that loads the model and gives: its version, how it runs, and what runs it once and returns the
+logits."""
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def openvino(folder, threads, pixels):
+    import openvino as ov
+
+    hints = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # Without it, CPUs that have bf16 use it.
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = ov.Core().compile_model(folder / "model.onnx", "CPU", hints)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(pixels))
+    logits = request.get_output_tensor()
+
+    def infer():
+        request.infer()
+        return logits.data
+
+    return ov.get_version(), ", ".join(f"{name}={compiled.get_property(name)}" for name in hints), infer
+
+
+def onnxruntime(folder, threads, pixels):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")  # Its default, and the fastest.
+    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    inputs = {"pixels": pixels}
+    return ort.__version__, "all graph optimisations, spinning", lambda: session.run(["logits"], inputs)[0]
+
+
+def pytorch(folder, threads, pixels):
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    model = timm.create_model(json.loads((folder / "config.json").read_text())["architecture"]).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    inputs = torch.from_numpy(pixels)
+
+    def infer():
+        with torch.inference_mode():
+            return model(inputs).numpy()
+
+    return torch.__version__, "eager, inference_mode", infer
+
+
+ENGINES = {"openvino": openvino, "onnxruntime": onnxruntime, "pytorch": pytorch}
+
+
+def serve(load, folder, threads, say):
+    version, about, infer = load(folder, threads, np.load(folder / "pixels.npy"))
+    say({"version": version, "about": about, "flops": None})
+    gc.disable()
+    logits = None
+    for line in sys.stdin:
+        request, _, argument = line.rstrip("\n").partition(" ")
+        if request == "run":
+            times = []
+            for _ in range(int(argument)):
+                start = time.perf_counter_ns()
+                logits = infer()
+                times.append((time.perf_counter_ns() - start) / 1e6)
+            say({"ms": times})
+        elif request == "output":
+            np.save(argument, logits)
+            say({})
+        elif request == "quit":
+            break
+        else:
+            raise ValueError(f"{line!r} is no request")
+
+
+def main():
+    if len(sys.argv) != 4 or sys.argv[1] not in ENGINES:
+        raise SystemExit(f"usage: worker.py {'|'.join(ENGINES)} FOLDER THREADS")
+    # What libraries print goes to stderr: stdout is for answers alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer):
+        print(json.dumps(answer), file=answers, flush=True)
+
+    try:
+        serve(ENGINES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3]), say)
+    except Exception as error:
+        say({"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+if __name__ == "__main__":
+    main()
