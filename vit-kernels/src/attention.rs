@@ -172,6 +172,10 @@ impl Queries<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const Q: usize>(self, s: S) {
         let (tokens, head_dim) = (self.job.layout.tokens, self.job.layout.head_dim);
+        if tokens == 0 {
+            let columns = self.head * head_dim..(self.head + 1) * head_dim;
+            return self.rows.clone().for_each(|row| self.out_row(row, &columns).fill(f32::NAN));
+        }
         let mut work = Work {
             q: [[MaybeUninit::uninit(); Q]; DIM_BLOCK],
             scores: [[MaybeUninit::uninit(); Q]; KEY_BLOCK],
@@ -483,6 +487,21 @@ mod tests {
             let out = run(isa, layout, 0.5, [&q, &k, &with(&v, 77, f32::NAN)], 20);
             assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i % 4 == 1)), "{isa}");
         }
+    }
+
+    #[test]
+    fn without_tokens_it_is_0_by_0() {
+        for isa in levels() {
+            let layout = KvLayout { heads: 2, head_dim: 3, tokens: 0 };
+            let mut out = [1.0; 12];
+            Attention::new(isa, layout, 1.0, &[0.5; 12], &[], &mut out).unwrap().run();
+            assert!(out.iter().all(|x| x.is_nan()), "{isa}");
+        }
+    }
+
+    #[test]
+    fn the_stack_it_takes_is_what_the_documentation_says() {
+        assert_eq!((size_of::<Work<LANES>>(), size_of::<Work<48>>()), (21_632, 64_896));
     }
 
     #[test]
