@@ -49,7 +49,7 @@ fn fashion(other: &Config) -> Config {
         heads: 4,
         head_dim: 16,
         mlp_dim: 128,
-        bias: Biases { qkv: false, ..other.bias },
+        bias: Biases { query: false, key: false, value: false, ..other.bias },
         attention_scale: 0.25,
         classes: 10,
         ..*other

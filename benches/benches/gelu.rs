@@ -3,7 +3,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use vit_benches::{Storage, naive, noise, run, time_in_place};
 use vit_kernels::half::f16;
-use vit_kernels::{Gelu, Isa, gelu};
+use vit_kernels::{Activation, Isa, activate};
 
 fn main() {
     run(30, |criterion| {
@@ -11,22 +11,24 @@ fn main() {
         for (rows, cols) in [(197, 3072), (50, 128)] {
             let len = rows * cols;
             group.throughput(Throughput::Elements(len as u64)); // elements
-            for (form, name) in [(Gelu::Erf, "erf"), (Gelu::Tanh, "tanh"), (Gelu::Quick, "quick")] {
+            for (form, name) in
+                [(Activation::Gelu, "erf"), (Activation::GeluTanh, "tanh"), (Activation::QuickGelu, "quick")]
+            {
                 let shape = format!("{name}/{rows}x{cols}");
                 kernel::<f32>(&mut group, form, &shape, len);
                 kernel::<f16>(&mut group, form, &shape, len);
                 group.bench_function(BenchmarkId::new(format!("{shape}/f32"), "naive"), |b| {
-                    time_in_place(b, &input(len), |x| naive::gelu(form, x));
+                    time_in_place(b, &input(len), |x| naive::activate(form, x));
                 });
             }
         }
     });
 }
 
-fn kernel<E: Storage>(group: &mut BenchmarkGroup<'_, WallTime>, form: Gelu, shape: &str, len: usize) {
+fn kernel<E: Storage>(group: &mut BenchmarkGroup<'_, WallTime>, form: Activation, shape: &str, len: usize) {
     for isa in Isa::available() {
         group.bench_function(BenchmarkId::new(format!("{shape}/{}", E::NAME), isa), |b| {
-            time_in_place(b, &input::<E>(len), |x| gelu(isa, form, x));
+            time_in_place(b, &input::<E>(len), |x| activate(isa, form, x));
         });
     }
 }

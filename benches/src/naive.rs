@@ -2,7 +2,7 @@
 //!
 //! What the compiler makes of it for the target's baseline is part of the comparison: it vectorises the elementwise
 //! loops by itself, and may not reorder the sums of the others.
-use vit_kernels::{Gelu, KvLayout};
+use vit_kernels::{Activation, KvLayout};
 
 /// Softmax of every row, in place.
 pub fn softmax(x: &mut [f32], cols: usize) {
@@ -33,12 +33,14 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f
 }
 
 /// GELU of every element, in place, by libm's erf and the standard library's tanh and exp.
-pub fn gelu(form: Gelu, x: &mut [f32]) {
+pub fn activate(form: Activation, x: &mut [f32]) {
     for x in x {
         *x *= match form {
-            Gelu::Erf => 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)),
-            Gelu::Tanh => 0.5 * (1.0 + (0.797_884_6 * (*x + 0.044_715 * *x * *x * *x)).tanh()),
-            Gelu::Quick => 1.0 / (1.0 + (-1.702 * *x).exp()),
+            Activation::Gelu => 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)),
+            Activation::GeluTanh => 0.5 * (1.0 + (0.797_884_6 * (*x + 0.044_715 * *x * *x * *x)).tanh()),
+            Activation::QuickGelu => 1.0 / (1.0 + (-1.702 * *x).exp()),
+            Activation::Silu => 1.0 / (1.0 + (-*x).exp()),
+            Activation::Relu => f32::from(*x > 0.0),
         };
     }
 }
@@ -137,8 +139,8 @@ mod tests {
     fn rows_and_elements() {
         let (isa, row, all) = (Isa::best(), noise::<f32>(23, 2), noise::<f32>(5 * 23, 3));
         in_place(|x| softmax(x, 23), |x| vit_kernels::softmax(isa, x, 23).unwrap());
-        for form in [Gelu::Erf, Gelu::Tanh, Gelu::Quick] {
-            in_place(|x| gelu(form, x), |x| vit_kernels::gelu(isa, form, x));
+        for form in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
+            in_place(|x| activate(form, x), |x| vit_kernels::activate(isa, form, x));
         }
         in_place(|x| add(x, &all), |x| elementwise::add(isa, x, &all).unwrap());
         in_place(|x| add_row(x, &row), |x| elementwise::add_row(isa, x, &row).unwrap());

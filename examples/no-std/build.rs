@@ -31,12 +31,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // A static arena's size has to be known here.
     let batch = logits.shape()[0];
-    let minimum = Plan::minimum_bytes(&config, Features::Logits, batch)?;
+    let minimum = Plan::minimum_bytes(config, Features::Logits, batch)?;
     let unbounded = Plan::new(config, Features::Logits, batch, None)?.arena_bytes();
 
     // What a config's Debug writes is Rust, given the names of the enums' variants.
     let code = format!(
-        "use vit_engine::{{Aligned, Biases, Config, Gelu::*, PatchOrder::*, Pool::*, Precision}};\n\
+        "#[allow(unused_imports)]\n\
+         use vit_engine::{{Activation::*, Aligned, AttentionPool, Biases, Config, PatchOrder::*, Pool::*}};\n\
+         use vit_engine::{{Positions::*, Precision, Readout}};\n\
          pub const CONFIG: Config = {config:#?};\n\
          pub const PRECISION: Precision = Precision::{PRECISION:?};\n\
          pub const BATCH: usize = {batch};\n\

@@ -59,25 +59,62 @@ struct Hyperparameters {
     patch_norm: bool,
     embed_norm: bool,
     class_token: bool,
+    distillation_token: bool,
+    registers: usize,
+    positions: String,
+    rope: bool,
+    relative_bias: bool,
+    pre_norm: bool,
     tokens: usize,
     dim: usize,
     depth: usize,
     heads: usize,
     head_dim: usize,
-    mlp_dim: usize,
-    qkv_bias: bool,
-    out_proj: bool,
     attention_scale: f32,
+    qk_norm: bool,
+    mixed_norm: bool,
+    out_proj: bool,
+    layer_scale: bool,
+    mlp_dim: usize,
+    gated: bool,
+    hidden_norm: bool,
     activation: String,
+    /// Linear layers that have biases.
+    biases: Vec<&'static str>,
     norm_eps: f32,
     final_norm: bool,
-    pool: String,
-    head_norm: bool,
+    embedding: Option<Readout>,
+    logits: Option<Readout>,
+    distillation_head: bool,
     classes: usize,
+}
+
+/// How tokens become a vector.
+#[derive(Serialize)]
+struct Readout {
+    pool: String,
+    norm: bool,
+    len: usize,
 }
 
 impl From<&Config> for Hyperparameters {
     fn from(c: &Config) -> Self {
+        let b = c.bias;
+        let biases = [
+            (b.patch, "patch"),
+            (b.query, "query"),
+            (b.key, "key"),
+            (b.value, "value"),
+            (b.out, "out"),
+            (b.mlp, "mlp"),
+            (b.projection && c.projection > 0, "projection"),
+            (b.head && c.classes > 0, "head"),
+        ];
+        let readout = |readout: vit_engine::Readout, len| Readout {
+            pool: format!("{:?}", readout.pool),
+            norm: readout.norm,
+            len,
+        };
         Self {
             channels: c.channels,
             image: c.image,
@@ -86,20 +123,32 @@ impl From<&Config> for Hyperparameters {
             patch_norm: c.patch_norm,
             embed_norm: c.embed_norm,
             class_token: c.class_token,
+            distillation_token: c.distillation_token,
+            registers: c.registers,
+            positions: format!("{:?}", c.positions),
+            rope: c.rope,
+            relative_bias: c.relative_bias,
+            pre_norm: c.pre_norm,
             tokens: c.tokens(),
             dim: c.dim,
             depth: c.depth,
             heads: c.heads,
             head_dim: c.head_dim,
-            mlp_dim: c.mlp_dim,
-            qkv_bias: c.bias.qkv,
-            out_proj: c.out_proj,
             attention_scale: c.attention_scale,
+            qk_norm: c.qk_norm,
+            mixed_norm: c.mixed_norm,
+            out_proj: c.out_proj,
+            layer_scale: c.layer_scale,
+            mlp_dim: c.mlp_dim,
+            gated: c.gated,
+            hidden_norm: c.hidden_norm,
             activation: format!("{:?}", c.activation),
+            biases: biases.iter().filter(|bias| bias.0).map(|bias| bias.1).collect(),
             norm_eps: c.norm_eps,
             final_norm: c.final_norm,
-            pool: format!("{:?}", c.pool),
-            head_norm: c.head_norm,
+            embedding: c.embedding.zip(c.embedding_len()).map(|(embedding, len)| readout(embedding, len)),
+            logits: (c.classes > 0).then(|| readout(c.logits, c.classes)),
+            distillation_head: c.distillation_head,
             classes: c.classes,
         }
     }
@@ -108,7 +157,11 @@ impl From<&Config> for Hyperparameters {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = load(&args.model)?;
     let config = *loaded.config();
-    let features = if config.classes > 0 { Features::Logits } else { Features::Patches };
+    let features = match (config.classes, config.embedding) {
+        (0, None) => Features::Patches,
+        (0, Some(_)) => Features::Embedding,
+        _ => Features::Logits,
+    };
     let fastest = Plan::new(&config, features, 1, args.model.how.memory)?;
     let name = args.model.model.as_ref().map_or("fashion-vit (built in)".into(), |path| path.display().to_string());
     let report = Report {
@@ -165,6 +218,46 @@ impl From<&Plan> for Memory {
     }
 }
 
+impl Hyperparameters {
+    /// '1 class, 4 registers, 256 patches; positions: All'.
+    fn kinds(&self) -> String {
+        let special = usize::from(self.class_token) + usize::from(self.distillation_token);
+        let counts = [
+            (usize::from(self.class_token), "class"),
+            (usize::from(self.distillation_token), "distillation"),
+            (self.registers, "registers"),
+            (self.tokens - special - self.registers, "patches"),
+        ];
+        let there = counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
+        let how = if self.rope { " and rotary" } else { "" };
+        format!("{}; positions: {}{how}", there.collect::<Vec<_>>().join(", "), self.positions)
+    }
+
+    /// What not every Vision Transformer has.
+    fn parts(&self) -> Option<String> {
+        let parts = [
+            (self.patch_norm, "norm of patches"),
+            (self.embed_norm, "norm of projected patches"),
+            (self.pre_norm, "norm before the layers"),
+            (self.qk_norm, "norm of queries and keys"),
+            (self.relative_bias, "relative position bias"),
+            (self.mixed_norm, "norm of what the heads give"),
+            (self.layer_scale, "layer scale"),
+            (self.gated, "gated feed-forward"),
+            (self.hidden_norm, "norm of the hidden layer"),
+            (self.distillation_head, "two heads"),
+        ];
+        let there: Vec<_> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
+        (!there.is_empty()).then(|| there.join(", "))
+    }
+}
+
+/// The first few of many names.
+fn shortened(names: &[String]) -> String {
+    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 10 { format!("{shown}, …") } else { shown }
+}
+
 impl Report {
     fn show(&self) -> Result<()> {
         let c = &self.config;
@@ -172,13 +265,26 @@ impl Report {
         let [height, width] = c.image;
         fact("model", self.model.clone())?;
         fact("image", format!("{height}×{width}, {} channels; patches of {}×{}", c.channels, c.patch[0], c.patch[1]))?;
-        fact("tokens", format!("{} of {}; pooled: {}", c.tokens, c.dim, c.pool))?;
+        fact("tokens", format!("{} of {}: {}", c.tokens, c.dim, c.kinds()))?;
         fact(
             "layers",
             format!("{}; {} heads of {}; mlp {}; {}", c.depth, c.heads, c.head_dim, c.mlp_dim, c.activation),
         )?;
+        if let Some(parts) = c.parts() {
+            fact("parts", parts)?;
+        }
         fact("norm eps", format!("{:e}; attention scale {}", c.norm_eps, c.attention_scale))?;
-        fact("classes", format!("{} {}", c.classes, self.labels.join(", ")).trim_end().to_owned())?;
+        let readout = |name: &str, readout: &Option<Readout>| match readout {
+            Some(Readout { pool, norm, len }) => {
+                fact(name, format!("{len} of {pool}{}", if *norm { ", normalised after" } else { "" }))
+            }
+            None => fact(name, "none".into()),
+        };
+        readout("embedding", &c.embedding)?;
+        readout("logits", &c.logits)?;
+        if !self.labels.is_empty() {
+            fact("classes", shortened(&self.labels))?;
+        }
         fact("parameters", number(self.parameters as f64, ""))?;
         fact("MACs", format!("{} per image, as executed", number(self.macs as f64, "")))?;
         fact("level", format!("{}; this CPU has {}", self.isa, self.available.join(", ")))?;

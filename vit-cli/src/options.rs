@@ -7,9 +7,9 @@ use vit_engine::{Features, Isa, Precision};
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A folder with config.json and model.safetensors, or a safetensors file beside its config.json [default: the
-    /// built-in fashion-vit]
-    #[arg(long, value_name = "DIR|FILE")]
+    /// A folder from a model hub (config.json and model.safetensors, sharded or not; OpenCLIP's two files), a safetensors
+    /// file beside its config.json, or org/name in the local Hugging Face cache [default: the built-in fashion-vit]
+    #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
 
     /// Threads [default: the cores this process may use]
@@ -46,6 +46,11 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<usize>,
 
+    /// Take the checkpoint for a model of this family, whatever its config says: a model_type, or an architecture of
+    /// timm's, which needs no config.json
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) family: Option<String>,
+
     /// Read weight files as a whole instead of mapping them
     #[arg(long)]
     pub(crate) no_mmap: bool,
@@ -74,33 +79,29 @@ impl From<PrecisionName> for Precision {
 }
 
 /// [`Features`], as they are written.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum FeaturesName {
-    /// The head's outputs, [B,classes]
-    Logits,
-    /// The class token, [B,D]
-    Class,
-    /// The patch tokens, [B,N,D]
-    Patches,
+pub(crate) fn features(text: &str) -> Result<Features, String> {
+    Ok(match text {
+        "logits" => Features::Logits,
+        "class" => Features::Class,
+        "patches" => Features::Patches,
+        "registers" => Features::Registers,
+        "embedding" => Features::Embedding,
+        "attention" => Features::Attention,
+        _ => match text.strip_prefix("layer:").map(str::parse) {
+            Some(Ok(layer)) => Features::Layer(layer),
+            Some(Err(_)) => return Err("layers are counted from 0, the input of the first: layer:0, layer:1, …".into()),
+            None => {
+                return Err("there are logits, class, patches, registers, embedding, layer:N and attention".into());
+            }
+        },
+    })
 }
 
-impl FeaturesName {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Logits => "logits",
-            Self::Class => "class",
-            Self::Patches => "patches",
-        }
-    }
-}
-
-impl From<FeaturesName> for Features {
-    fn from(name: FeaturesName) -> Self {
-        match name {
-            FeaturesName::Logits => Self::Logits,
-            FeaturesName::Class => Self::Class,
-            FeaturesName::Patches => Self::Patches,
-        }
+/// How they are written.
+pub(crate) fn features_name(features: Features) -> String {
+    match features {
+        Features::Layer(layer) => format!("layer:{layer}"),
+        other => format!("{other:?}").to_lowercase(),
     }
 }
 
@@ -149,6 +150,18 @@ fn bytes(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn features_are_read_as_they_are_written() {
+        for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
+            assert_eq!(features(text).map(features_name), Ok(text.to_owned()));
+        }
+        assert!(
+            ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"]
+                .iter()
+                .all(|text| features(text).is_err())
+        );
+    }
 
     #[test]
     fn byte_counts() {

@@ -28,6 +28,10 @@ impl<'a> Preparer<'a> {
             "the model takes {} channels, and pictures have 1 or 3: give pixels to 'vit run'",
             config.channels
         );
+        ensure!(
+            preprocessing.crop_mode != CropMode::Border,
+            "pictures with borders (crop_mode 'border') are not supported: give pixels to 'vit run'"
+        );
         Ok(Self { config, preprocessing, max_pixels })
     }
 

@@ -93,7 +93,11 @@ pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
         Some(path) => Checkpoint::open(path, if how.no_mmap { Access::Read } else { Access::Map })?,
         None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
     };
-    Ok(checkpoint.load(how.precision.into())?)
+    let loaded = checkpoint.assume(how.family.as_deref()).load(how.precision.into())?;
+    if !loaded.unused.is_empty() {
+        eprintln!("warning: tensors that the model does not use: {}", loaded.unused.join(", "));
+    }
+    Ok(loaded)
 }
 
 /// Runs forward passes of changing batch sizes in one arena.

@@ -151,9 +151,11 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     let sample = sample.to_str().unwrap();
     fails(&["classify", sample, "--memory", "1000"], 1, "needs at least");
     fails(&["classify", sample, "--model", "no/such/model"], 1, "no/such/model");
-    fails(&["classify", sample, "--model", sample], 1, "config.json");
+    fails(&["classify", sample, "--model", sample], 1, "not a valid safetensors file");
     fails(&["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()], 1, "pretrained_cfg");
-    fails(&["bench", "--model", "vit-gigantic"], 1, "vit-base-patch16-224");
+    fails(&["bench", "--model", "vit-base-patch16-225"], 1, "near it are vit_base_patch16_224,");
+    fails(&["run", "--pixels", "x", "--out", "y", "--features", "layer:x"], 2, "layer:0");
+    fails(&["run", "--pixels", "x", "--out", "y", "--features", "pooler"], 2, "embedding");
     let empty = tempfile::tempdir().unwrap();
     fails(&["classify", empty.path().to_str().unwrap()], 1, "no PNG or JPEG");
     fails(&["eval", "--folder", empty.path().to_str().unwrap()], 1, "0 folders");
@@ -173,7 +175,8 @@ fn run_gives_pytorchs_numbers() {
     };
     let shape = |name: &str| -> Vec<u64> { truth.tensor(name).unwrap().shape().iter().map(|n| *n as u64).collect() };
     write_npy(&at("x.npy"), &shape("pixels"), &floats("pixels"));
-    for features in ["logits", "class", "patches"] {
+    let kinds = ["logits", "class", "patches", "embedding", "layer:0", "layer:2", "attention"];
+    for features in kinds.into_iter().filter(|kind| truth.tensor(kind).is_ok()) {
         let (x, y) = (at("x.npy"), at("y.npy"));
         let arguments = ["run", "--pixels", &x, "--out", &y, "--features", features, "--model"];
         let output = vit(&[&arguments[..], &[model.to_str().unwrap()]].concat());
@@ -192,8 +195,10 @@ fn run_gives_pytorchs_numbers() {
         arguments.push(model.to_str().unwrap().into());
         fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), 1, message);
     };
-    write_npy(&at("shape.npy"), &[1, 3, 8, 8], &[0.0; 192]);
-    fails("shape.npy", "[B, 3, 24, 40]");
+    write_npy(&at("shape.npy"), &[1, 1, 8, 8], &[0.0; 64]);
+    fails("shape.npy", "[B, 3, H, W]");
+    write_npy(&at("odd.npy"), &[1, 3, 9, 8], &[0.0; 216]);
+    fails("odd.npy", "not whole patches");
     write_npy(&at("empty.npy"), &[0, 3, 24, 40], &[]);
     fails("empty.npy", "B ≥ 1");
     fs::write(at("junk.npy"), b"junk").unwrap();
@@ -202,6 +207,67 @@ fn run_gives_pytorchs_numbers() {
     fs::write(at("cut.npy"), &whole[..whole.len() - 2]).unwrap();
     fails("cut.npy", "shorter");
     fails("missing.npy", "missing.npy");
+}
+
+/// Other sizes, weights without a config, a model hub's cache.
+#[test]
+fn run_takes_what_people_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = golden("dinov2-registers");
+    let truth = fs::read(model.join("golden.safetensors")).unwrap();
+    let truth = safetensors::SafeTensors::deserialize(&truth).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let data = truth.tensor(name).unwrap().data();
+        data.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let shape = |name: &str| -> Vec<u64> { truth.tensor(name).unwrap().shape().iter().map(|n| *n as u64).collect() };
+    let agrees = |model: &str, home: &str, x: &str, name: &str| {
+        write_npy(&at("x.npy"), &shape(x), &floats(x));
+        let kind = name.split('@').next().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_vit"))
+            .args(["run", "--model", model, "--features", kind, "--pixels", &at("x.npy"), "--out", &at("y.npy")])
+            .env("HF_HOME", home)
+            .env_remove("HF_HUB_CACHE")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let file = fs::read(at("y.npy")).unwrap();
+        let npy = npyz::NpyFile::new(&*file).unwrap();
+        assert_eq!(npy.shape(), shape(name));
+        let (got, want) = (npy.into_vec::<f32>().unwrap(), floats(name));
+        let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest), "{name}");
+        stderr(&output)
+    };
+    let path = model.to_str().unwrap();
+    for pixels in truth.names().into_iter().filter(|name| name.starts_with("pixels")) {
+        for kind in ["patches", "embedding"] {
+            let name = pixels.replacen("pixels", kind, 1);
+            assert_eq!(agrees(path, "", pixels, &name), "", "no warnings");
+        }
+    }
+
+    // In a local cache of a model hub.
+    let snapshot = folder.path().join("hub/models--some--dinov2/snapshots/0123abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(folder.path().join("hub/models--some--dinov2/refs")).unwrap();
+    fs::write(folder.path().join("hub/models--some--dinov2/refs/main"), "0123abc\n").unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(model.join(name), snapshot.join(name)).unwrap();
+    }
+    agrees("some/dinov2", &at(""), "pixels", "embedding");
+    fails(&["inspect", "--model", "some/other"], 1, "nothing is ever downloaded");
+
+    // A warning names what is not used; without a config the tensors say what is missing.
+    fails(
+        &["inspect", "--model", golden("timm-token").join("model.safetensors").to_str().unwrap(), "--as", "vit"],
+        1,
+        "missing",
+    );
+    fs::remove_file(snapshot.join("config.json")).unwrap();
+    fails(&["inspect", "--model", snapshot.to_str().unwrap()], 1, "by its tensors this is a 'dinov2_with_registers'");
+    fails(&["inspect", "--model", path, "--as", "vit_tiny_patch16_225"], 1, "vit_tiny_patch16_224");
 }
 
 fn write_npy(path: &str, shape: &[u64], data: &[f32]) {

@@ -1,19 +1,21 @@
-//! The attention block: x = x + out(attention(norm(x))).
+//! The attention block: x = x + scale ⊙ out(attention(norm(x))).
 use core::ops::Range;
 
-use vit_kernels::{Attention, Epilogue, elementwise};
+use vit_kernels::{Epilogue, LayerNorm, RelativeBias, Rope, Scores, elementwise};
 
 use crate::arena::take;
 use crate::executor::Stage;
 use crate::forward::Pass;
-use crate::model::Layer;
+use crate::model::{Layer, QkNorm};
+use crate::parameters::Site;
 use crate::plan::{Buffers, kv_layout};
+use crate::weights::Norm;
 
 /// What the layers work in.
 pub(crate) struct Scratch<'a> {
     kv: &'a mut [f32],              // [images, tokens, 2·inner]
     pub(crate) norm: &'a mut [f32], // [rows, dim]
-    pub(crate) wide: &'a mut [f32], // [rows, 2·inner or mlp_dim, whichever is more]
+    pub(crate) wide: &'a mut [f32], // [rows, 2·inner or the hidden layer, whichever is more]
 }
 
 impl<'a> Scratch<'a> {
@@ -26,58 +28,170 @@ impl<'a> Scratch<'a> {
     }
 }
 
+/// Some rows of a block that are the same image's.
+struct OfImage {
+    image: usize,
+    /// Which of the image's rows the first of them is.
+    row: usize,
+    /// The block's rows.
+    part: Range<usize>,
+}
+
 impl Pass<'_> {
     /// Keys and values of every row, block by block.
     pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], scratch: &mut Scratch<'_>) {
         let c = &self.model.config;
+        let (inner, pair) = (c.inner(), 2 * c.inner());
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let kv = &mut scratch.kv[first * 2 * c.inner()..][..rows * 2 * c.inner()]; // [rows, 2·inner]
+            let kv = &mut scratch.kv[first * pair..][..rows * pair]; // [rows, 2·inner]
             self.norm(block, layer.attention_norm, norm);
             self.linear(Stage::KeysValues, norm, layer.kv, Epilogue::default(), &mut [], kv);
+            if let Some(QkNorm { key, .. }) = layer.qk_norm {
+                let (keys, normed) = scratch.wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
+                for (key, kv) in keys.chunks_exact_mut(inner).zip(kv.chunks_exact(pair)) {
+                    key.copy_from_slice(&kv[..inner]);
+                }
+                self.norm_heads(keys, key, normed);
+                for (key, kv) in normed.chunks_exact(inner).zip(kv.chunks_exact_mut(pair)) {
+                    kv[..inner].copy_from_slice(key);
+                }
+            }
+            for of in by_image(first, rows, c.tokens()) {
+                self.rotate(&of, pair, &mut kv[of.part.start * pair..of.part.end * pair]);
+            }
         }
     }
 
     /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
     /// residual has.
     pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
-        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
-        let kv_of = layout.len().expect("the plan added it up");
+        let c = &self.model.config;
+        let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
         // One block of all rows: the keys and values were made from the same rows, normalised.
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
-            let rows = block.len() / c.dim;
+            let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let (q, mixed) = scratch.wide[..2 * rows * c.inner()].split_at_mut(rows * c.inner()); // [rows, inner] each
+            let wide = &mut scratch.wide[..2 * rows * inner];
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
-            self.linear(Stage::Queries, norm, layer.q, Epilogue::default(), &mut [], q);
-            for (image, _, part) in by_image(index * self.plan.rows(), rows, rows_per_image) {
-                let part = part.start * c.inner()..part.end * c.inner();
-                let kv = &scratch.kv[image * c.tokens() * 2 * c.inner()..][..kv_of];
-                let (isa, scale) = (self.model.isa, c.attention_scale);
-                let job = Attention::new(isa, layout, scale, &q[part.clone()], kv, &mut mixed[part]);
-                self.team.run(Stage::Attention, &mut job.expect("the plan reserved an image's keys and values"));
+            let (q, mixed) = self.queries(layer, norm, first, rows_per_image, wide); // [rows, inner] each
+            for of in by_image(first, rows, rows_per_image) {
+                let part = of.part.start * inner..of.part.end * inner;
+                let job = self.scores(layer, &of, &q[part.clone()], scratch.kv).attend(&mut mixed[part]);
+                self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
+            }
+            let (mut mixed, spare) = (mixed, q);
+            if let Some(norm) = layer.mixed_norm {
+                self.norm(mixed, norm, spare);
+                mixed = spare;
             }
             match layer.out {
-                Some(out) => self.linear(Stage::Output, mixed, out, Epilogue::RESIDUAL, norm, block),
+                Some(out) => {
+                    let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
+                    self.linear(Stage::Output, mixed, out, onto, norm, block);
+                }
                 None => elementwise::add(self.model.isa, block, mixed).expect("without a projection inner is dim"),
             }
         }
     }
+
+    /// The probabilities of every row, into the layer's part of `out`, \[images, depth, heads, tokens, tokens\].
+    pub(crate) fn attention_maps(
+        &self,
+        layer: &Layer<'_>,
+        index: usize,
+        residual: &[f32],
+        scratch: &mut Scratch<'_>,
+        out: &mut [f32],
+    ) {
+        let c = &self.model.config;
+        let map = c.heads * c.tokens() * c.tokens();
+        for (block_index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
+            let (first, rows) = (block_index * self.plan.rows(), block.len() / c.dim);
+            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
+            self.norm(block, layer.attention_norm, norm);
+            let wide = &mut scratch.wide[..2 * rows * c.inner()];
+            let (q, _) = self.queries(layer, norm, first, c.tokens(), wide); // [rows, inner]
+            for of in by_image(first, rows, c.tokens()) {
+                let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
+                let out = &mut out[(of.image * c.depth + index) * map..][..map];
+                let job = self.scores(layer, &of, q, scratch.kv).maps(of.row, out);
+                self.team.run(Stage::Attention, &mut job.expect("out has a map of every head"));
+            }
+        }
+    }
+
+    /// Queries of a block whose first row is `first`, normalised and rotated as the model has it. Gives the queries and
+    /// what else there is of `wide`, both \[rows, inner\].
+    fn queries<'w>(
+        &self,
+        layer: &Layer<'_>,
+        norm: &[f32],
+        first: usize,
+        rows_per_image: usize,
+        wide: &'w mut [f32],
+    ) -> (&'w mut [f32], &'w mut [f32]) {
+        let inner = self.model.config.inner();
+        let (mut q, mut spare) = wide.split_at_mut(wide.len() / 2);
+        self.linear(Stage::Queries, norm, layer.q, Epilogue::default(), &mut [], q);
+        if let Some(QkNorm { query, .. }) = layer.qk_norm {
+            self.norm_heads(q, query, spare);
+            (q, spare) = (spare, q);
+        }
+        for of in by_image(first, q.len() / inner, rows_per_image) {
+            self.rotate(&of, inner, &mut q[of.part.start * inner..of.part.end * inner]);
+        }
+        (q, spare)
+    }
+
+    /// What the softmax is of, for some queries of an image.
+    fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: &'s [f32]) -> Scores<'s> {
+        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
+        let len = layout.len().expect("the plan added it up");
+        let scores = Scores::new(self.model.isa, layout, c.attention_scale, q, &kv[of.image * len..][..len]);
+        let scores = scores.expect("the plan reserved an image's keys and values");
+        match layer.relative_bias {
+            Some(table) => {
+                let bias = RelativeBias { table, grid: c.grid(), first_query: of.row };
+                scores.with_bias(bias).expect("the config has a class token, and the layout a row a head")
+            }
+            None => scores,
+        }
+    }
+
+    /// LayerNorm over each head of each row.
+    fn norm_heads(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+        let job = LayerNorm::new(self.model.isa, x, norm.gamma, norm.beta, self.model.config.norm_eps, out);
+        self.team.run(Stage::Norm, &mut job.expect("rows are whole heads"));
+    }
+
+    /// Rotates queries or keys of an image's rows in place, if the model does; those of patches alone.
+    fn rotate(&self, of: &OfImage, stride: usize, x: &mut [f32]) {
+        let c = &self.model.config;
+        let Some(table) = self.model.rows(Site::Rope) else { return };
+        let skip = c.prefix().saturating_sub(of.row).min(of.part.len());
+        let patches = of.part.len() - skip;
+        if patches > 0 {
+            let table = &table[(of.row + skip - c.prefix()) * c.head_dim..][..patches * c.head_dim];
+            let rope = Rope::new(self.model.isa, &mut x[skip * stride..], stride, [c.heads, c.head_dim], table);
+            self.team.run(Stage::Rope, &mut rope.expect("a row of the table for every patch"));
+        }
+    }
 }
 
-/// Cuts a block of `rows` rows from row `start` on at the images' borders: (image, first row in it, rows of the block).
-fn by_image(start: usize, rows: usize, rows_per_image: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+/// Cuts a block of `rows` rows from row `start` on at the images' borders.
+fn by_image(start: usize, rows: usize, rows_per_image: usize) -> impl Iterator<Item = OfImage> {
     let mut at = 0;
     core::iter::from_fn(move || {
         let (image, row) = ((start + at) / rows_per_image, (start + at) % rows_per_image);
         let part = at..(at + rows_per_image - row).min(rows);
         at = part.end;
-        (!part.is_empty()).then_some((image, row, part))
+        (!part.is_empty()).then_some(OfImage { image, row, part })
     })
 }
 
@@ -89,8 +203,11 @@ mod tests {
 
     #[test]
     fn blocks_are_cut_at_images() {
-        assert_eq!(by_image(3, 9, 5).collect::<Vec<_>>(), [(0, 3, 0..2), (1, 0, 2..7), (2, 0, 7..9)]);
-        assert_eq!(by_image(2, 2, 1).collect::<Vec<_>>(), [(2, 0, 0..1), (3, 0, 1..2)]);
-        assert_eq!(by_image(5, 5, 5).collect::<Vec<_>>(), [(1, 0, 0..5)]);
+        let cut = |start, rows, rows_per_image| {
+            by_image(start, rows, rows_per_image).map(|of| (of.image, of.row, of.part)).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(3, 9, 5), [(0, 3, 0..2), (1, 0, 2..7), (2, 0, 7..9)]);
+        assert_eq!(cut(2, 2, 1), [(2, 0, 0..1), (3, 0, 1..2)]);
+        assert_eq!(cut(5, 5, 5), [(1, 0, 0..5)]);
     }
 }

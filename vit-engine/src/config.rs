@@ -1,14 +1,17 @@
 //! Hyper-parameters. Nothing about a model is assumed: what checkpoints differ in stands here.
 use core::fmt;
 
-use vit_kernels::Gelu;
+use vit_kernels::Activation;
 
 /// A Vision Transformer's hyper-parameters; plain data, checked by [`validate`](Self::validate).
+///
+/// Tokens stand in the order class, distillation, registers, patches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// Channels of the image.
     pub channels: usize,
-    /// Height and width of the image in pixels, multiples of the patch's.
+    /// Height and width of the image in pixels. What is left over at the right and at the bottom, less than a patch, is
+    /// not looked at.
     pub image: [usize; 2],
     /// Height and width of a patch in pixels.
     pub patch: [usize; 2],
@@ -20,6 +23,14 @@ pub struct Config {
     pub embed_norm: bool,
     /// Whether a learned token is put in front of the patches.
     pub class_token: bool,
+    /// Whether a second one follows it.
+    pub distillation_token: bool,
+    /// Learned tokens between those and the patches.
+    pub registers: usize,
+    /// Which tokens a position is added to.
+    pub positions: Positions,
+    /// LayerNorm over every token before the first layer.
+    pub pre_norm: bool,
     /// Width of a token.
     pub dim: usize,
     /// Transformer layers.
@@ -28,24 +39,44 @@ pub struct Config {
     pub heads: usize,
     /// Width of a head's queries, keys and values; heads × head_dim need not be dim.
     pub head_dim: usize,
-    /// Width of the feed-forward's hidden layer.
-    pub mlp_dim: usize,
-    /// Whether attention projects its output; without it heads × head_dim is dim.
-    pub out_proj: bool,
-    /// Which linear layers have biases.
-    pub bias: Biases,
     /// What scores are multiplied by: 1/√head_dim as a rule.
     pub attention_scale: f32,
+    /// LayerNorm over each head's queries and keys.
+    pub qk_norm: bool,
+    /// Whether queries and keys of patches are rotated by their position.
+    pub rope: bool,
+    /// Whether scores have a bias that depends on how far apart query and key are, with a class token and no other.
+    pub relative_bias: bool,
+    /// LayerNorm over what the heads give, before it is projected.
+    pub mixed_norm: bool,
+    /// Whether attention projects its output; without it heads × head_dim is dim.
+    pub out_proj: bool,
+    /// Whether what attention and feed-forward add is scaled, channel by channel.
+    pub layer_scale: bool,
+    /// Width of the feed-forward's hidden layer.
+    pub mlp_dim: usize,
+    /// Whether the hidden layer is activation(gate(x)) ⊙ up(x) instead of activation(up(x)).
+    pub gated: bool,
+    /// LayerNorm over the hidden layer.
+    pub hidden_norm: bool,
     /// The feed-forward's activation.
-    pub activation: Gelu,
+    pub activation: Activation,
+    /// Which linear layers have biases.
+    pub bias: Biases,
     /// The eps of every LayerNorm.
     pub norm_eps: f32,
     /// LayerNorm over every token after the last layer.
     pub final_norm: bool,
+    /// The pool that attends to the patches with a learned query, where there is one.
+    pub attention_pool: Option<AttentionPool>,
+    /// The vector that stands for the image, where the model has one.
+    pub embedding: Option<Readout>,
+    /// Width of the embedding after a projection of its own; 0 where there is none.
+    pub projection: usize,
     /// What the head reads.
-    pub pool: Pool,
-    /// LayerNorm over what was pooled.
-    pub head_norm: bool,
+    pub logits: Readout,
+    /// Whether the distillation token has a head of its own: logits are then the mean of both.
+    pub distillation_head: bool,
     /// Outputs of the head; 0 where there is none.
     pub classes: usize,
 }
@@ -59,15 +90,57 @@ pub enum PatchOrder {
     ChannelRowColumn,
 }
 
-/// What the head reads.
+/// Which tokens a learned position is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// None: the model has no such positions.
+    Absent,
+    /// The patches.
+    Patches,
+    /// All but registers.
+    NotRegisters,
+    /// All.
+    All,
+}
+
+/// How tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readout {
+    /// What is pooled.
+    pub pool: Pool,
+    /// LayerNorm over it.
+    pub norm: bool,
+}
+
+/// What is pooled of an image's tokens, after the final norm if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// The class token.
     Class,
-    /// The mean of all tokens, the class token among them if there is one.
+    /// The mean of class and distillation token.
+    ClassAndDistillation,
+    /// The mean of all tokens, those in front of the patches among them.
     MeanTokens,
     /// The mean of the patch tokens alone.
     MeanPatches,
+    /// The largest of the patch tokens, channel by channel.
+    MaxPatches,
+    /// The mean of the last two.
+    MeanMaxPatches,
+    /// The class token and behind it the mean of the patch tokens: twice as wide.
+    ClassThenMeanPatches,
+    /// The attention pool over the patches.
+    Attention,
+}
+
+/// A learned query that attends to the patches (Lee et al. 2019, <https://arxiv.org/abs/1810.00825>), as SigLIP has it:
+/// a = out(attention(query(probe), patches)), pooled = a + down(activation(up(norm(a)))).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionPool {
+    /// Heads, dim/heads wide each.
+    pub heads: usize,
+    /// Width of its hidden layer.
+    pub mlp_dim: usize,
 }
 
 /// Which linear layers have a bias.
@@ -75,23 +148,81 @@ pub enum Pool {
 pub struct Biases {
     /// The patch projection.
     pub patch: bool,
-    /// Queries, keys and values.
-    pub qkv: bool,
+    /// Queries.
+    pub query: bool,
+    /// Keys.
+    pub key: bool,
+    /// Values.
+    pub value: bool,
     /// Attention's output projection.
     pub out: bool,
-    /// Both layers of the feed-forward.
+    /// All layers of the feed-forward.
     pub mlp: bool,
+    /// The embedding's projection.
+    pub projection: bool,
     /// The head.
     pub head: bool,
 }
 
+impl Biases {
+    /// Biases everywhere, or nowhere.
+    pub const fn all(bias: bool) -> Self {
+        Self { patch: bias, query: bias, key: bias, value: bias, out: bias, mlp: bias, projection: bias, head: bias }
+    }
+}
+
 impl Config {
+    /// The plain Vision Transformer (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>): class token, positions
+    /// for all tokens, biases everywhere, exact GELU, feed-forward four times as wide, a head on the class token.
+    ///
+    /// The start for what differs in a few fields: `Config { layer_scale: true, ..Config::plain(…) }`.
+    pub fn plain(image: [usize; 2], patch: [usize; 2], dim: usize, depth: usize, heads: usize) -> Self {
+        let head_dim = dim.checked_div(heads).unwrap_or(0);
+        Self {
+            channels: 3,
+            image,
+            patch,
+            patch_order: PatchOrder::ChannelRowColumn,
+            patch_norm: false,
+            embed_norm: false,
+            class_token: true,
+            distillation_token: false,
+            registers: 0,
+            positions: Positions::All,
+            pre_norm: false,
+            dim,
+            depth,
+            heads,
+            head_dim,
+            attention_scale: 1.0 / libm::sqrtf(head_dim as f32),
+            qk_norm: false,
+            rope: false,
+            relative_bias: false,
+            mixed_norm: false,
+            out_proj: true,
+            layer_scale: false,
+            mlp_dim: dim.saturating_mul(4),
+            gated: false,
+            hidden_norm: false,
+            activation: Activation::Gelu,
+            bias: Biases::all(true),
+            norm_eps: 1e-6,
+            final_norm: true,
+            attention_pool: None,
+            embedding: Some(Readout { pool: Pool::Class, norm: false }),
+            projection: 0,
+            logits: Readout { pool: Pool::Class, norm: false },
+            distillation_head: false,
+            classes: 0,
+        }
+    }
+
     /// Checks that the parts fit together.
     ///
     /// # Errors
     /// The first contradiction found.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let sizes = [
+        let mut sizes = [
             (self.channels, "channels"),
             (self.image[0], "image height"),
             (self.image[1], "image width"),
@@ -101,7 +232,12 @@ impl Config {
             (self.heads, "heads"),
             (self.head_dim, "head_dim"),
             (self.mlp_dim, "mlp_dim"),
+            (1, "the attention pool's heads"),
+            (1, "the attention pool's mlp_dim"),
         ];
+        if let Some(pool) = self.attention_pool {
+            (sizes[9].0, sizes[10].0) = (pool.heads, pool.mlp_dim);
+        }
         for (size, name) in sizes {
             match size {
                 0 => return Err(ConfigError::Zero(name)),
@@ -109,22 +245,52 @@ impl Config {
                 _ => {}
             }
         }
-        if self.classes > Self::LARGEST || self.depth > Self::LARGEST || !self.products_fit() {
+        let may_be_0 = [self.classes, self.depth, self.registers, self.projection];
+        if may_be_0.iter().any(|size| *size > Self::LARGEST) || !self.products_fit() {
             return Err(ConfigError::TooLarge);
         }
-        if !self.image[0].is_multiple_of(self.patch[0]) || !self.image[1].is_multiple_of(self.patch[1]) {
-            return Err(ConfigError::NotWholePatches { image: self.image, patch: self.patch });
+        if self.image[0] < self.patch[0] || self.image[1] < self.patch[1] {
+            return Err(ConfigError::NoPatch { image: self.image, patch: self.patch });
         }
-        if !self.out_proj && self.inner() != self.dim {
+        if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.mixed_norm) {
             return Err(ConfigError::NeedsProjection { inner: self.inner(), dim: self.dim });
         }
-        if self.pool == Pool::Class && !self.class_token {
-            return Err(ConfigError::NoClassToken);
+        if self.distillation_token && !self.class_token {
+            return Err(ConfigError::NoToken("a distillation token follows a class token"));
+        }
+        for readout in self.embedding.into_iter().chain((self.classes > 0).then_some(self.logits)) {
+            self.has_what_is_pooled(readout.pool)?;
+        }
+        if self.distillation_head && !self.distillation_token {
+            return Err(ConfigError::NoToken("the distillation token has a head, and there is none"));
+        }
+        if self.rope && !self.head_dim.is_multiple_of(2) {
+            return Err(ConfigError::Odd);
+        }
+        if self.relative_bias && (!self.class_token || self.prefix() != 1) {
+            return Err(ConfigError::NoToken("relative biases are for a class token and patches"));
         }
         if !(self.attention_scale.is_finite() && self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(ConfigError::NotFinite);
         }
         Ok(())
+    }
+
+    fn has_what_is_pooled(&self, pool: Pool) -> Result<(), ConfigError> {
+        match pool {
+            Pool::Class | Pool::ClassThenMeanPatches if !self.class_token => {
+                Err(ConfigError::NoToken("the class token is to be pooled, and the model has none"))
+            }
+            Pool::ClassAndDistillation if !self.distillation_token => {
+                Err(ConfigError::NoToken("the distillation token is to be pooled, and the model has none"))
+            }
+            Pool::Attention => match self.attention_pool {
+                Some(pool) if self.dim.is_multiple_of(pool.heads) => Ok(()),
+                Some(_) => Err(ConfigError::PoolHeads),
+                None => Err(ConfigError::NoToken("the attention pool is to be read, and the model has none")),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// No model has a size above this one; products of two fit 64 bits with room to spare.
@@ -133,9 +299,14 @@ impl Config {
     /// Whether what the accessors below multiply fits a `usize`.
     fn products_fit(&self) -> bool {
         let patch_len = self.channels.checked_mul(self.patch[0]).and_then(|len| len.checked_mul(self.patch[1]));
-        let pixels = self.image[0].checked_mul(self.image[1]);
+        let pixels = self.image[0].checked_mul(self.image[1]).and_then(|pixels| pixels.checked_add(Self::LARGEST + 2));
         let kv = self.heads.checked_mul(self.head_dim).and_then(|inner| inner.checked_mul(2));
-        patch_len.is_some() && pixels.is_some_and(|pixels| pixels < usize::MAX) && kv.is_some()
+        patch_len.is_some() && pixels.is_some() && kv.is_some()
+    }
+
+    /// The same model over images of another size.
+    pub fn with_image(self, image: [usize; 2]) -> Self {
+        Self { image, ..self }
     }
 
     /// Rows and columns of the grid of patches.
@@ -150,12 +321,26 @@ impl Config {
 
     /// Tokens in front of the patches.
     pub fn prefix(&self) -> usize {
-        usize::from(self.class_token)
+        self.special_tokens() + self.registers
+    }
+
+    /// Class and distillation token, as far as there are any.
+    fn special_tokens(&self) -> usize {
+        usize::from(self.class_token) + usize::from(self.distillation_token)
     }
 
     /// Tokens of an image.
     pub fn tokens(&self) -> usize {
         self.prefix() + self.patches()
+    }
+
+    /// Rows of the position embedding that are for tokens in front of the patches.
+    pub fn position_prefix(&self) -> usize {
+        match self.positions {
+            Positions::Absent | Positions::Patches => 0,
+            Positions::NotRegisters => self.special_tokens(),
+            Positions::All => self.prefix(),
+        }
     }
 
     /// Values of a flattened patch.
@@ -167,6 +352,19 @@ impl Config {
     pub fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
+
+    /// Elements of the embedding; `None` where the model has none.
+    pub fn embedding_len(&self) -> Option<usize> {
+        let readout = self.embedding?;
+        Some(if self.projection > 0 { self.projection } else { readout.pool.width(self.dim) })
+    }
+}
+
+impl Pool {
+    /// Elements of what is pooled.
+    pub fn width(self, dim: usize) -> usize {
+        if self == Self::ClassThenMeanPatches { 2 * dim } else { dim }
+    }
 }
 
 /// Why hyper-parameters make no model.
@@ -176,22 +374,26 @@ pub enum ConfigError {
     Zero(&'static str),
     /// A size, or what it leads to, does not fit this machine's address space.
     TooLarge,
-    /// The image is not a whole number of patches.
-    NotWholePatches {
+    /// The image is smaller than a patch.
+    NoPatch {
         /// Height and width of the image.
         image: [usize; 2],
         /// Height and width of a patch.
         patch: [usize; 2],
     },
-    /// Without an output projection, heads × head_dim has to be dim.
+    /// Without an output projection, heads × head_dim has to be dim, and nothing can scale or normalise what is added.
     NeedsProjection {
         /// heads × head_dim.
         inner: usize,
         /// dim.
         dim: usize,
     },
-    /// The class token is to be pooled, and there is none.
-    NoClassToken,
+    /// A token or a pool is asked for that the model does not have.
+    NoToken(&'static str),
+    /// The attention pool's heads do not divide dim.
+    PoolHeads,
+    /// Rotary positions need an even head_dim.
+    Odd,
     /// The attention scale or eps is not a finite number, or eps is negative.
     NotFinite,
 }
@@ -201,13 +403,19 @@ impl fmt::Display for ConfigError {
         match self {
             Self::Zero(name) => write!(f, "{name} is 0"),
             Self::TooLarge => write!(f, "the model's sizes do not fit this machine's address space"),
-            Self::NotWholePatches { image: [h, w], patch: [ph, pw] } => {
-                write!(f, "an image of {h}×{w} is not a whole number of patches of {ph}×{pw}")
+            Self::NoPatch { image: [h, w], patch: [ph, pw] } => {
+                write!(f, "an image of {h}×{w} is smaller than a patch of {ph}×{pw}")
             }
             Self::NeedsProjection { inner, dim } => {
-                write!(f, "heads × head_dim is {inner}; without an output projection it has to be dim, {dim}")
+                write!(
+                    f,
+                    "heads × head_dim is {inner}; without an output projection it has to be dim, {dim}, with neither \
+                     layer scale nor a norm"
+                )
             }
-            Self::NoClassToken => write!(f, "the class token is to be pooled, and the model has none"),
+            Self::NoToken(what) => f.write_str(what),
+            Self::PoolHeads => write!(f, "dim is not a multiple of the attention pool's heads"),
+            Self::Odd => write!(f, "rotary positions need an even head_dim"),
             Self::NotFinite => write!(f, "the attention scale and eps have to be finite, and eps not negative"),
         }
     }

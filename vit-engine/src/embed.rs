@@ -1,10 +1,11 @@
-//! Pixels to tokens: cut into patches, flatten, project, add the position; the class token in front.
+//! Pixels to tokens: cut into patches, flatten, project, add the position; the learned tokens in front.
 use vit_kernels::{Epilogue, elementwise};
 
 use crate::arena::take;
 use crate::config::{Config, PatchOrder};
 use crate::executor::Stage;
 use crate::forward::Pass;
+use crate::parameters::Site;
 use crate::pixels::Pixels;
 use crate::plan::Buffers;
 
@@ -30,11 +31,12 @@ impl<'a> Embed<'a> {
 
     /// Fills `residual`, \[images, tokens, dim\], with the images from `first` on.
     pub(crate) fn run<P: Pixels>(mut self, first: usize, pixels: &mut P, residual: &mut [f32]) -> Result<(), P::Error> {
-        let (model, isa) = (self.pass.model, self.pass.model.isa);
-        let c = &model.config;
+        let c = &self.pass.model.config;
         let ([grid_rows, grid_columns], len) = (c.grid(), c.patch_len());
         for (image, tokens) in residual.chunks_exact_mut(c.tokens() * c.dim).enumerate() {
-            let (mut done, mut gathered) = (c.prefix(), 0);
+            let (prefix, patches) = tokens.split_at_mut(c.prefix() * c.dim);
+            self.prefix(prefix);
+            let (mut done, mut gathered) = (0, 0);
             for row in 0..grid_rows {
                 pixels.read(first + image, row * c.patch[0], self.strip)?;
                 for column in 0..grid_columns {
@@ -42,38 +44,63 @@ impl<'a> Embed<'a> {
                     gathered += 1;
                     let last = (row + 1, column + 1) == (grid_rows, grid_columns);
                     if gathered * len == self.patches.len() || last {
-                        let range = done * c.dim..(done + gathered) * c.dim;
-                        self.project(gathered, &model.positions()[range.clone()], &mut tokens[range]);
+                        self.project(done, gathered, &mut patches[done * c.dim..][..gathered * c.dim]);
                         (done, gathered) = (done + gathered, 0);
                     }
                 }
             }
-            if let Some(class) = model.class_token() {
-                tokens[..c.dim].copy_from_slice(&model.positions()[..c.dim]);
-                elementwise::add(isa, &mut tokens[..c.dim], class).expect("both are [dim]");
+        }
+        if let Some(norm) = self.pass.model.norm(Site::PreNorm) {
+            for block in residual.chunks_mut(self.projected.len()) {
+                let normed = &mut self.projected[..block.len()];
+                self.pass.norm(block, norm, normed);
+                block.copy_from_slice(normed);
             }
         }
         Ok(())
     }
 
-    /// The gathered patches, \[count, patch_len\], to tokens, \[count, dim\], their positions added.
-    fn project(&mut self, count: usize, positions: &[f32], out: &mut [f32]) {
-        let (model, len) = (self.pass.model, self.pass.model.config.patch_len());
-        let mut patches = &self.patches[..count * len];
-        if let Some(norm) = model.patch_norm() {
-            self.pass.norm(patches, norm, &mut self.normed[..count * len]);
-            patches = &self.normed[..count * len];
+    /// The learned tokens, \[prefix, dim\], with their positions.
+    fn prefix(&self, out: &mut [f32]) {
+        let model = self.pass.model;
+        let mut at = 0;
+        for site in [Site::ClassToken, Site::DistillationToken, Site::Registers] {
+            let tokens = model.rows(site).unwrap_or_default();
+            out[at..at + tokens.len()].copy_from_slice(tokens);
+            at += tokens.len();
+        }
+        let len = model.config.position_prefix() * model.config.dim;
+        if let Some(positions) = model.positions() {
+            elementwise::add(model.isa, &mut out[..len], &positions[..len]).expect("both are whole tokens");
+        }
+    }
+
+    /// The gathered patches, \[count, patch_len\], the first of which is patch `first`, to tokens, \[count, dim\], their
+    /// positions added.
+    fn project(&mut self, first: usize, count: usize, out: &mut [f32]) {
+        let (model, c) = (self.pass.model, &self.pass.model.config);
+        let positions = model.positions().map(|rows| &rows[(c.position_prefix() + first) * c.dim..][..out.len()]);
+        let mut patches = &self.patches[..count * c.patch_len()];
+        if let Some(norm) = model.norm(Site::PatchNorm) {
+            let normed = &mut self.normed[..patches.len()];
+            self.pass.norm(patches, norm, normed);
+            patches = normed;
         }
         let projected = &mut self.projected[..out.len()];
-        match model.embed_norm() {
-            Some(norm) => {
+        match (model.norm(Site::EmbedNorm), positions) {
+            (Some(norm), positions) => {
                 self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], projected);
                 self.pass.norm(projected, norm, out);
-                elementwise::add(model.isa, out, positions).expect("a position for every token");
+                if let Some(positions) = positions {
+                    elementwise::add(model.isa, out, positions).expect("a position for every token");
+                }
             }
-            None => {
+            (None, Some(positions)) => {
                 out.copy_from_slice(positions);
                 self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::RESIDUAL, projected, out);
+            }
+            (None, None) => {
+                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], out);
             }
         }
     }

@@ -12,6 +12,8 @@ pub enum Stage {
     KeysValues,
     /// Projection to queries.
     Queries,
+    /// Rotation of queries and keys by their positions.
+    Rope,
     /// softmax(q·kᵀ·scale)·v.
     Attention,
     /// Projection of what attention mixed, added to the residual.
@@ -20,17 +22,18 @@ pub enum Stage {
     Up,
     /// The feed-forward's second matrix, added to the residual.
     Down,
-    /// The head.
+    /// The attention pool, the embedding's projection, the head.
     Head,
 }
 
 impl Stage {
     /// Every stage, in the model's order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Embed,
         Self::Norm,
         Self::KeysValues,
         Self::Queries,
+        Self::Rope,
         Self::Attention,
         Self::Output,
         Self::Up,

@@ -1,4 +1,4 @@
-//! What a user may ask a forward pass for.
+//! What a user may ask for.
 use crate::config::{Config, Pool};
 
 /// The output of a forward pass.
@@ -10,24 +10,62 @@ pub enum Features {
     Class,
     /// The patch tokens after the final norm (where the model has one), \[batch, patches, dim\].
     Patches,
+    /// The registers after the final norm (where the model has one), \[batch, registers, dim\].
+    Registers,
+    /// The vector that stands for the image, \[batch, embedding_len\].
+    Embedding,
+    /// All tokens after that many layers, before the final norm, \[batch, tokens, dim\]; 0 is what goes into the first.
+    Layer(usize),
+    /// What every query gives to every key, after the softmax, \[batch, depth, heads, tokens, tokens\].
+    Attention,
 }
 
 impl Features {
     /// Elements of the output for one image; `None` where the model does not have it.
     pub fn len(self, config: &Config) -> Option<usize> {
+        let c = config;
         match self {
-            Self::Logits => Some(config.classes).filter(|classes| *classes > 0),
-            Self::Class => config.class_token.then_some(config.dim),
-            Self::Patches => config.patches().checked_mul(config.dim),
+            Self::Logits => Some(c.classes).filter(|classes| *classes > 0),
+            Self::Class => c.class_token.then_some(c.dim),
+            Self::Patches => c.patches().checked_mul(c.dim),
+            Self::Registers => c.registers.checked_mul(c.dim).filter(|len| *len > 0),
+            Self::Embedding => c.embedding_len(),
+            Self::Layer(layer) if layer <= c.depth => c.tokens().checked_mul(c.dim),
+            Self::Layer(_) => None,
+            Self::Attention => {
+                let map = c.tokens().checked_mul(c.tokens())?;
+                c.depth.checked_mul(c.heads)?.checked_mul(map).filter(|len| *len > 0)
+            }
         }
     }
 
-    /// Whether the class token is all that the last layer has to deliver: the other rows of it are not computed.
-    pub(crate) fn needs_class_alone(self, config: &Config) -> bool {
+    /// Layers that have to run.
+    pub(crate) fn layers(self, config: &Config) -> usize {
         match self {
-            Self::Logits => config.pool == Pool::Class,
-            Self::Class => true,
-            Self::Patches => false,
+            Self::Layer(layer) => layer,
+            _ => config.depth,
+        }
+    }
+
+    /// How many of an image's first tokens the last layer has to deliver: the other rows of it are not computed.
+    pub(crate) fn rows_of_last_layer(self, config: &Config) -> usize {
+        match self {
+            Self::Logits => config.logits.pool.rows(config),
+            Self::Embedding => config.embedding.map_or(0, |readout| readout.pool.rows(config)),
+            Self::Class => 1,
+            Self::Registers => config.prefix(),
+            Self::Patches | Self::Layer(_) | Self::Attention => config.tokens(),
+        }
+    }
+}
+
+impl Pool {
+    /// How many of an image's first tokens it reads.
+    fn rows(self, config: &Config) -> usize {
+        match self {
+            Self::Class => 1,
+            Self::ClassAndDistillation => 2,
+            _ => config.tokens(),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The feed-forward block: x = x + down(activation(up(norm(x)))).
-use vit_kernels::Epilogue;
+//! The feed-forward block: x = x + scale ⊙ down(hidden), hidden = activation(up(norm(x))) or, gated,
+//! activation(gate(norm(x))) ⊙ up(norm(x)).
+use vit_kernels::{Epilogue, Onto};
 
 use crate::attention::Scratch;
 use crate::executor::Stage;
@@ -9,14 +10,27 @@ use crate::model::Layer;
 impl Pass<'_> {
     pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
         let c = &self.model.config;
+        let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {
             let rows = block.len() / c.dim;
             let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let hidden = &mut scratch.wide[..rows * c.mlp_dim]; // [rows, mlp_dim]
+            let (mut hidden, spare) = scratch.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
-            let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
-            self.linear(Stage::Up, norm, layer.up, activation, &mut [], hidden);
-            self.linear(Stage::Down, hidden, layer.down, Epilogue::RESIDUAL, norm, block);
+            match layer.gate {
+                Some(gate) => {
+                    let through = Epilogue { onto: Onto::Product, ..Epilogue::default() };
+                    self.linear(Stage::Up, norm, gate, activation, &mut [], hidden);
+                    self.linear(Stage::Up, norm, layer.up, through, &mut [], hidden);
+                }
+                None => self.linear(Stage::Up, norm, layer.up, activation, &mut [], hidden),
+            }
+            if let Some(hidden_norm) = layer.hidden_norm {
+                let normed = &mut spare[..hidden.len()];
+                self.norm(hidden, hidden_norm, normed);
+                hidden = normed;
+            }
+            let onto = Epilogue { scale: layer.mlp_scale, ..Epilogue::RESIDUAL };
+            self.linear(Stage::Down, hidden, layer.down, onto, norm, block);
         }
     }
 }

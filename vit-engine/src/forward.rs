@@ -10,6 +10,7 @@ use crate::arena::{MemoryError, aligned_mut, take};
 use crate::attention::Scratch;
 use crate::embed::Embed;
 use crate::executor::{Executor, Stage, Team};
+use crate::features::Features;
 use crate::model::Model;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
@@ -78,11 +79,19 @@ impl Pass<'_> {
         Embed::new(self, &buffers, arena).run(first, pixels, residual).map_err(ForwardError::Pixels)?;
 
         let mut scratch = Scratch::new(&buffers, arena);
-        for index in 0..c.depth {
+        let layers = features.layers(c);
+        for index in 0..layers {
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut scratch);
-            if index + 1 == c.depth && features.needs_class_alone(c) {
-                residual = self.keep_class_rows(residual);
+            if features == Features::Attention {
+                self.attention_maps(&layer, index, residual, &mut scratch, out);
+            }
+            if index + 1 == layers {
+                match features.rows_of_last_layer(c) {
+                    _ if features == Features::Attention => return Ok(()),
+                    rows if rows < c.tokens() => residual = self.keep_first_rows(residual, rows),
+                    _ => {}
+                }
             }
             self.attention(&layer, residual, &mut scratch);
             self.feed_forward(&layer, residual, &mut scratch);
@@ -92,14 +101,14 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Moves the class tokens to the front: \[images·tokens, dim\] → \[images, dim\].
-    fn keep_class_rows<'r>(&self, residual: &'r mut [f32]) -> &'r mut [f32] {
+    /// Moves each image's first tokens to the front: \[images, tokens, dim\] → \[images, rows, dim\].
+    fn keep_first_rows<'r>(&self, residual: &'r mut [f32], rows: usize) -> &'r mut [f32] {
         let (dim, tokens) = (self.model.config.dim, self.model.config.tokens());
         for image in 1..self.images {
-            let class = image * tokens * dim;
-            residual.copy_within(class..class + dim, image * dim);
+            let start = image * tokens * dim;
+            residual.copy_within(start..start + rows * dim, image * rows * dim);
         }
-        &mut residual[..self.images * dim]
+        &mut residual[..self.images * rows * dim]
     }
 
     /// out = LayerNorm(x), row by row.
@@ -109,7 +118,7 @@ impl Pass<'_> {
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
-    /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`; without a residual it may be empty.
+    /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].
     pub(crate) fn linear<'e>(
         &self,
         stage: Stage,

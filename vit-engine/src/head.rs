@@ -1,64 +1,199 @@
-//! From the last layer's tokens to what was asked for: final norm, pooling, head.
-use vit_kernels::{Epilogue, elementwise};
+//! From the last layer's tokens to what was asked for: final norm, pooling, projection, head.
+use vit_kernels::{Attention, Epilogue, KvLayout, elementwise};
 
 use crate::arena::take;
-use crate::config::Pool;
+use crate::config::{Pool, Readout};
 use crate::executor::Stage;
 use crate::features::Features;
 use crate::forward::Pass;
+use crate::parameters::Site;
+use crate::plan::Buffers;
+
+/// What the head works in.
+struct Scratch<'a> {
+    pooled: &'a mut [f32], // [images, width of the pool]
+    normed: &'a mut [f32], // [images, width of the pool]
+    row: &'a mut [f32],    // [2·dim]
+    pool: PoolScratch<'a>,
+}
+
+/// What the attention pool works in.
+struct PoolScratch<'a> {
+    kv: &'a mut [f32],     // [patches, 2·dim]
+    norm: &'a mut [f32],   // [rows, dim]
+    query: &'a mut [f32],  // [dim]
+    mixed: &'a mut [f32],  // [images, dim]
+    hidden: &'a mut [f32], // [images, mlp_dim]
+}
+
+impl<'a> Scratch<'a> {
+    fn new(buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
+        Self {
+            pooled: take(&mut arena, buffers.pooled),
+            normed: take(&mut arena, buffers.pooled),
+            row: take(&mut arena, buffers.row),
+            pool: PoolScratch {
+                kv: take(&mut arena, buffers.pool_kv),
+                norm: take(&mut arena, buffers.pool_norm),
+                query: take(&mut arena, buffers.pool_query),
+                mixed: take(&mut arena, buffers.pool_mixed),
+                hidden: take(&mut arena, buffers.pool_hidden),
+            },
+        }
+    }
+}
 
 impl Pass<'_> {
-    /// `residual` is \[images, rows, dim\]: all tokens, or the class token alone.
-    pub(crate) fn head(&self, residual: &[f32], mut arena: &mut [f32], out: &mut [f32]) {
-        let c = &self.model.config;
-        let images = residual.chunks_exact(residual.len() / self.images);
+    /// `residual` is \[images, rows, dim\]: all tokens, or as many of the first as the features need.
+    pub(crate) fn head(&self, residual: &[f32], arena: &mut [f32], out: &mut [f32]) {
+        let (c, model) = (&self.model.config, self.model);
+        let scratch = Scratch::new(&self.plan.buffers(), arena);
+        let patches = c.prefix() * c.dim;
         match self.plan.features() {
-            Features::Class => {
-                for (tokens, out) in images.zip(out.chunks_exact_mut(c.dim)) {
-                    self.final_norm(&tokens[..c.dim], out);
+            Features::Class => self.final_norms(residual, 0..c.dim, out),
+            Features::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
+            Features::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
+            Features::Layer(_) => out.copy_from_slice(residual),
+            // Written layer by layer.
+            Features::Attention => {}
+            Features::Embedding => {
+                let Some(readout) = c.embedding else { return };
+                let embedding = self.read(readout, residual, scratch);
+                match model.linear(Site::Projection) {
+                    Some(projection) => {
+                        self.linear(Stage::Head, embedding, projection, Epilogue::default(), &mut [], out);
+                    }
+                    None => out.copy_from_slice(embedding),
                 }
             }
-            Features::Patches => {
-                for (tokens, out) in images.zip(out.chunks_exact_mut(c.patches() * c.dim)) {
-                    self.final_norm(&tokens[c.prefix() * c.dim..], out);
+            Features::Logits => match model.linear(Site::DistillationHead) {
+                Some(second) => {
+                    // Each token has its own head; the logits are their mean.
+                    let Scratch { pooled, normed, .. } = scratch;
+                    let images = self.images * c.dim;
+                    self.final_norms(residual, 0..c.dim, &mut pooled[..images]);
+                    self.final_norms(residual, c.dim..2 * c.dim, &mut normed[..images]);
+                    if let Some(head) = model.linear(Site::Head) {
+                        self.linear(Stage::Head, &pooled[..images], head, Epilogue::default(), &mut [], out);
+                        self.linear(Stage::Head, &normed[..images], second, Epilogue::RESIDUAL, &mut [], out);
+                        elementwise::scale(model.isa, out, 0.5);
+                    }
                 }
-            }
-            Features::Logits => {
-                let len = self.images * c.dim;
-                let pooled = take(&mut arena, len); // [images, dim]
-                let normed = take(&mut arena, len); // [images, dim]
-                for (tokens, pooled) in images.zip(pooled.chunks_exact_mut(c.dim)) {
-                    self.pool(tokens, &mut arena[..c.dim], pooled);
+                None => {
+                    let pooled = self.read(c.logits, residual, scratch);
+                    if let Some(head) = model.linear(Site::Head) {
+                        self.linear(Stage::Head, pooled, head, Epilogue::default(), &mut [], out);
+                    }
                 }
-                let mut input = &*pooled;
-                if let Some(norm) = self.model.head_norm() {
-                    self.norm(pooled, norm, normed);
-                    input = normed;
-                }
-                if let Some(head) = self.model.head() {
-                    self.linear(Stage::Head, input, head, Epilogue::default(), &mut [], out);
-                }
-            }
+            },
         }
     }
 
-    /// What the head reads of an image; `row` is scratch, \[dim\].
-    fn pool(&self, tokens: &[f32], row: &mut [f32], pooled: &mut [f32]) {
+    /// The final norm of some tokens of each image: `elements` of each, \[images, elements\] into `out`.
+    fn final_norms(&self, residual: &[f32], elements: core::ops::Range<usize>, out: &mut [f32]) {
+        let images = residual.chunks_exact(residual.len() / self.images);
+        for (tokens, out) in images.zip(out.chunks_exact_mut(elements.len())) {
+            self.final_norm(&tokens[elements.clone()], out);
+        }
+    }
+
+    /// One vector an image, \[images, width of the pool\].
+    fn read<'s>(&self, readout: Readout, residual: &[f32], scratch: Scratch<'s>) -> &'s [f32] {
+        let len = self.images * readout.pool.width(self.model.config.dim);
+        let (pooled, normed) = (&mut scratch.pooled[..len], &mut scratch.normed[..len]);
+        if readout.pool == Pool::Attention {
+            self.attention_pool(residual, scratch.pool, normed, pooled);
+        } else {
+            let images = residual.chunks_exact(residual.len() / self.images);
+            for (tokens, pooled) in images.zip(pooled.chunks_exact_mut(len / self.images)) {
+                self.pool(readout.pool, tokens, scratch.row, pooled);
+            }
+        }
+        match self.model.norm(Site::HeadNorm) {
+            Some(norm) if readout.norm => {
+                self.norm(pooled, norm, normed);
+                normed
+            }
+            _ => pooled,
+        }
+    }
+
+    /// What is pooled of an image; `row` is scratch, \[2·dim\].
+    fn pool(&self, pool: Pool, tokens: &[f32], row: &mut [f32], pooled: &mut [f32]) {
         let (c, isa) = (&self.model.config, self.model.isa);
-        if c.pool == Pool::Class {
-            return self.final_norm(&tokens[..c.dim], pooled);
+        let (row, second) = row.split_at_mut(c.dim);
+        let mut mean = |tokens: &[f32], pooled: &mut [f32]| {
+            pooled.fill(0.0);
+            for token in tokens.chunks_exact(c.dim) {
+                self.final_norm(token, row);
+                elementwise::add(isa, pooled, row).expect("both are [dim]");
+            }
+            elementwise::scale(isa, pooled, 1.0 / (tokens.len() / c.dim) as f32);
+        };
+        let patches = tokens.get(c.prefix() * c.dim..).unwrap_or_default();
+        match pool {
+            Pool::Class => self.final_norm(&tokens[..c.dim], pooled),
+            Pool::ClassAndDistillation => mean(&tokens[..2 * c.dim], pooled),
+            Pool::MeanTokens => mean(tokens, pooled),
+            Pool::MeanPatches => mean(patches, pooled),
+            Pool::ClassThenMeanPatches => {
+                let (class, patch) = pooled.split_at_mut(c.dim);
+                mean(patches, patch);
+                self.final_norm(&tokens[..c.dim], class);
+            }
+            Pool::MaxPatches => self.largest(patches, row, pooled),
+            Pool::MeanMaxPatches => {
+                mean(patches, pooled);
+                self.largest(patches, row, second);
+                elementwise::add(isa, pooled, second).expect("both are [dim]");
+                elementwise::scale(isa, pooled, 0.5);
+            }
+            Pool::Attention => {}
         }
-        let averaged = c.pool.averaged(c);
-        pooled.fill(0.0);
-        for token in averaged.clone() {
-            self.final_norm(&tokens[token * c.dim..][..c.dim], row);
-            elementwise::add(isa, pooled, row).expect("both are [dim]");
+    }
+
+    /// The largest of each channel.
+    fn largest(&self, tokens: &[f32], row: &mut [f32], out: &mut [f32]) {
+        let dim = out.len();
+        out.fill(f32::NEG_INFINITY);
+        for token in tokens.chunks_exact(dim) {
+            self.final_norm(token, row);
+            // A NaN stays.
+            out.iter_mut().zip(&*row).for_each(|(out, x)| *out = if *x > *out || x.is_nan() { *x } else { *out });
         }
-        elementwise::scale(isa, pooled, 1.0 / averaged.len() as f32);
+    }
+
+    /// The attention pool, \[images, dim\]; `normed` is scratch of the same length.
+    fn attention_pool(&self, residual: &[f32], scratch: PoolScratch<'_>, normed: &mut [f32], pooled: &mut [f32]) {
+        let (c, model) = (&self.model.config, self.model);
+        let (Some(weights), Some(pool)) = (model.pool(), c.attention_pool) else { return };
+        let plain = Epilogue::default();
+        let PoolScratch { kv, norm, query, mixed, hidden } = scratch;
+        let head_dim = c.dim / pool.heads;
+        let layout = KvLayout { heads: pool.heads, head_dim, tokens: c.patches() };
+        let scale = 1.0 / libm::sqrtf(head_dim as f32);
+        self.linear(Stage::Head, weights.probe, weights.q, plain, &mut [], query);
+        let images = residual.chunks_exact(c.tokens() * c.dim);
+        for (tokens, mixed) in images.zip(mixed.chunks_exact_mut(c.dim)) {
+            let blocks = tokens[c.prefix() * c.dim..].chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len()));
+            for (block, kv) in blocks {
+                let norm = &mut norm[..block.len()];
+                self.final_norm(block, norm);
+                self.linear(Stage::Head, norm, weights.kv, plain, &mut [], kv);
+            }
+            let job = Attention::new(model.isa, layout, scale, query, kv, mixed);
+            self.team.run(Stage::Head, &mut job.expect("the plan reserved the pool's keys and values"));
+        }
+        let (mixed, hidden) = (&mixed[..pooled.len()], &mut hidden[..self.images * pool.mlp_dim]);
+        self.linear(Stage::Head, mixed, weights.out, plain, &mut [], pooled);
+        self.norm(pooled, weights.norm, normed);
+        let activation = Epilogue { activation: Some(c.activation), ..plain };
+        self.linear(Stage::Head, normed, weights.up, activation, &mut [], hidden);
+        self.linear(Stage::Head, hidden, weights.down, Epilogue::RESIDUAL, normed, pooled);
     }
 
     fn final_norm(&self, x: &[f32], out: &mut [f32]) {
-        match self.model.final_norm() {
+        match self.model.norm(Site::FinalNorm) {
             Some(norm) => self.norm(x, norm, out),
             None => out.copy_from_slice(x),
         }

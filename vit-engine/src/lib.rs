@@ -43,6 +43,7 @@ pub mod file;
 mod forward;
 mod head;
 mod model;
+mod parameters;
 mod pixels;
 mod plan;
 #[cfg(test)]
@@ -56,14 +57,15 @@ pub mod zoo;
 #[cfg(feature = "std")]
 pub use arena::AlignedBox;
 pub use arena::{ALIGN, Aligned, MemoryError};
-pub use config::{Biases, Config, ConfigError, PatchOrder, Pool};
+pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
 pub use features::Features;
 pub use forward::ForwardError;
 pub use model::{Model, ModelError};
+pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};
 pub use plan::{Plan, PlanError};
 #[cfg(feature = "std")]
 pub use threads::Threads;
-pub use vit_kernels::{Gelu, Isa, IsaError};
-pub use weights::{FillError, LayerSite, Param, Part, Precision, Site, Source, Values, for_each_param};
+pub use vit_kernels::{Activation, Isa, IsaError};
+pub use weights::{FillError, Precision, Source, Values};

@@ -3,6 +3,7 @@ use vit_kernels::Isa;
 
 use crate::arena::{MemoryError, aligned};
 use crate::config::{Config, ConfigError};
+use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::weights::{Fill, FillError, Layout, Linear, Norm, Precision, Source};
 
 /// A model over weights that stand in the caller's memory: RAM, flash, a mapped file.
@@ -11,18 +12,46 @@ pub struct Model<'a> {
     pub(crate) config: Config,
     pub(crate) isa: Isa,
     layout: Layout,
+    /// What is the same for every size of image.
     data: &'a [u8],
+    /// What is not.
+    tables: &'a [u8],
 }
 
 /// The weights of one layer.
 pub(crate) struct Layer<'a> {
-    pub(crate) attention_norm: Norm<'a>, // [dim]
-    pub(crate) q: Linear<'a>,            // [inner, dim]
-    pub(crate) kv: Linear<'a>,           // [2·inner, dim]
-    pub(crate) out: Option<Linear<'a>>,  // [dim, inner]
-    pub(crate) mlp_norm: Norm<'a>,       // [dim]
-    pub(crate) up: Linear<'a>,           // [mlp_dim, dim]
-    pub(crate) down: Linear<'a>,         // [dim, mlp_dim]
+    pub(crate) attention_norm: Norm<'a>,           // [dim]
+    pub(crate) kv: Linear<'a>,                     // [2·inner, dim]
+    pub(crate) q: Linear<'a>,                      // [inner, dim]
+    pub(crate) qk_norm: Option<QkNorm<'a>>,        //
+    pub(crate) relative_bias: Option<&'a [f32]>,   // a row a head
+    pub(crate) mixed_norm: Option<Norm<'a>>,       // [inner]
+    pub(crate) out: Option<Linear<'a>>,            // [dim, inner]
+    pub(crate) attention_scale: Option<&'a [f32]>, // [dim]
+    pub(crate) mlp_norm: Norm<'a>,                 // [dim]
+    pub(crate) gate: Option<Linear<'a>>,           // [mlp_dim, dim]
+    pub(crate) up: Linear<'a>,                     // [mlp_dim, dim]
+    pub(crate) hidden_norm: Option<Norm<'a>>,      // [mlp_dim]
+    pub(crate) down: Linear<'a>,                   // [dim, mlp_dim]
+    pub(crate) mlp_scale: Option<&'a [f32]>,       // [dim]
+}
+
+/// The norms of a head's queries and keys.
+#[derive(Clone, Copy)]
+pub(crate) struct QkNorm<'a> {
+    pub(crate) query: Norm<'a>, // [head_dim]
+    pub(crate) key: Norm<'a>,   // [head_dim]
+}
+
+/// The weights of the attention pool.
+pub(crate) struct PoolWeights<'a> {
+    pub(crate) probe: &'a [f32], // [dim]
+    pub(crate) q: Linear<'a>,    // [dim, dim]
+    pub(crate) kv: Linear<'a>,   // [2·dim, dim]
+    pub(crate) out: Linear<'a>,  // [dim, dim]
+    pub(crate) norm: Norm<'a>,   // [dim]
+    pub(crate) up: Linear<'a>,   // [mlp_dim, dim]
+    pub(crate) down: Linear<'a>, // [dim, mlp_dim]
 }
 
 impl<'a> Model<'a> {
@@ -31,7 +60,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// When the config makes no model.
     pub fn bytes(config: &Config, precision: Precision) -> Result<usize, ConfigError> {
-        Ok(Layout::new(config, precision)?.bytes)
+        Ok(Layout::new(config, precision)?.bytes())
     }
 
     /// Fills `memory`, [`bytes`](Self::bytes) long and aligned to [`ALIGN`](crate::ALIGN), from `source`.
@@ -45,7 +74,7 @@ impl<'a> Model<'a> {
         memory: &mut [u8],
     ) -> Result<(), FillError<S::Error>> {
         let layout = Layout::new(config, precision).map_err(FillError::Config)?;
-        Fill { layout: &layout, source, memory }.run(config)
+        Fill { layout: &layout, source, memory }.model(config)
     }
 
     /// A model over memory that [`fill`](Self::fill) has filled for the same config and precision, to run on `isa`.
@@ -57,12 +86,52 @@ impl<'a> Model<'a> {
     /// When the config makes no model, or the memory is misaligned or not [`bytes`](Self::bytes) long.
     pub fn new(config: &Config, precision: Precision, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
         let layout = Layout::new(config, precision).map_err(ModelError::Config)?;
-        let (needed, found) = (layout.bytes, memory.len());
+        let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
         }
-        let data = aligned(memory, needed).map_err(ModelError::Memory)?;
-        Ok(Self { config: *config, isa, layout, data })
+        let (data, tables) = aligned(memory, needed).map_err(ModelError::Memory)?.split_at(layout.tables_start);
+        Ok(Self { config: *config, isa, layout, data, tables })
+    }
+
+    /// The bytes of what depends on the image's size: positions, rotations. They stand at the end of a model's memory.
+    ///
+    /// # Errors
+    /// When the config makes no model.
+    pub fn table_bytes(config: &Config) -> Result<usize, ConfigError> {
+        Ok(Layout::new(config, Precision::F32)?.table_bytes)
+    }
+
+    /// Fills `memory`, [`table_bytes`](Self::table_bytes) long and aligned to [`ALIGN`](crate::ALIGN), with what a model
+    /// for images of the config's size needs beside the weights; see [`at`](Self::at). `source` is asked for those
+    /// parameters alone whose [`Site::is_table`].
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill).
+    pub fn fill_tables<S: Source>(config: &Config, source: &S, memory: &mut [u8]) -> Result<(), FillError<S::Error>> {
+        let layout = Layout::new(config, Precision::F32).map_err(FillError::Config)?;
+        Fill { layout: &layout, source, memory }.tables()
+    }
+
+    /// The same weights for images of another size, \[height, width\], whose tables stand in `tables`.
+    ///
+    /// # Errors
+    /// When such images make no model, biases by place are for another grid, or the memory does not do.
+    pub fn at<'b>(&self, image: [usize; 2], tables: &'b [u8]) -> Result<Model<'b>, ModelError>
+    where
+        'a: 'b,
+    {
+        let config = self.config.with_image(image);
+        if config.relative_bias && config.grid() != self.config.grid() {
+            return Err(ModelError::OtherGrid { own: self.config.grid(), found: config.grid() });
+        }
+        let layout = Layout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
+        let (needed, found) = (layout.table_bytes, tables.len());
+        if needed != found {
+            return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
+        }
+        let tables = aligned(tables, needed).map_err(ModelError::Memory)?;
+        Ok(Model { config, isa: self.isa, layout, data: self.data, tables })
     }
 
     /// The hyper-parameters.
@@ -82,54 +151,67 @@ impl<'a> Model<'a> {
 
     /// The bytes of its weights.
     pub fn weight_bytes(&self) -> usize {
-        self.layout.bytes
+        self.layout.bytes()
     }
 
-    pub(crate) fn patch_norm(&self) -> Option<Norm<'a>> {
-        self.layout.patch_norm.map(|slot| self.layout.norm(self.data, 0, slot))
+    pub(crate) fn norm(&self, site: Site) -> Option<Norm<'a>> {
+        self.layout.norm(self.data, site)
     }
 
+    pub(crate) fn linear(&self, site: Site) -> Option<Linear<'a>> {
+        self.layout.linear(self.data, site)
+    }
+
+    /// A token, registers, positions, rotations.
+    pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
+        self.layout.rows(if site.is_table() { self.tables } else { self.data }, site)
+    }
+
+    /// \[dim, patch_len\].
     pub(crate) fn patch(&self) -> Linear<'a> {
-        self.layout.linear(self.data, 0, self.layout.patch)
-    }
-
-    pub(crate) fn embed_norm(&self) -> Option<Norm<'a>> {
-        self.layout.embed_norm.map(|slot| self.layout.norm(self.data, 0, slot))
-    }
-
-    /// \[dim\].
-    pub(crate) fn class_token(&self) -> Option<&'a [f32]> {
-        self.layout.class_token.map(|slot| self.layout.vectors(self.data, 0, slot))
-    }
-
-    /// \[tokens, dim\].
-    pub(crate) fn positions(&self) -> &'a [f32] {
-        self.layout.vectors(self.data, 0, self.layout.positions)
+        self.linear(Site::Patch).expect("every model has one")
     }
 
     pub(crate) fn layer(&self, index: usize) -> Layer<'a> {
-        let (l, data, base) = (&self.layout, self.data, self.layout.layer_start(index));
+        let at = |site| Site::Layer(index, site);
+        let norm = |site| self.norm(at(site));
+        let linear = |site| self.linear(at(site));
+        let rows = |site| self.layout.rows(self.data, at(site));
+        let every = "every layer has one";
         Layer {
-            attention_norm: l.norm(data, base, l.layer.attention_norm),
-            q: l.linear(data, base, l.layer.q),
-            kv: l.linear(data, base, l.layer.kv),
-            out: l.layer.out.map(|slot| l.linear(data, base, slot)),
-            mlp_norm: l.norm(data, base, l.layer.mlp_norm),
-            up: l.linear(data, base, l.layer.up),
-            down: l.linear(data, base, l.layer.down),
+            attention_norm: norm(LayerSite::AttentionNorm).expect(every),
+            kv: linear(LayerSite::Key).expect(every),
+            q: linear(LayerSite::Query).expect(every),
+            qk_norm: norm(LayerSite::QueryNorm).zip(norm(LayerSite::KeyNorm)).map(|(query, key)| QkNorm { query, key }),
+            relative_bias: rows(LayerSite::RelativeBias),
+            mixed_norm: norm(LayerSite::MixedNorm),
+            out: linear(LayerSite::Out),
+            attention_scale: rows(LayerSite::AttentionScale),
+            mlp_norm: norm(LayerSite::MlpNorm).expect(every),
+            gate: linear(LayerSite::Gate),
+            up: linear(LayerSite::Up).expect(every),
+            hidden_norm: norm(LayerSite::HiddenNorm),
+            down: linear(LayerSite::Down).expect(every),
+            mlp_scale: rows(LayerSite::MlpScale),
         }
     }
 
-    pub(crate) fn final_norm(&self) -> Option<Norm<'a>> {
-        self.layout.final_norm.map(|slot| self.layout.norm(self.data, 0, slot))
+    pub(crate) fn pool(&self) -> Option<PoolWeights<'a>> {
+        let linear = |site| self.linear(Site::Pool(site));
+        Some(PoolWeights {
+            probe: self.rows(Site::Pool(PoolSite::Probe))?,
+            q: linear(PoolSite::Query)?,
+            kv: linear(PoolSite::Key)?,
+            out: linear(PoolSite::Out)?,
+            norm: self.norm(Site::Pool(PoolSite::Norm))?,
+            up: linear(PoolSite::Up)?,
+            down: linear(PoolSite::Down)?,
+        })
     }
 
-    pub(crate) fn head_norm(&self) -> Option<Norm<'a>> {
-        self.layout.head_norm.map(|slot| self.layout.norm(self.data, 0, slot))
-    }
-
-    pub(crate) fn head(&self) -> Option<Linear<'a>> {
-        self.layout.head.map(|slot| self.layout.linear(self.data, 0, slot))
+    /// The position embedding as it stands in memory, \[position_prefix + patches, dim\].
+    pub fn positions(&self) -> Option<&'a [f32]> {
+        self.rows(Site::Positions)
     }
 }
 
@@ -140,6 +222,13 @@ pub enum ModelError {
     Config(ConfigError),
     /// The memory does not do.
     Memory(MemoryError),
+    /// Biases by place are for the grid of patches that the model was trained on, and no other.
+    OtherGrid {
+        /// That grid.
+        own: [usize; 2],
+        /// The grid of the images.
+        found: [usize; 2],
+    },
 }
 
 impl core::fmt::Display for ModelError {
@@ -147,6 +236,10 @@ impl core::fmt::Display for ModelError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::OtherGrid { own: [h, w], found: [fh, fw] } => write!(
+                f,
+                "the model's relative position biases are for {h}×{w} patches, and are not interpolated for {fh}×{fw}"
+            ),
         }
     }
 }

@@ -6,15 +6,15 @@
 //! ```text
 //! arena = residual [images, tokens, dim]  then, one after the other in the same place:
 //!   embed    strip [channels, patch height, width], patches [rows, patch_len], projected [rows, dim], …
-//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and mixed, or the hidden units]
-//!   head     three rows of dim an image
+//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and mixed, or the hidden layer]
+//!   head     two vectors an image, what is pooled of one at a time; for an attention pool an image's keys and values
 //! ```
 use core::fmt;
 
 use vit_kernels::KvLayout;
 
 use crate::arena::padded;
-use crate::config::{Config, ConfigError, Pool};
+use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
 use crate::features::Features;
 
@@ -43,7 +43,13 @@ pub(crate) struct Buffers {
     pub(crate) kv: usize,
     pub(crate) norm: usize,
     pub(crate) wide: usize,
-    pub(crate) head: usize,
+    pub(crate) pooled: usize,
+    pub(crate) row: usize,
+    pub(crate) pool_kv: usize,
+    pub(crate) pool_norm: usize,
+    pub(crate) pool_query: usize,
+    pub(crate) pool_mixed: usize,
+    pub(crate) pool_hidden: usize,
 }
 
 impl Plan {
@@ -163,21 +169,51 @@ impl Plan {
     pub fn stage_macs(&self, stage: Stage) -> u64 {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
-        let last = if self.features.needs_class_alone(c) { 1 } else { tokens };
+        let layers = self.features.layers(c);
+        // Of attention maps the last layer ends with the softmax, and every layer's scores are computed twice over.
+        let maps = self.features == Features::Attention;
+        let last = if maps { 0 } else { self.features.rows_of_last_layer(c) };
         // Rows of an image that go through what comes after keys and values, in all layers.
-        let rows = c.depth.saturating_sub(1).saturating_mul(tokens).saturating_add(c.depth.min(1) * last);
+        let rows = layers.saturating_sub(1).saturating_mul(tokens).saturating_add(layers.min(1) * last);
+        let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
         let factors = match stage {
             Stage::Embed => [c.patches(), c.patch_len(), dim],
-            Stage::Norm => [0; 3],
-            Stage::KeysValues => [c.depth.saturating_mul(tokens), dim, 2 * inner],
-            Stage::Queries => [rows, dim, inner],
-            Stage::Attention => [rows, 2 * tokens, inner],
+            Stage::Norm | Stage::Rope => [0; 3],
+            Stage::KeysValues => [layers.saturating_mul(tokens), dim, 2 * inner],
+            Stage::Queries => [rows.saturating_add(map_rows), dim, inner],
+            Stage::Attention => [rows.saturating_add(map_rows), 2 * tokens, inner],
             Stage::Output => [if c.out_proj { rows } else { 0 }, inner, dim],
-            Stage::Up => [rows, dim, c.mlp_dim],
+            Stage::Up => [rows, dim, c.mlp_dim * (1 + usize::from(c.gated))],
             Stage::Down => [rows, c.mlp_dim, dim],
-            Stage::Head => [if self.features == Features::Logits { c.classes } else { 0 }, dim, 1],
+            Stage::Head => return self.head_macs(),
         };
-        factors.into_iter().fold(self.batch as u64, |product, factor| product.saturating_mul(factor as u64))
+        product(self.batch, factors)
+    }
+
+    fn head_macs(&self) -> u64 {
+        let c = &self.config;
+        let (readout, outputs) = match self.features {
+            Features::Logits => (Some(c.logits), c.classes),
+            Features::Embedding => (c.embedding, c.projection),
+            _ => return 0,
+        };
+        let Some(Readout { pool, .. }) = readout else { return 0 };
+        let head = if self.features == Features::Logits && c.distillation_head {
+            product(self.batch, [outputs, 2, c.dim])
+        } else {
+            product(self.batch, [outputs, pool.width(c.dim), 1])
+        };
+        let pooling = match c.attention_pool.filter(|_| pool == Pool::Attention) {
+            None => 0,
+            Some(AttentionPool { mlp_dim, .. }) => {
+                let patches = product(self.batch, [c.patches(), 2 * c.dim, c.dim.saturating_add(1)]);
+                let vectors = product(self.batch, [c.dim, c.dim.saturating_add(2 * mlp_dim), 1]);
+                // The query is the same for all images in flight.
+                let queries = product(self.batch.div_ceil(self.images), [c.dim, c.dim, 1]);
+                patches.saturating_add(vectors).saturating_add(queries)
+            }
+        };
+        head.saturating_add(pooling)
     }
 
     pub(crate) fn buffers(&self) -> Buffers {
@@ -190,7 +226,11 @@ impl Buffers {
         let rows = rows.min(images.checked_mul(c.tokens())?);
         let by_rows = |cols: usize| rows.checked_mul(cols);
         let patch_len = c.patch_len();
-        let widest = (2 * c.inner()).max(c.mlp_dim);
+        let hidden = c.mlp_dim.checked_mul(if c.hidden_norm { 2 } else { 1 })?;
+        let width =
+            [c.embedding, Some(c.logits)].into_iter().flatten().map(|readout| readout.pool.width(c.dim)).max()?;
+        let pool = c.attention_pool;
+        let of_pool = |len: Option<usize>| if pool.is_some() { len } else { Some(0) };
         Some(Self {
             residual: images.checked_mul(c.tokens())?.checked_mul(c.dim)?,
             strip: c.channels.checked_mul(c.patch[0])?.checked_mul(c.image[1])?,
@@ -199,8 +239,14 @@ impl Buffers {
             projected: by_rows(c.dim)?,
             kv: KvLayout { tokens: images.checked_mul(c.tokens())?, ..kv_layout(c) }.len()?,
             norm: by_rows(c.dim)?,
-            wide: by_rows(widest)?,
-            head: c.dim.checked_mul(images)?,
+            wide: by_rows(hidden.max(2 * c.inner()))?,
+            pooled: width.checked_mul(images)?,
+            row: 2 * c.dim,
+            pool_kv: of_pool(c.patches().checked_mul(2 * c.dim))?,
+            pool_norm: of_pool(by_rows(c.dim))?,
+            pool_query: of_pool(Some(c.dim))?,
+            pool_mixed: of_pool(c.dim.checked_mul(images))?,
+            pool_hidden: images.checked_mul(pool.map_or(0, |pool| pool.mlp_dim))?,
         })
     }
 
@@ -209,10 +255,16 @@ impl Buffers {
         let sum = |buffers: &[usize]| buffers.iter().try_fold(0, add);
         let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
         let layers = sum(&[self.kv, self.norm, self.wide])?;
-        let head = sum(&[self.head, self.head, self.head])?;
+        let pool = sum(&[self.pool_kv, self.pool_norm, self.pool_query, self.pool_mixed, self.pool_hidden])?;
+        let head = sum(&[self.pooled, self.pooled, self.row])?.checked_add(pool)?;
         let rest = embed.max(layers).max(head);
         padded(self.residual)?.checked_add(rest)?.checked_mul(size_of::<f32>())
     }
+}
+
+/// As many multiply–accumulates as the factors' product says, or as can be counted.
+fn product(batch: usize, factors: [usize; 3]) -> u64 {
+    factors.into_iter().fold(batch as u64, |product, factor| product.saturating_mul(factor as u64))
 }
 
 /// The shape of one image's keys and values.
@@ -243,8 +295,14 @@ impl fmt::Display for PlanError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Empty => write!(f, "there have to be images, and rows in a block"),
-            Self::NoFeatures(Features::Logits) => write!(f, "the model has no head: ask for class or patches"),
-            Self::NoFeatures(_) => write!(f, "the model has no class token: ask for patches"),
+            Self::NoFeatures(features) => match features {
+                Features::Logits => write!(f, "the model has no head: ask for embedding, class or patches"),
+                Features::Class => write!(f, "the model has no class token: ask for patches or embedding"),
+                Features::Registers => write!(f, "the model has no registers"),
+                Features::Embedding => write!(f, "the model pools nothing: ask for patches"),
+                Features::Layer(layer) => write!(f, "the model does not have {layer} layers"),
+                Features::Attention | Features::Patches => write!(f, "the model has no layers"),
+            },
             Self::Budget { minimum, budget } => {
                 write!(f, "a memory budget of {budget} bytes is too small: this model needs at least {minimum}")
             }
@@ -253,17 +311,6 @@ impl fmt::Display for PlanError {
 }
 
 impl core::error::Error for PlanError {}
-
-impl Pool {
-    /// The tokens of an image that are averaged.
-    pub(crate) fn averaged(self, config: &Config) -> core::ops::Range<usize> {
-        match self {
-            Self::Class => 0..1,
-            Self::MeanTokens => 0..config.tokens(),
-            Self::MeanPatches => config.prefix()..config.tokens(),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -321,7 +368,8 @@ mod tests {
     fn what_cannot_be_planned() {
         let headless = Config { classes: 0, ..tiny() };
         assert_eq!(Plan::new(&headless, Features::Logits, 1, None), Err(PlanError::NoFeatures(Features::Logits)));
-        let mean = Config { class_token: false, pool: Pool::MeanTokens, ..tiny() };
+        let mean = Readout { pool: Pool::MeanTokens, norm: false };
+        let mean = Config { class_token: false, logits: mean, embedding: Some(mean), ..tiny() };
         assert_eq!(Plan::new(&mean, Features::Class, 1, None), Err(PlanError::NoFeatures(Features::Class)));
         assert_eq!(Plan::new(&tiny(), Features::Logits, 0, None), Err(PlanError::Empty));
         let huge = Config { image: [1 << 24, 1 << 24], patch: [1, 1], dim: 1 << 24, ..tiny() };

@@ -9,6 +9,7 @@ use vit_kernels::{PackError, Packed, Panels, ShapeError, pack, packed_len};
 
 use crate::arena::{ALIGN, MemoryError, aligned_mut};
 use crate::config::{Config, ConfigError};
+use crate::parameters::{self, LayerSite, Param, Part, Shape, Site};
 
 /// How weight matrices are stored; everything else (norms, biases, positions, activations, sums) is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,68 +38,6 @@ impl Precision {
             Self::F16 => size_of::<f16>(),
         }
     }
-}
-
-/// A parameter: a matrix \[out, in\], or a vector seen as \[1, len\].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Param {
-    /// The part of the model.
-    pub site: Site,
-    /// Its weight or its bias.
-    pub part: Part,
-}
-
-/// Weight or bias; tokens and positions are weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// A matrix, a norm's gamma, a token, the positions.
-    Weight,
-    /// A bias, a norm's beta.
-    Bias,
-}
-
-/// A part of the model that has parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Site {
-    /// LayerNorm over a flattened patch.
-    PatchNorm,
-    /// Patch projection, \[dim, patch_len\] in the config's patch order.
-    Patch,
-    /// LayerNorm over a projected patch.
-    EmbedNorm,
-    /// The class token, \[1, dim\].
-    ClassToken,
-    /// The position embedding, \[tokens, dim\].
-    Positions,
-    /// A part of a layer.
-    Layer(usize, LayerSite),
-    /// LayerNorm over every token at the end.
-    FinalNorm,
-    /// LayerNorm over what was pooled.
-    HeadNorm,
-    /// The head, \[classes, dim\].
-    Head,
-}
-
-/// A part of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LayerSite {
-    /// LayerNorm before attention.
-    AttentionNorm,
-    /// \[heads·head_dim, dim\].
-    Query,
-    /// \[heads·head_dim, dim\].
-    Key,
-    /// \[heads·head_dim, dim\].
-    Value,
-    /// \[dim, heads·head_dim\].
-    Out,
-    /// LayerNorm before the feed-forward.
-    MlpNorm,
-    /// \[mlp_dim, dim\].
-    Up,
-    /// \[dim, mlp_dim\].
-    Down,
 }
 
 /// Where parameters come from: a checkpoint, a generator, arrays in flash.
@@ -163,60 +102,32 @@ impl<E: fmt::Display> fmt::Display for FillError<E> {
 
 impl<E: core::error::Error> core::error::Error for FillError<E> {}
 
-/// A linear layer's place: byte offsets within its block.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct LinearSlot {
-    n: usize,
-    k: usize,
-    weight: usize,
-    bias: Option<usize>,
-}
-
-/// A vector's, or several vectors', place.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct VectorSlot {
-    rows: usize,
-    cols: usize,
-    offset: usize,
-}
-
-/// A norm's place: gamma and beta.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct NormSlot {
-    weight: VectorSlot,
-    bias: VectorSlot,
-}
-
 /// Where the parameters of a model stand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Layout {
     pub(crate) precision: Precision,
-    pub(crate) patch_norm: Option<NormSlot>,
-    pub(crate) patch: LinearSlot,
-    pub(crate) embed_norm: Option<NormSlot>,
-    pub(crate) class_token: Option<VectorSlot>,
-    pub(crate) positions: VectorSlot,
-    pub(crate) final_norm: Option<NormSlot>,
-    pub(crate) head_norm: Option<NormSlot>,
-    pub(crate) head: Option<LinearSlot>,
-    /// Offset of the first layer; they are alike and `layer_len` apart.
-    layers: usize,
+    outer: [(Site, Option<Slot>); OUTER],
+    /// Places of the first layer; they are alike and `layer_len` apart.
+    layer: [(LayerSite, Option<Slot>); LAYER],
+    layers_start: usize,
     layer_len: usize,
-    pub(crate) layer: LayerLayout,
-    pub(crate) bytes: usize,
+    /// What depends on the image's size, relative to where that begins.
+    tables: [(Site, Option<Slot>); TABLES],
+    /// Where that begins: everything before is the same for every size.
+    pub(crate) tables_start: usize,
+    /// The bytes of it.
+    pub(crate) table_bytes: usize,
 }
 
-/// A layer's places, relative to its start: in the order of their use, so that what is fetched ahead is the next matrix.
+const OUTER: usize = 19;
+const LAYER: usize = 15;
+const TABLES: usize = 2;
+
+/// What stands where: a byte offset within its block.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct LayerLayout {
-    pub(crate) attention_norm: NormSlot,
-    pub(crate) q: LinearSlot,
-    /// Keys and values in one matrix: \[2·heads·head_dim, dim\].
-    pub(crate) kv: LinearSlot,
-    pub(crate) out: Option<LinearSlot>,
-    pub(crate) mlp_norm: NormSlot,
-    pub(crate) up: LinearSlot,
-    pub(crate) down: LinearSlot,
+struct Slot {
+    shape: Shape,
+    offset: usize,
 }
 
 /// Hands out aligned offsets; remembers an overflow.
@@ -232,87 +143,131 @@ impl Cursor {
         start
     }
 
-    fn vectors(&mut self, rows: usize, cols: usize) -> VectorSlot {
-        let bytes = rows.checked_mul(cols).and_then(|len| len.checked_mul(size_of::<f32>()));
-        VectorSlot { rows, cols, offset: self.reserve(bytes) }
+    fn slot(&mut self, shape: Shape) -> Slot {
+        let bytes = shape.weight_bytes(self.precision).zip(shape.bias_bytes());
+        Slot { shape, offset: self.reserve(bytes.and_then(|(weight, bias)| weight.checked_add(bias))) }
     }
 
-    fn norm(&mut self, len: usize) -> NormSlot {
-        NormSlot { weight: self.vectors(1, len), bias: self.vectors(1, len) }
+    fn slots<K, const N: usize>(&mut self, shapes: [(K, Option<Shape>); N]) -> [(K, Option<Slot>); N] {
+        shapes.map(|(site, shape)| (site, shape.map(|shape| self.slot(shape))))
+    }
+}
+
+/// Bytes of rows of f32, padded so that what follows is aligned.
+fn row_bytes(rows: usize, cols: usize) -> Option<usize> {
+    rows.checked_mul(cols)?.checked_mul(size_of::<f32>())?.checked_next_multiple_of(ALIGN)
+}
+
+impl Shape {
+    /// Bytes of the weight: where the bias begins.
+    fn weight_bytes(self, precision: Precision) -> Option<usize> {
+        let matrix = |n, k| packed_len(n, k)?.checked_mul(precision.bytes())?.checked_next_multiple_of(ALIGN);
+        match self {
+            Self::Rows { rows, cols } => row_bytes(rows, cols),
+            Self::Norm { len } => row_bytes(1, len),
+            Self::Linear { n, k, .. } => matrix(n, k),
+            Self::KeysValues { n, k, .. } => matrix(n.checked_mul(2)?, k),
+        }
     }
 
-    fn linear(&mut self, n: usize, k: usize, bias: bool) -> LinearSlot {
-        let weight = self.reserve(packed_len(n, k).and_then(|len| len.checked_mul(self.precision.bytes())));
-        LinearSlot { n, k, weight, bias: bias.then(|| self.vectors(1, n).offset) }
+    fn bias_bytes(self) -> Option<usize> {
+        row_bytes(1, self.bias_len().unwrap_or(0))
+    }
+
+    fn bias_len(self) -> Option<usize> {
+        match self {
+            Self::Norm { len } => Some(len),
+            Self::Linear { n, bias: true, .. } => Some(n),
+            Self::KeysValues { n, bias, .. } if bias != [false; 2] => Some(2 * n),
+            _ => None,
+        }
     }
 }
 
 impl Layout {
     pub(crate) fn new(config: &Config, precision: Precision) -> Result<Self, ConfigError> {
         config.validate()?;
-        let c = config;
-        let (inner, patch_len) = (c.inner(), c.patch_len());
-
-        let mut at = Cursor { precision, at: Some(0) };
-        let layer = LayerLayout {
-            attention_norm: at.norm(c.dim),
-            kv: at.linear(2 * inner, c.dim, c.bias.qkv),
-            q: at.linear(inner, c.dim, c.bias.qkv),
-            out: c.out_proj.then(|| at.linear(c.dim, inner, c.bias.out)),
-            mlp_norm: at.norm(c.dim),
-            up: at.linear(c.mlp_dim, c.dim, c.bias.mlp),
-            down: at.linear(c.dim, c.mlp_dim, c.bias.mlp),
-        };
+        let start = || Cursor { precision, at: Some(0) };
+        let mut at = start();
+        let layer = at.slots(parameters::layer(config));
         let layer_len = at.at.ok_or(ConfigError::TooLarge)?;
 
-        let mut at = Cursor { precision, at: Some(0) };
-        let mut layout = Self {
-            precision,
-            patch_norm: c.patch_norm.then(|| at.norm(patch_len)),
-            patch: at.linear(c.dim, patch_len, c.bias.patch),
-            embed_norm: c.embed_norm.then(|| at.norm(c.dim)),
-            class_token: c.class_token.then(|| at.vectors(1, c.dim)),
-            positions: at.vectors(c.tokens(), c.dim),
-            layers: at.reserve(layer_len.checked_mul(c.depth)),
-            layer_len,
-            layer,
-            final_norm: c.final_norm.then(|| at.norm(c.dim)),
-            head_norm: (c.head_norm && c.classes > 0).then(|| at.norm(c.dim)),
-            head: (c.classes > 0).then(|| at.linear(c.classes, c.dim, c.bias.head)),
-            bytes: 0,
+        let mut at = start();
+        let before = at.slots(parameters::before_layers(config));
+        let layers_start = at.reserve(layer_len.checked_mul(config.depth));
+        let after = at.slots(parameters::after_layers(config));
+        let tables_start = at.at.ok_or(ConfigError::TooLarge)?;
+
+        let mut at = start();
+        let tables = at.slots(parameters::tables(config));
+        let table_bytes = at.at.ok_or(ConfigError::TooLarge)?;
+        tables_start.checked_add(table_bytes).ok_or(ConfigError::TooLarge)?;
+
+        let mut outer = [(Site::Patch, None); OUTER];
+        for (out, slot) in outer.iter_mut().zip(before.into_iter().chain(after)) {
+            *out = slot;
+        }
+        Ok(Self { precision, outer, layer, layers_start, layer_len, tables, tables_start, table_bytes })
+    }
+
+    /// Bytes of a model: what is the same for every size of image, and what is not.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tables_start + self.table_bytes
+    }
+
+    /// What stands at a site, and at which byte of the model, or of the tables for those.
+    fn find(&self, site: Site) -> Option<(Shape, usize)> {
+        let outer = |slots: &[(Site, Option<Slot>)]| slots.iter().find(|slot| slot.0 == site)?.1;
+        let slot = match site {
+            Site::Layer(index, site) => {
+                let Slot { shape, offset } = self.layer.iter().find(|slot| slot.0 == site)?.1?;
+                return Some((shape, self.layers_start + index * self.layer_len + offset));
+            }
+            Site::Positions | Site::Rope => outer(&self.tables),
+            _ => outer(&self.outer),
+        }?;
+        Some((slot.shape, slot.offset))
+    }
+
+    /// A token, positions, a scale.
+    pub(crate) fn rows<'a>(&self, data: &'a [u8], site: Site) -> Option<&'a [f32]> {
+        match self.find(site)? {
+            (Shape::Rows { rows, cols }, offset) => Some(floats(data, offset, rows * cols)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn norm<'a>(&self, data: &'a [u8], site: Site) -> Option<Norm<'a>> {
+        let (shape, offset) = self.find(site)?;
+        let (len, weight) = (shape.bias_len()?, shape.weight_bytes(self.precision)?);
+        Some(Norm { gamma: floats(data, offset, len), beta: floats(data, offset + weight, len) })
+    }
+
+    pub(crate) fn linear<'a>(&self, data: &'a [u8], site: Site) -> Option<Linear<'a>> {
+        let (shape, offset) = self.find(site)?;
+        let (n, k) = match shape {
+            Shape::Linear { n, k, .. } => (n, k),
+            Shape::KeysValues { n, k, .. } => (2 * n, k),
+            Shape::Rows { .. } | Shape::Norm { .. } => return None,
         };
-        layout.bytes = at.at.ok_or(ConfigError::TooLarge)?;
-        Ok(layout)
-    }
-
-    /// Offset of a layer's block.
-    pub(crate) fn layer_start(&self, index: usize) -> usize {
-        self.layers + index * self.layer_len
-    }
-
-    pub(crate) fn vectors<'a>(&self, data: &'a [u8], base: usize, slot: VectorSlot) -> &'a [f32] {
-        floats(data, base + slot.offset, slot.rows * slot.cols)
-    }
-
-    pub(crate) fn norm<'a>(&self, data: &'a [u8], base: usize, slot: NormSlot) -> Norm<'a> {
-        Norm { gamma: self.vectors(data, base, slot.weight), beta: self.vectors(data, base, slot.bias) }
-    }
-
-    pub(crate) fn linear<'a>(&self, data: &'a [u8], base: usize, slot: LinearSlot) -> Linear<'a> {
         // With all that follows: it is what a forward pass reads next. Lengths are multiples of ALIGN.
-        let bytes = &data[base + slot.weight..];
+        let bytes = &data[offset..];
         let panels = match self.precision {
             Precision::F32 => Panels::F32(bytemuck::cast_slice(bytes)),
             Precision::F16 => Panels::F16(bytemuck::cast_slice(bytes)),
         };
-        let bias = slot.bias.map(|offset| floats(data, base + offset, slot.n));
-        let weight = Packed::before_others(slot.n, slot.k, panels).expect("the layout reserved packed_len(n, k)");
-        Linear { weight, bias }
+        let weight = Packed::before_others(n, k, panels).expect("the layout reserved packed_len(n, k)");
+        let bias = shape.bias_len().zip(shape.weight_bytes(self.precision));
+        Some(Linear { weight, bias: bias.map(|(len, weight)| floats(data, offset + weight, len)) })
     }
 }
 
 fn floats(data: &[u8], offset: usize, len: usize) -> &[f32] {
     bytemuck::cast_slice(&data[offset..][..len * size_of::<f32>()])
+}
+
+fn floats_mut(data: &mut [u8], offset: usize, len: usize) -> &mut [f32] {
+    bytemuck::cast_slice_mut(&mut data[offset..][..len * size_of::<f32>()])
 }
 
 /// A norm's gamma and beta, \[dim\].
@@ -329,59 +284,7 @@ pub(crate) struct Linear<'a> {
     pub(crate) bias: Option<&'a [f32]>,
 }
 
-/// Calls `visit` with every parameter a model of this config has, and its shape.
-///
-/// # Errors
-/// The first that `visit` gives.
-pub fn for_each_param<E>(config: &Config, mut visit: impl FnMut(Param, [usize; 2]) -> Result<(), E>) -> Result<(), E> {
-    let c = config;
-    let mut norm = |site, len| {
-        visit(Param { site, part: Part::Weight }, [1, len])?;
-        visit(Param { site, part: Part::Bias }, [1, len])
-    };
-    if c.patch_norm {
-        norm(Site::PatchNorm, c.patch_len())?;
-    }
-    if c.embed_norm {
-        norm(Site::EmbedNorm, c.dim)?;
-    }
-    for layer in 0..c.depth {
-        norm(Site::Layer(layer, LayerSite::AttentionNorm), c.dim)?;
-        norm(Site::Layer(layer, LayerSite::MlpNorm), c.dim)?;
-    }
-    if c.final_norm {
-        norm(Site::FinalNorm, c.dim)?;
-    }
-    if c.head_norm && c.classes > 0 {
-        norm(Site::HeadNorm, c.dim)?;
-    }
-    if c.class_token {
-        visit(Param { site: Site::ClassToken, part: Part::Weight }, [1, c.dim])?;
-    }
-    visit(Param { site: Site::Positions, part: Part::Weight }, [c.tokens(), c.dim])?;
-
-    let mut linear = |site, n, k, bias| {
-        visit(Param { site, part: Part::Weight }, [n, k])?;
-        if bias { visit(Param { site, part: Part::Bias }, [1, n]) } else { Ok(()) }
-    };
-    linear(Site::Patch, c.dim, c.patch_len(), c.bias.patch)?;
-    for layer in 0..c.depth {
-        for site in [LayerSite::Query, LayerSite::Key, LayerSite::Value] {
-            linear(Site::Layer(layer, site), c.inner(), c.dim, c.bias.qkv)?;
-        }
-        if c.out_proj {
-            linear(Site::Layer(layer, LayerSite::Out), c.dim, c.inner(), c.bias.out)?;
-        }
-        linear(Site::Layer(layer, LayerSite::Up), c.mlp_dim, c.dim, c.bias.mlp)?;
-        linear(Site::Layer(layer, LayerSite::Down), c.dim, c.mlp_dim, c.bias.mlp)?;
-    }
-    if c.classes > 0 {
-        linear(Site::Head, c.classes, c.dim, c.bias.head)?;
-    }
-    Ok(())
-}
-
-/// Fills a model's memory from a source.
+/// Fills a model's memory, or its tables', from a source.
 pub(crate) struct Fill<'a, S> {
     pub(crate) layout: &'a Layout,
     pub(crate) source: &'a S,
@@ -389,42 +292,64 @@ pub(crate) struct Fill<'a, S> {
 }
 
 impl<S: Source> Fill<'_, S> {
-    pub(crate) fn run(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
+    /// A whole model.
+    pub(crate) fn model(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
+        self.memory = aligned_mut(self.memory, self.layout.bytes()).map_err(FillError::Memory)?;
         let l = *self.layout;
-        self.memory = aligned_mut(self.memory, l.bytes).map_err(FillError::Memory)?;
-        self.norm(0, l.patch_norm, Site::PatchNorm)?;
-        self.linear(0, Some(l.patch), &[Site::Patch])?;
-        self.norm(0, l.embed_norm, Site::EmbedNorm)?;
-        if let Some(slot) = l.class_token {
-            self.vectors(0, slot, Param { site: Site::ClassToken, part: Part::Weight })?;
+        for (site, slot) in l.outer {
+            self.slot(0, site, slot)?;
         }
-        self.vectors(0, l.positions, Param { site: Site::Positions, part: Part::Weight })?;
         for index in 0..config.depth {
-            let (base, at) = (l.layer_start(index), |site| Site::Layer(index, site));
-            self.norm(base, Some(l.layer.attention_norm), at(LayerSite::AttentionNorm))?;
-            self.linear(base, Some(l.layer.q), &[at(LayerSite::Query)])?;
-            self.linear(base, Some(l.layer.kv), &[at(LayerSite::Key), at(LayerSite::Value)])?;
-            self.linear(base, l.layer.out, &[at(LayerSite::Out)])?;
-            self.norm(base, Some(l.layer.mlp_norm), at(LayerSite::MlpNorm))?;
-            self.linear(base, Some(l.layer.up), &[at(LayerSite::Up)])?;
-            self.linear(base, Some(l.layer.down), &[at(LayerSite::Down)])?;
+            for (site, slot) in l.layer {
+                self.slot(l.layers_start + index * l.layer_len, Site::Layer(index, site), slot)?;
+            }
         }
-        self.norm(0, l.final_norm, Site::FinalNorm)?;
-        self.norm(0, l.head_norm, Site::HeadNorm)?;
-        self.linear(0, l.head, &[Site::Head])
+        self.tables_at(l.tables_start)
     }
 
-    fn norm(&mut self, base: usize, slot: Option<NormSlot>, site: Site) -> Result<(), FillError<S::Error>> {
-        let Some(slot) = slot else { return Ok(()) };
-        self.vectors(base, slot.weight, Param { site, part: Part::Weight })?;
-        self.vectors(base, slot.bias, Param { site, part: Part::Bias })
+    /// What depends on the image's size, alone.
+    pub(crate) fn tables(mut self) -> Result<(), FillError<S::Error>> {
+        self.memory = aligned_mut(self.memory, self.layout.table_bytes).map_err(FillError::Memory)?;
+        self.tables_at(0)
     }
 
-    fn vectors(&mut self, base: usize, slot: VectorSlot, param: Param) -> Result<(), FillError<S::Error>> {
-        let VectorSlot { rows, cols, offset } = slot;
-        let values = self.source.open(param, [rows, cols]).map_err(FillError::Source)?;
-        let bytes = &mut self.memory[base + offset..][..rows * cols * size_of::<f32>()];
-        let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+    fn tables_at(&mut self, base: usize) -> Result<(), FillError<S::Error>> {
+        self.layout.tables.into_iter().try_for_each(|(site, slot)| self.slot(base, site, slot))
+    }
+
+    fn slot(&mut self, base: usize, site: Site, slot: Option<Slot>) -> Result<(), FillError<S::Error>> {
+        let Some(Slot { shape, offset }) = slot else { return Ok(()) };
+        let start = base + offset;
+        let bias = start + shape.weight_bytes(self.layout.precision).unwrap_or(0);
+        match shape {
+            Shape::Rows { rows, cols } => self.rows(start, Param { site, part: Part::Weight }, [rows, cols]),
+            Shape::Norm { len } => {
+                self.rows(start, Param { site, part: Part::Weight }, [1, len])?;
+                self.rows(bias, Param { site, part: Part::Bias }, [1, len])
+            }
+            Shape::Linear { n, k, bias: has_bias } => {
+                self.matrix(start, &[site], [n, k])?;
+                self.bias(bias, site, n, has_bias)
+            }
+            Shape::KeysValues { n, k, bias: has_bias } => {
+                self.matrix(start, &[site, site.values()], [n, k])?;
+                if has_bias != [false; 2] {
+                    floats_mut(self.memory, bias, 2 * n).fill(0.0);
+                }
+                self.bias(bias, site, n, has_bias[0])?;
+                self.bias(bias + n * size_of::<f32>(), site.values(), n, has_bias[1])
+            }
+        }
+    }
+
+    fn bias(&mut self, start: usize, site: Site, len: usize, there: bool) -> Result<(), FillError<S::Error>> {
+        if there { self.rows(start, Param { site, part: Part::Bias }, [1, len]) } else { Ok(()) }
+    }
+
+    fn rows(&mut self, start: usize, param: Param, shape: [usize; 2]) -> Result<(), FillError<S::Error>> {
+        let [rows, cols] = shape;
+        let values = self.source.open(param, shape).map_err(FillError::Source)?;
+        let out = floats_mut(self.memory, start, rows * cols);
         for (row, out) in out.chunks_exact_mut(cols).enumerate() {
             values.read(row, 0, out);
             if let Some(column) = out.iter().position(|x| !x.is_finite()) {
@@ -434,10 +359,9 @@ impl<S: Source> Fill<'_, S> {
         Ok(())
     }
 
-    /// A matrix whose rows are those of `sites`, one after the other.
-    fn linear(&mut self, base: usize, slot: Option<LinearSlot>, sites: &[Site]) -> Result<(), FillError<S::Error>> {
-        let Some(LinearSlot { n, k, weight, bias }) = slot else { return Ok(()) };
-        let rows = n / sites.len();
+    /// A matrix whose rows are those of `sites`, \[rows, k\] each, one after the other.
+    fn matrix(&mut self, start: usize, sites: &[Site], [rows, k]: [usize; 2]) -> Result<(), FillError<S::Error>> {
+        let n = rows * sites.len();
         let open = |&site| self.source.open(Param { site, part: Part::Weight }, [rows, k]).map_err(FillError::Source);
         let first = open(&sites[0])?;
         let second = sites.get(1).map(open).transpose()?;
@@ -445,7 +369,7 @@ impl<S: Source> Fill<'_, S> {
             Some(second) if row >= rows => second.read(row - rows, start, into),
             _ => first.read(row, start, into),
         };
-        let bytes = &mut self.memory[base + weight..];
+        let bytes = &mut self.memory[start..];
         let len = packed_len(n, k).unwrap_or(0);
         match self.layout.precision {
             Precision::F32 => pack::<f32>(n, k, read, bytemuck::cast_slice_mut(&mut bytes[..len * 4])),
@@ -460,13 +384,6 @@ impl<S: Source> Fill<'_, S> {
                 let bytes = self.layout.precision.bytes();
                 FillError::Memory(MemoryError::TooSmall { needed: expected * bytes, found: found * bytes })
             }
-        })?;
-        if let Some(bias) = bias {
-            for (i, &site) in sites.iter().enumerate() {
-                let slot = VectorSlot { rows: 1, cols: rows, offset: bias + i * rows * size_of::<f32>() };
-                self.vectors(base, slot, Param { site, part: Part::Bias })?;
-            }
-        }
-        Ok(())
+        })
     }
 }

@@ -4,7 +4,16 @@ mod support;
 use support::{golden, levels, run_plan};
 use vit_engine::{Features, Isa, Plan, PlanError, Precision, Serial, Threads};
 
-const KINDS: [Features; 3] = [Features::Logits, Features::Class, Features::Patches];
+const KINDS: [Features; 8] = [
+    Features::Logits,
+    Features::Class,
+    Features::Patches,
+    Features::Registers,
+    Features::Embedding,
+    Features::Layer(0),
+    Features::Layer(1),
+    Features::Attention,
+];
 
 /// Five images: those of the golden file, over and over.
 fn five(pixels: &[f32], image: usize) -> Vec<f32> {
@@ -13,7 +22,20 @@ fn five(pixels: &[f32], image: usize) -> Vec<f32> {
 
 #[test]
 fn every_block_size_and_every_group_of_images() {
-    for name in ["vp-old-cls", "vp-middle-mean", "vp-new-mean", "timm-rect", "timm-avg"] {
+    // Each part that a model may have, once.
+    let names = [
+        "vp-old-cls",
+        "vp-middle-mean",
+        "timm-rect",
+        "timm-distilled",
+        "timm-siglip-tanh",
+        "timm-beit3",
+        "timm-qk-norm",
+        "timm-beit",
+        "eva02-base",
+        "dinov2-registers-classes",
+    ];
+    for name in names {
         let golden = golden(name);
         let pixels = golden.tensor("pixels").unwrap();
         for (isa, precision) in levels().into_iter().flat_map(|isa| Precision::ALL.map(|p| (isa, p))) {
@@ -21,7 +43,7 @@ fn every_block_size_and_every_group_of_images() {
             let (model, config) = (loaded.model(isa), *loaded.config());
             let image = pixels.data.len() / pixels.shape[0];
             let batch = five(&pixels.data, image);
-            for features in KINDS.into_iter().filter(|f| *f != Features::Class || config.class_token) {
+            for features in KINDS.into_iter().filter(|features| features.len(&config).is_some()) {
                 let whole = Plan::new(&config, features, 5, None).unwrap();
                 let want = run_plan(&model, &whole, &batch, &Serial);
                 assert!(want.iter().all(|x| x.is_finite()));
@@ -61,12 +83,12 @@ fn every_budget_from_the_minimum_up() {
 
 #[test]
 fn every_number_of_threads() {
-    for name in ["vp-old-identity", "timm-token"] {
+    for name in ["vp-old-identity", "timm-token", "timm-siglip-tanh", "timm-beit", "eva02-base"] {
         let golden = golden(name);
         let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
         for isa in levels() {
             let model = loaded.model(isa);
-            for features in KINDS {
+            for features in KINDS.into_iter().filter(|features| features.len(loaded.config()).is_some()) {
                 let plan = Plan::new(loaded.config(), features, 2, None).unwrap();
                 let want = run_plan(&model, &plan, &pixels.data, &Serial);
                 for threads in 1..=5 {
@@ -85,7 +107,7 @@ fn fused_levels_agree() {
     for pair in fused.windows(2) {
         for golden in support::goldens() {
             let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
-            let run = |isa| support::run(&loaded.model(isa), Features::Logits, &pixels);
+            let run = |isa| support::run(&loaded.model(isa), Features::Patches, &pixels);
             assert!(run(pair[0]) == run(pair[1]), "{}: {} and {}", golden.name, pair[0], pair[1]);
         }
     }

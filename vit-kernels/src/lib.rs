@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`softmax`](mod@softmax) | softmax over rows |
 //! | [`layer_norm`](mod@layer_norm) | LayerNorm over rows |
-//! | [`gelu`](mod@gelu) | GELU: exact (erf), tanh form, sigmoid ('quick') form |
+//! | [`activation`] | GELU: exact (erf), tanh form, sigmoid ('quick') form; SiLU, ReLU |
 //! | [`elementwise`] | residual, bias, scale |
 //! | [`gemm`] | `epilogue(A·Wᵀ)` over weights packed once |
-//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale)·v with a streaming softmax |
+//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; the probabilities themselves |
+//! | [`rope`] | rotary position embedding |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
 //! | [`peak`] | multiply–adds alone: the yardstick |
@@ -38,11 +39,11 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod activation;
 mod arch;
 pub mod attention;
 pub mod elementwise;
 mod error;
-pub mod gelu;
 pub mod gemm;
 pub mod half;
 mod isa;
@@ -51,17 +52,19 @@ pub mod layer_norm;
 pub mod math;
 pub mod peak;
 pub mod reference;
+pub mod rope;
 mod simd;
 pub mod softmax;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{Attention, KvLayout};
+pub use activation::{Activation, activate};
+pub use attention::{Attention, AttentionMaps, KvLayout, RelativeBias, Scores};
 pub use error::ShapeError;
-pub use gelu::{Gelu, gelu};
-pub use gemm::{Blocks, Epilogue, Matmul, PackError, Packed, Panels, matmul, pack, packed_len};
+pub use gemm::{Blocks, Epilogue, Matmul, Onto, PackError, Packed, Panels, matmul, pack, packed_len};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
 pub use layer_norm::{LayerNorm, layer_norm};
+pub use rope::Rope;
 pub use simd::LANES;
 pub use softmax::softmax;

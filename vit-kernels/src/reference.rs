@@ -1,7 +1,7 @@
 //! The truth: every kernel's operation in plain f64, for tests, benchmarks and fuzzing. Never optimised.
 //!
 //! Slices whose lengths do not fit the shapes panic.
-use crate::gelu::Gelu;
+use crate::activation::Activation;
 
 /// eˣ.
 pub fn exp(x: f64) -> f64 {
@@ -13,12 +13,14 @@ pub fn erf(x: f64) -> f64 {
     libm::erf(x)
 }
 
-/// GELU in the given form; −∞ gives NaN (∞·0), as in PyTorch. The exact form goes by erfc, which keeps the tail.
-pub fn gelu(form: Gelu, x: f64) -> f64 {
+/// An activation; −∞ gives NaN (∞·0), as in PyTorch, but for ReLU. The exact GELU goes by erfc, which keeps the tail.
+pub fn activate(form: Activation, x: f64) -> f64 {
     let gate = match form {
-        Gelu::Erf => 0.5 * libm::erfc(-x / core::f64::consts::SQRT_2),
-        Gelu::Tanh => sigmoid(2.0 * libm::sqrt(2.0 / core::f64::consts::PI) * (x + 0.044715 * x * x * x)),
-        Gelu::Quick => sigmoid(1.702 * x),
+        Activation::Gelu => 0.5 * libm::erfc(-x / core::f64::consts::SQRT_2),
+        Activation::GeluTanh => sigmoid(2.0 * libm::sqrt(2.0 / core::f64::consts::PI) * (x + 0.044715 * x * x * x)),
+        Activation::QuickGelu => sigmoid(1.702 * x),
+        Activation::Silu => sigmoid(x),
+        Activation::Relu => return if x < 0.0 { 0.0 } else { x },
     };
     x * gate
 }
@@ -75,5 +77,14 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], d: usize, scale: f64, scores: 
         for (i, out) in out.iter_mut().enumerate() {
             *out = scores.iter().zip(v.chunks_exact(d)).map(|(p, v)| p * v[i]).sum();
         }
+    }
+}
+
+/// A head of a row rotated by its token's angles, \[cos, sin\], each head_dim/2: elements j and j + head_dim/2 are a point.
+pub fn rope(head: &mut [f64], table: &[f64]) {
+    let half = head.len() / 2;
+    for j in 0..half {
+        let (a, b, cos, sin) = (head[j], head[j + half], table[j], table[j + half]);
+        (head[j], head[j + half]) = (a * cos - b * sin, b * cos + a * sin);
     }
 }

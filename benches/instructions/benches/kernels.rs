@@ -9,8 +9,8 @@ use std::hint::black_box;
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use vit_kernels::half::f16;
 use vit_kernels::{
-    Attention, Epilogue, Gelu, Isa, Job, KvLayout, Packed, Panels, elementwise, gelu, layer_norm, math, matmul, pack,
-    packed_len, softmax,
+    Activation, Attention, Epilogue, Isa, Job, KvLayout, Packed, Panels, activate, elementwise, layer_norm, math,
+    matmul, pack, packed_len, softmax,
 };
 
 /// Seeded, uniform in ±1.
@@ -49,7 +49,7 @@ fn layer_norm_64x768((isa, x): (Isa, Vec<f32>)) -> Vec<f32> {
 #[bench::portable("portable", 16_384)]
 #[bench::avx2("avx2", 16_384)]
 fn gelu_erf_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
-    gelu(isa, Gelu::Erf, black_box(&mut x));
+    activate(isa, Activation::Gelu, black_box(&mut x));
     x
 }
 
@@ -57,7 +57,7 @@ fn gelu_erf_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
 #[bench::portable("portable", 16_384)]
 #[bench::avx2("avx2", 16_384)]
 fn gelu_tanh_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
-    gelu(isa, Gelu::Tanh, black_box(&mut x));
+    activate(isa, Activation::GeluTanh, black_box(&mut x));
     x
 }
 
@@ -65,7 +65,7 @@ fn gelu_tanh_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
 #[bench::portable("portable", 16_384)]
 #[bench::avx2("avx2", 16_384)]
 fn gelu_quick_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
-    gelu(isa, Gelu::Quick, black_box(&mut x));
+    activate(isa, Activation::QuickGelu, black_box(&mut x));
     x
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
-use vit_engine::{AlignedBox, Images, Model, Plan};
+use vit_engine::{AlignedBox, Features, Images, Model, Plan};
 
-use crate::options::{FeaturesName, JsonOption, RunOptions, default_threads, positive};
+use crate::options::{JsonOption, RunOptions, default_threads, features, features_name, positive};
 use crate::output;
 use crate::session::{Workers, image_shape};
 use peak::Window;
@@ -56,9 +56,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive, default_value = "1")]
     batch: Vec<usize>,
 
-    /// What the model delivers
-    #[arg(long, value_enum, default_value = "logits")]
-    features: FeaturesName,
+    /// What the model delivers: logits, class, patches, registers, embedding, layer:N, attention
+    #[arg(long, value_name = "KIND", default_value = "logits", value_parser = features)]
+    features: Features,
 
     /// Measure for at least this long
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
@@ -86,7 +86,7 @@ struct Measurement {
     cpu: Option<String>,
     precision: &'static str,
     isa: &'static str,
-    features: &'static str,
+    features: String,
     threads: usize,
     pinned: bool,
     batch: usize,
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for &threads in &threads {
         let (workers, pinned) = Workers::pinned(threads, &cores)?;
         for &batch in &args.batch {
-            let plan = Plan::new(model.config(), args.features.into(), batch, args.how.memory)?;
+            let plan = Plan::new(model.config(), args.features, batch, args.how.memory)?;
             let mut measured = measure(&model, &plan, &workers, args)?;
             measured.model = args.model.clone().unwrap_or_else(|| "fashion-vit".into());
             (measured.load_ms, measured.pinned) = (subject.load_ms(), pinned);
@@ -193,7 +193,7 @@ fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Re
         cpu: cpu_name(),
         precision: model.precision().name(),
         isa: model.isa().name(),
-        features: args.features.name(),
+        features: features_name(args.features),
         threads: workers.threads(),
         pinned: false,
         batch: plan.batch(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use vit_engine::{Executor, Plan, Stage, Team};
-use vit_kernels::{Isa, Job, gelu, softmax};
+use vit_kernels::{Isa, Job, activate, softmax};
 
 use super::median;
 use crate::session::Workers;
@@ -88,7 +88,7 @@ fn fused(workers: &Workers, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
     let scores = plan.stage_macs(Stage::Attention) / (2 * c.head_dim) as u64;
     let by_softmax = |block: &mut [f32]| softmax(isa, block, 256).expect("a block is whole rows");
     [
-        ("GELU, within Up".into(), ms(hidden, &|block| gelu(isa, c.activation, block))),
+        ("GELU, within Up".into(), ms(hidden, &|block| activate(isa, c.activation, block))),
         ("Softmax, within Attention".into(), ms(scores, &by_softmax)),
     ]
 }

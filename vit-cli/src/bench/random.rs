@@ -1,7 +1,7 @@
 //! Models without a checkpoint: seeded random weights, for measuring speed.
 use std::convert::Infallible;
 
-use vit_engine::{Param, Part, Site, Source, Values};
+use vit_engine::{Param, Part, PoolSite, Site, Source, Values};
 
 /// Weights that keep activations of the order of 1: matrices uniform with variance 1/inputs, norms near 1, the rest
 /// small. The same for the same seed, whatever the order of reading.
@@ -13,10 +13,13 @@ impl Source for Random {
     type Error = Infallible;
 
     fn open(&self, param: Param, [rows, columns]: [usize; 2]) -> Result<impl Values, Infallible> {
-        let is_norm = rows == 1 && param.part == Part::Weight && param.site != Site::ClassToken;
+        let token = [Site::ClassToken, Site::DistillationToken, Site::Registers, Site::Pool(PoolSite::Probe)];
+        let is_token = token.contains(&param.site);
+        let is_norm = rows == 1 && param.part == Part::Weight && !is_token;
         let (centre, spread) = match (is_norm, param.part, param.site) {
             (true, ..) => (1.0, 0.1),
-            (_, Part::Bias, _) | (_, _, Site::ClassToken | Site::Positions) => (0.0, 0.1),
+            (_, Part::Bias, _) | (_, _, Site::Positions) => (0.0, 0.1),
+            _ if is_token => (0.0, 0.1),
             _ => (0.0, (3.0 / columns as f32).sqrt()),
         };
         let seed = self.seed ^ hash(param);

@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use vit_engine::file::Loaded;
 use vit_engine::{AlignedBox, Config, Model, Precision, zoo::timm};
 
@@ -12,27 +12,25 @@ use crate::session::open;
 
 /// A model in memory, by whichever way.
 pub(super) enum Subject {
-    /// A checkpoint, and the milliseconds that loading it took.
-    Checkpoint(Loaded, f64),
+    /// A checkpoint, the milliseconds that loading it took, and another image size.
+    Checkpoint(Box<Loaded>, f64, Option<usize>),
     /// An architecture's hyper-parameters, and seeded weights.
     Random(Config, AlignedBox),
 }
 
 impl Subject {
-    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. An architecture
-    /// may have square images of another size.
+    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. Images may be
+    /// squares of another size.
     pub(super) fn new(model: Option<&str>, image_size: Option<usize>, how: &RunOptions) -> Result<Self> {
-        let architecture =
-            model.filter(|name| !Path::new(name).exists()).and_then(|name| timm::architecture(&name.replace('-', "_")));
-        let Some(mut config) = architecture else {
-            ensure!(image_size.is_none(), "--image-size is for architectures: a checkpoint has its own");
+        // What is no path and no name in a hub can only be an architecture.
+        let name =
+            model.filter(|name| !name.contains('/') && !Path::new(name).exists()).map(|name| name.replace('-', "_"));
+        let Some(name) = name else {
             let start = Instant::now();
-            let loaded = open(model.map(Path::new), how).with_context(|| {
-                let names: Vec<String> = timm::architectures().map(|name| name.replace('_', "-")).collect();
-                format!("no such checkpoint or architecture; the architectures are {}", names.join(", "))
-            })?;
-            return Ok(Self::Checkpoint(loaded, start.elapsed().as_secs_f64() * 1e3));
+            let loaded = open(model.map(Path::new), how)?;
+            return Ok(Self::Checkpoint(Box::new(loaded), start.elapsed().as_secs_f64() * 1e3, image_size));
         };
+        let mut config = timm::architecture(&name)?;
         if let Some(size) = image_size {
             config.image = [size, size];
         }
@@ -45,7 +43,8 @@ impl Subject {
 
     pub(super) fn model(&self, how: &RunOptions) -> Result<Model<'_>> {
         Ok(match self {
-            Self::Checkpoint(loaded, _) => loaded.model(how.isa()),
+            Self::Checkpoint(loaded, _, None) => loaded.model(how.isa()),
+            Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(how.isa(), [*size; 2])?,
             Self::Random(config, memory) => Model::new(config, how.precision.into(), how.isa(), memory)?,
         })
     }
@@ -53,7 +52,7 @@ impl Subject {
     /// Milliseconds from opening the files to a model that can run; none if there are no files.
     pub(super) fn load_ms(&self) -> Option<f64> {
         match self {
-            Self::Checkpoint(_, ms) => Some(*ms),
+            Self::Checkpoint(_, ms, _) => Some(*ms),
             Self::Random(..) => None,
         }
     }

@@ -22,6 +22,17 @@ pub enum Problem {
     Io(io::Error),
     /// There is no readable config.json where it should be.
     NoConfig(io::Error),
+    /// A folder without weights that can be read; what is in it.
+    NoWeights(Vec<String>),
+    /// An index of shards that is not one, names a file elsewhere, or a tensor that is not there.
+    Index(String),
+    /// Neither a path nor in the local cache of a model hub; where that was looked for.
+    NotInHub {
+        /// 'org/name'.
+        name: String,
+        /// The cache's folder.
+        cache: PathBuf,
+    },
     /// A pickle: running it could run anything.
     Pickle,
     /// config.json is not JSON.
@@ -95,6 +106,24 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
+            Self::NoWeights(found) => {
+                write!(
+                    f,
+                    "neither model.safetensors nor model.safetensors.index.json nor open_clip_model.safetensors"
+                )?;
+                if found.is_empty() {
+                    write!(f, "; the folder is empty")
+                } else {
+                    write!(f, "; there are {}", found.join(", "))
+                }
+            }
+            Self::Index(error) => write!(f, "not a valid index of shards: {error}"),
+            Self::NotInHub { name, cache } => write!(
+                f,
+                "no such file or folder, and no '{name}' in the local cache {}; nothing is ever downloaded: fetch it with \
+                 `hf download {name}`",
+                cache.display()
+            ),
             Self::NoConfig(error) => write!(f, "{error}; put the model's config.json beside its weights"),
             Self::Pickle => write!(
                 f,

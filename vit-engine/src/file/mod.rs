@@ -1,5 +1,6 @@
-//! Checkpoints as they are published: a folder with `config.json` and `model.safetensors`, or one safetensors file
-//! with a `config.json` beside it.
+//! Checkpoints as they are published: a folder with `config.json` and `model.safetensors` (or its shards and their index,
+//! or OpenCLIP's two files), one safetensors file with its config beside it, or `org/name` in the local cache of a model
+//! hub.
 //!
 //! # Mapped files
 //! With [`Access::Map`] the weights are read straight from the page cache and packed into memory of their own; the
@@ -8,9 +9,14 @@
 //! truncates it can end this process with SIGBUS. Files are replaced safely by renaming a finished one into place; where
 //! that cannot be relied on, [`Access::Read`] copies the file first.
 mod error;
+mod folder;
+pub mod hub;
 mod map;
 mod safetensors;
+mod sizes;
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -18,21 +24,28 @@ use vit_kernels::Isa;
 
 pub use error::{LoadError, Problem};
 pub use map::Access;
+pub use sizes::SizeError;
 
 use crate::arena::AlignedBox;
 use crate::config::Config;
 use crate::model::Model;
-use crate::weights::{FillError, Part, Precision};
-use crate::zoo::{self, Preprocessing, Recipe};
+use crate::parameters::{Param, Part, for_each_param};
+use crate::weights::{FillError, Precision};
+use crate::zoo::{self, OtherSizes, Preprocessing, Rotary};
+use folder::{Files, Index, Weights};
 use map::Bytes;
-use safetensors::{File, Tensors};
+use safetensors::{Parameters, Tensors};
+use sizes::Cache;
 
 /// An opened checkpoint.
 pub struct Checkpoint<'a> {
-    weights: Bytes<'a>,
+    /// The files of weights, by name; one, or those of the index.
+    weights: Vec<(Cow<'a, str>, Bytes<'a>)>,
+    index: Option<Index>,
     weights_path: PathBuf,
     config: Value,
     config_path: PathBuf,
+    family: Option<String>,
 }
 
 /// A model in memory, with what its checkpoint says beside the weights.
@@ -40,59 +53,97 @@ pub struct Loaded {
     config: Config,
     precision: Precision,
     memory: AlignedBox,
+    other_sizes: OtherSizes,
+    rotary: Option<Rotary>,
+    /// Positions at other sizes, as far as they were asked for.
+    cache: Cache,
     /// How pictures become pixels, if the checkpoint says so.
     pub preprocessing: Option<Preprocessing>,
     /// The classes' names; empty if the checkpoint has none.
     pub labels: Vec<String>,
+    used: HashSet<String>,
+    /// Tensors that the model did not ask for and that the family does not know.
+    pub unused: Vec<String>,
 }
 
 /// Larger configs are refused: real ones have a few kilobytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
+/// Larger indices are refused: that of a model of a thousand tensors has 100 KB.
+const LARGEST_INDEX: u64 = 64 << 20;
+
 impl<'a> Checkpoint<'a> {
-    /// Opens a folder that holds `config.json` and `model.safetensors`, or a safetensors file beside a `config.json`.
+    /// Opens what `path` names: a folder, a safetensors file or an index of several with the config beside it, or
+    /// `org/name` in the local cache of the Hugging Face hub, if there is no such path.
     ///
     /// # Errors
     /// When a file is missing, cannot be read or is not what its name says.
     pub fn open(path: &Path, access: Access) -> Result<Self, LoadError> {
         let at = |path: &Path, problem: Problem| LoadError { path: path.into(), problem };
-        let metadata = path.metadata().map_err(|error| at(path, Problem::Io(error)))?;
-        let (weights_path, folder) = if metadata.is_dir() {
-            (path.join("model.safetensors"), path.to_path_buf())
-        } else {
-            (path.to_path_buf(), path.parent().unwrap_or(Path::new("")).to_path_buf())
+        let files = Files::find(path)?;
+        let open = |path: &Path| Bytes::open(path, access).map_err(|error| at(path, Problem::Io(error)));
+        let (weights_path, weights, index) = match files.weights {
+            Weights::One(path) => (path.clone(), vec![("".into(), open(&path)?)], None),
+            Weights::Sharded(path) => {
+                let in_index = |problem| at(&path, problem);
+                let index =
+                    Index::parse(&folder::read_small(&path, LARGEST_INDEX).map_err(in_index)?).map_err(in_index)?;
+                let beside = path.parent().unwrap_or(Path::new(""));
+                let shard = |name: &str| Ok((name.to_owned().into(), open(&beside.join(name))?));
+                let weights = index.files().into_iter().map(shard).collect::<Result<_, _>>()?;
+                (path, weights, Some(index))
+            }
         };
-        if !weights_path.exists() && has_pickle(&folder) || is_pickle(&weights_path) {
-            return Err(at(path, Problem::Pickle));
-        }
-        let weights = Bytes::open(&weights_path, access).map_err(|error| at(&weights_path, Problem::Io(error)))?;
-        let config_path = folder.join("config.json");
-        let size = map::regular(&config_path).map_err(|error| at(&config_path, Problem::NoConfig(error)))?;
-        if size > LARGEST_CONFIG {
-            return Err(at(&config_path, Problem::Json(format!("{size} bytes are too many for a config"))));
-        }
-        let text = std::fs::read(&config_path).map_err(|error| at(&config_path, Problem::NoConfig(error)))?;
-        Self::parse(&text, config_path, weights, weights_path)
+        let no_config = || weights_path.parent().unwrap_or(Path::new("")).join("config.json");
+        let (config_path, config) = match files.config {
+            None => (no_config(), Value::Null),
+            Some(path) => {
+                let text = folder::read_small(&path, LARGEST_CONFIG).map_err(|problem| match problem {
+                    Problem::Io(error) => at(&path, Problem::NoConfig(error)),
+                    problem => at(&path, problem),
+                })?;
+                (path.clone(), parse(&text).map_err(|problem| at(&path, problem))?)
+            }
+        };
+        Ok(Self { weights, index, weights_path, config, config_path, family: None })
     }
 
-    /// A checkpoint that is in memory already: the texts of the two files.
+    /// A checkpoint that is in memory already: the contents of the two files.
     ///
     /// # Errors
     /// When `config` is not JSON.
     pub fn from_bytes(config: &[u8], weights: &'a [u8]) -> Result<Self, LoadError> {
-        Self::parse(config, "config.json".into(), Bytes::Borrowed(weights), "model.safetensors".into())
+        Self::in_memory(config, None, vec![("".into(), Bytes::Borrowed(weights))])
     }
 
-    fn parse(
+    /// A checkpoint of several files that is in memory already: the contents of `config.json`, of
+    /// `model.safetensors.index.json`, and the files that it names.
+    ///
+    /// # Errors
+    /// When `config` is not JSON, or `index` is no index.
+    pub fn from_shards(config: &[u8], index: &[u8], shards: &[(&'a str, &'a [u8])]) -> Result<Self, LoadError> {
+        let path = PathBuf::from("model.safetensors.index.json");
+        let index = Index::parse(index).map_err(|problem| LoadError { path, problem })?;
+        let shards = shards.iter().map(|&(name, bytes)| (name.into(), Bytes::Borrowed(bytes))).collect();
+        Self::in_memory(config, Some(index), shards)
+    }
+
+    fn in_memory(
         config: &[u8],
-        config_path: PathBuf,
-        weights: Bytes<'a>,
-        weights_path: PathBuf,
+        index: Option<Index>,
+        weights: Vec<(Cow<'a, str>, Bytes<'a>)>,
     ) -> Result<Self, LoadError> {
-        match serde_json::from_slice(config) {
-            Ok(config) => Ok(Self { weights, weights_path, config, config_path }),
-            Err(error) => Err(LoadError { path: config_path, problem: Problem::Json(error.to_string()) }),
-        }
+        let config_path = PathBuf::from("config.json");
+        let config = parse(config).map_err(|problem| LoadError { path: config_path.clone(), problem })?;
+        Ok(Self { weights, index, weights_path: "model.safetensors".into(), config, config_path, family: None })
+    }
+
+    /// Takes it for a model of that family, whatever the config says: a `model_type`, or an architecture of timm's, which
+    /// needs no config at all.
+    #[must_use]
+    pub fn assume(mut self, family: Option<&str>) -> Self {
+        self.family = family.map(str::to_owned);
+        self
     }
 
     /// Reads config and names, checks every tensor the model needs, and packs the weights in that precision.
@@ -105,26 +156,34 @@ impl<'a> Checkpoint<'a> {
     pub fn load(&self, precision: Precision) -> Result<Loaded, LoadError> {
         let in_config = |problem| LoadError { path: self.config_path.clone(), problem };
         let in_weights = |problem| LoadError { path: self.weights_path.clone(), problem };
-        let file = File::parse(&self.weights).map_err(in_weights)?;
-        let shapes = |name: &str| file.shape(name).map(<[usize]>::to_vec);
-        let recipe = zoo::recipe(&self.config, &shapes).map_err(|error| in_config(Problem::Zoo(error)))?;
-        let Recipe { config, names, preprocessing, labels } = recipe;
-        if !labels.is_empty() && labels.len() != config.classes {
-            return Err(in_config(Problem::Labels { labels: labels.len(), classes: config.classes }));
+        let tensors = match (&self.index, &*self.weights) {
+            (None, [(_, bytes), ..]) => Tensors::of(bytes),
+            (None, []) => Tensors::of(&[]),
+            (Some(index), files) => {
+                Tensors::sharded(files.iter().map(|(name, bytes)| (&**name, &**bytes)), &index.weight_map)
+            }
         }
-        if let Some(mean) = preprocessing.as_ref().map(|p| p.mean.len()).filter(|mean| *mean != config.channels) {
+        .map_err(in_weights)?;
+        let recipe = zoo::recipe(&self.config, self.family.as_deref(), &tensors)
+            .map_err(|error| in_config(Problem::Zoo(error)))?;
+        let config = recipe.config;
+        if config.classes > 0 && !recipe.labels.is_empty() && recipe.labels.len() != config.classes {
+            return Err(in_config(Problem::Labels { labels: recipe.labels.len(), classes: config.classes }));
+        }
+        let mean = recipe.preprocessing.as_ref().map(|p| p.mean.len()).filter(|mean| *mean != config.channels);
+        if let Some(mean) = mean {
             return Err(in_config(Problem::Channels { mean, channels: config.channels }));
         }
 
-        let tensors = Tensors { file: &file, names: &*names };
-        tensors.check(&config).map_err(in_weights)?;
+        let parameters = Parameters { tensors: &tensors, recipe: &recipe };
+        let (used, unused) = parameters.check().map_err(in_weights)?;
         let bytes = Model::bytes(&config, precision).map_err(|error| in_config(Problem::Zoo(error.into())))?;
         let mut memory = AlignedBox::new(bytes).ok_or_else(|| in_weights(Problem::OutOfMemory { bytes }))?;
-        Model::fill(&config, precision, &tensors, &mut memory).map_err(|error| {
+        Model::fill(&config, precision, &parameters, &mut memory).map_err(|error| {
             in_weights(match error {
                 FillError::Source(problem) => problem,
                 FillError::NotFinite { param, row, column, value } => {
-                    let place = names.place(param);
+                    let place = recipe.names.place(param, shape_of(&config, param));
                     // A bias is one row: what is fused stands in it side by side.
                     let (down, right) =
                         if param.part == Part::Bias { (0, place.first_row) } else { (place.first_row, 0) };
@@ -134,12 +193,34 @@ impl<'a> Checkpoint<'a> {
                 FillError::Memory(_) => Problem::OutOfMemory { bytes },
             })
         })?;
-        Ok(Loaded { config, precision, memory, preprocessing, labels })
+        // A model without head may bring the names of the classes that it could tell apart.
+        let labels = if config.classes > 0 { recipe.labels } else { Vec::new() };
+        Ok(Loaded {
+            config,
+            precision,
+            memory,
+            other_sizes: recipe.other_sizes,
+            rotary: recipe.rotary,
+            cache: Cache::default(),
+            preprocessing: recipe.preprocessing,
+            labels,
+            used,
+            unused,
+        })
     }
 }
 
+fn shape_of(config: &Config, param: Param) -> [usize; 2] {
+    let found = for_each_param(config, |other, shape| if other == param { Err(shape) } else { Ok(()) });
+    found.err().unwrap_or([1, 1])
+}
+
+fn parse(config: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(config).map_err(|error| Problem::Json(error.to_string()))
+}
+
 impl Loaded {
-    /// The model, to run on `isa`.
+    /// The model over images of its own size, to run on `isa`.
     pub fn model(&self, isa: Isa) -> Model<'_> {
         Model::new(&self.config, self.precision, isa, &self.memory).expect("the memory was filled for this config")
     }
@@ -147,6 +228,11 @@ impl Loaded {
     /// The hyper-parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether a tensor of the checkpoint went into the model.
+    pub fn uses(&self, tensor: &str) -> bool {
+        self.used.contains(tensor)
     }
 
     /// The packed weights, as [`Model::new`] takes them: what a program without `std` includes or keeps in flash.
@@ -162,13 +248,4 @@ impl From<crate::config::ConfigError> for zoo::ZooError {
     fn from(error: crate::config::ConfigError) -> Self {
         Self::Config(error)
     }
-}
-
-fn is_pickle(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| ["pth", "pt", "bin", "pkl", "ckpt"].iter().any(|pickle| extension == *pickle))
-}
-
-fn has_pickle(folder: &Path) -> bool {
-    folder.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| is_pickle(&entry.path())))
 }

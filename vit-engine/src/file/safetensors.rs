@@ -1,5 +1,5 @@
-//! Parameters out of a safetensors file (<https://github.com/huggingface/safetensors>), decoded where they stand.
-use std::collections::HashMap;
+//! Parameters out of safetensors files (<https://github.com/huggingface/safetensors>), decoded where they stand.
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
@@ -7,13 +7,19 @@ use serde::de::IgnoredAny;
 use vit_kernels::half::f16;
 
 use super::error::Problem;
-use crate::config::Config;
-use crate::weights::{Param, Source, Values, for_each_param};
-use crate::zoo::Names;
+use crate::parameters::{Param, Site, for_each_param};
+use crate::weights::{Source, Values};
+use crate::zoo::{Catalog, Recipe, View};
 
-/// A file's tensors by their own names.
-pub(super) struct File<'a> {
-    tensors: HashMap<String, TensorInfo>,
+/// The tensors of a checkpoint, by their own names, over one or several files.
+pub(super) struct Tensors<'a> {
+    tensors: HashMap<String, Tensor<'a>>,
+}
+
+/// A tensor and its bytes.
+struct Tensor<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
     data: &'a [u8],
 }
 
@@ -25,97 +31,190 @@ struct Header {
     tensors: HashMap<String, TensorInfo>,
 }
 
-impl<'a> File<'a> {
-    /// Reads the header and checks that the tensors, as large as their shapes say, follow each other to the file's end.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Problem> {
-        let parts = bytes.split_first_chunk().and_then(|(len, rest)| {
-            let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
-            rest.split_at_checked(len)
-        });
-        let (header, data) =
-            parts.ok_or_else(|| Problem::Safetensors(format!("{} bytes do not hold its header", bytes.len())))?;
-        let Header { tensors, .. } =
-            serde_json::from_slice(header).map_err(|error| Problem::Safetensors(format!("the header: {error}")))?;
-        let mut sorted: Vec<_> = tensors.iter().collect();
-        sorted.sort_by_key(|(_, info)| info.data_offsets);
-        let (mut end, len) = (0, data.len());
-        for (name, TensorInfo { dtype, shape, data_offsets: (start, stop) }) in sorted {
-            let bits = shape.iter().try_fold(dtype.bitsize(), |bits, size| bits.checked_mul(*size));
-            let expected = bits.and_then(|bits| bits.div_ceil(8).checked_add(end));
-            if *start != end || Some(*stop) != expected || *stop > len {
-                return Err(Problem::Safetensors(format!(
-                    "'{name}', {dtype:?} of {shape:?}: expected from {end} on in {len} bytes, found {start}..{stop}"
-                )));
-            }
-            end = *stop;
+/// Reads a file's header and checks that the tensors, as large as their shapes say, follow each other to its end.
+fn parse(bytes: &[u8]) -> Result<HashMap<String, Tensor<'_>>, Problem> {
+    let parts = bytes.split_first_chunk().and_then(|(len, rest)| {
+        let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+        rest.split_at_checked(len)
+    });
+    let (header, data) =
+        parts.ok_or_else(|| Problem::Safetensors(format!("{} bytes do not hold its header", bytes.len())))?;
+    let Header { tensors, .. } =
+        serde_json::from_slice(header).map_err(|error| Problem::Safetensors(format!("the header: {error}")))?;
+    let mut sorted: Vec<_> = tensors.into_iter().collect();
+    sorted.sort_by_key(|(_, info)| info.data_offsets);
+    let (mut end, len) = (0, data.len());
+    let mut found = HashMap::new();
+    for (name, TensorInfo { dtype, shape, data_offsets: (start, stop) }) in sorted {
+        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, size| bits.checked_mul(*size));
+        let expected = bits.and_then(|bits| bits.div_ceil(8).checked_add(end));
+        if start != end || Some(stop) != expected || stop > len {
+            return Err(Problem::Safetensors(format!(
+                "'{name}', {dtype:?} of {shape:?}: expected from {end} on in {len} bytes, found {start}..{stop}"
+            )));
         }
-        if end != len {
-            return Err(Problem::Safetensors(format!("expected {end} bytes of tensors, found {len}")));
-        }
-        Ok(Self { tensors, data })
+        found.insert(name, Tensor { dtype, shape, data: &data[start..stop] });
+        end = stop;
+    }
+    if end != len {
+        return Err(Problem::Safetensors(format!("expected {end} bytes of tensors, found {len}")));
+    }
+    Ok(found)
+}
+
+impl<'a> Tensors<'a> {
+    /// One file.
+    pub(super) fn of(bytes: &'a [u8]) -> Result<Self, Problem> {
+        Ok(Self { tensors: parse(bytes)? })
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|info| &*info.shape)
+    /// Several files, by their names, and which tensor stands in which.
+    pub(super) fn sharded(
+        files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        map: &BTreeMap<String, String>,
+    ) -> Result<Self, Problem> {
+        let mut shards = HashMap::new();
+        for (name, bytes) in files {
+            shards.insert(name, parse(bytes)?);
+        }
+        let mut tensors = HashMap::new();
+        for (tensor, file) in map {
+            let found = shards.get_mut(file.as_str()).and_then(|shard| shard.remove(tensor));
+            let found = found.ok_or_else(|| Problem::Index(format!("'{tensor}' does not stand in {file}")))?;
+            tensors.insert(tensor.clone(), found);
+        }
+        Ok(Self { tensors })
     }
 }
 
-/// A file's tensors under a family's names.
-pub(super) struct Tensors<'a> {
-    pub(super) file: &'a File<'a>,
-    pub(super) names: &'a dyn Names,
+impl Catalog for Tensors<'_> {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| &*tensor.shape)
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors.keys().map(String::as_str))
+    }
 }
 
-/// Missing tensors that an error names before it only counts on.
-const NAMED: usize = 8;
+/// A checkpoint's parameters: its tensors under a family's names, and what is computed.
+pub(super) struct Parameters<'a> {
+    pub(super) tensors: &'a Tensors<'a>,
+    pub(super) recipe: &'a Recipe,
+}
 
-impl Tensors<'_> {
-    /// Opens every parameter once.
-    pub(super) fn check(&self, config: &Config) -> Result<(), Problem> {
-        let mut missing = Vec::new();
-        for_each_param(config, |param, shape| match self.open(param, shape) {
-            // Queries, keys and values may stand in one tensor.
-            Err(Problem::Missing { tensors, .. }) if missing.contains(&tensors[0]) => Ok(()),
-            Err(Problem::Missing { tensors, .. }) if missing.len() < NAMED => {
-                missing.extend(tensors);
-                Ok(())
+/// Missing tensors that an error names before it only says that there are more: more than the largest model has.
+const NAMED: usize = 4096;
+
+impl Parameters<'_> {
+    /// Opens every parameter once. Gives the names of the tensors that they stand in, and of those that are nothing known.
+    pub(super) fn check(&self) -> Result<(HashSet<String>, Vec<String>), Problem> {
+        let (mut used, mut missing, mut seen) = (HashSet::new(), Vec::new(), HashSet::new());
+        let mut other = None;
+        let walked = for_each_param(&self.recipe.config, |param, shape| {
+            match self.open(param, shape) {
+                Err(Problem::Missing { tensors, .. }) => {
+                    // Queries, keys and values may stand in one tensor.
+                    missing.extend(tensors.into_iter().filter(|tensor| seen.insert(tensor.clone())));
+                }
+                Err(problem) => other = other.take().or(Some(problem)),
+                Ok(_) => {
+                    used.insert(self.recipe.names.place(param, shape).tensor);
+                }
             }
             // A config of a million layers is not followed to its end.
-            Err(Problem::Missing { .. }) => Err(Problem::Missing { tensors: std::mem::take(&mut missing), more: true }),
-            Err(problem) => Err(problem),
-            Ok(_) => Ok(()),
-        })?;
-        if missing.is_empty() { Ok(()) } else { Err(Problem::Missing { tensors: missing, more: false }) }
+            if missing.len() > NAMED { Err(()) } else { Ok(()) }
+        });
+        if !missing.is_empty() {
+            return Err(Problem::Missing { tensors: missing, more: walked.is_err() });
+        }
+        if let Some(problem) = other {
+            return Err(problem);
+        }
+        let is_unused = |name: &str, tensor: &Tensor<'_>| {
+            !used.contains(name) && !tensor.shape.contains(&0) && !self.recipe.names.ignores(name)
+        };
+        let all = self.tensors.tensors.iter();
+        let mut unused: Vec<String> =
+            all.filter(|(name, t)| is_unused(name, t)).map(|(name, _)| name.clone()).collect();
+        unused.sort();
+        Ok((used, unused))
     }
 }
 
-impl Source for Tensors<'_> {
+impl Source for Parameters<'_> {
     type Error = Problem;
 
-    fn open(&self, param: Param, [rows, columns]: [usize; 2]) -> Result<impl Values, Problem> {
-        let place = self.names.place(param);
-        let Some(tensor) = self.file.tensors.get(&place.tensor) else {
+    fn open(&self, param: Param, shape: [usize; 2]) -> Result<impl Values, Problem> {
+        if let (Site::Rope, Some(rotary)) = (param.site, self.recipe.rotary) {
+            let c = &self.recipe.config;
+            return Ok(Reading::Computed { values: rotary.table(c.grid(), c.head_dim), columns: c.head_dim });
+        }
+        let [rows, columns] = shape;
+        let place = self.recipe.names.place(param, shape);
+        let Some(tensor) = self.tensors.tensors.get(&place.tensor) else {
             return Err(Problem::Missing { tensors: vec![place.tensor], more: false });
         };
+        let misfit = || Problem::Shape {
+            tensor: place.tensor.clone(),
+            expected: without_ones(&place.shape).to_vec(),
+            found: tensor.shape.clone(),
+        };
         if without_ones(&tensor.shape) != without_ones(&place.shape) {
-            let found = tensor.shape.clone();
-            return Err(Problem::Shape { tensor: place.tensor, expected: place.shape, found });
+            return Err(misfit());
         }
         let decode = decoder(tensor.dtype)
             .ok_or_else(|| Problem::Dtype { tensor: place.tensor.clone(), found: format!("{:?}", tensor.dtype) })?;
         let size = tensor.dtype.bitsize() / 8;
         let row_len: usize = place.shape.iter().skip(1).product();
-        let data = &self.file.data[tensor.data_offsets.0..tensor.data_offsets.1];
-        let bytes = data.get(place.first_row * row_len * size..);
-        let Some(bytes) = bytes.filter(|bytes| bytes.len() >= rows * columns * size) else {
-            let found = tensor.shape.clone();
-            return Err(Problem::Shape { tensor: place.tensor, expected: place.shape, found });
-        };
-        Ok(move |row: usize, start: usize, into: &mut [f32]| {
-            let bytes = &bytes[(row * columns + start) * size..][..into.len() * size];
-            decode(bytes, into);
-        })
+        let bytes = tensor.data.get(place.first_row * row_len * size..);
+        let bytes = bytes.filter(|bytes| bytes.len() >= rows * columns * size).ok_or_else(misfit)?;
+        Ok(Reading::Tensor { bytes, size, decode, shape, view: place.view })
     }
+}
+
+/// A parameter that is being read.
+enum Reading<'a> {
+    /// Off a tensor, from its first row on.
+    Tensor { bytes: &'a [u8], size: usize, decode: Decode, shape: [usize; 2], view: View },
+    /// Out of memory.
+    Computed { values: Vec<f32>, columns: usize },
+}
+
+impl Values for Reading<'_> {
+    fn read(&self, row: usize, start: usize, into: &mut [f32]) {
+        match self {
+            Self::Computed { values, columns } => {
+                into.copy_from_slice(&values[row * columns + start..][..into.len()]);
+            }
+            Self::Tensor { bytes, size, decode, shape: [rows, columns], view } => {
+                let at = |element: usize, into: &mut [f32]| decode(&bytes[element * size..][..into.len() * size], into);
+                match *view {
+                    View::Rows => at(row * columns + start, into),
+                    View::PairsToHalves { head_dim } if *rows > 1 => {
+                        at(paired(row, head_dim) * columns + start, into);
+                    }
+                    View::PairsToHalves { head_dim } => {
+                        for (column, x) in (start..).zip(into) {
+                            at(paired(column, head_dim), core::slice::from_mut(x));
+                        }
+                    }
+                    View::Transposed => {
+                        for (column, x) in (start..).zip(into) {
+                            at(column * rows + row, core::slice::from_mut(x));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which row stands at `row` once neighbours within a head have moved half a head apart.
+fn paired(row: usize, head_dim: usize) -> usize {
+    let (head, j) = (row / head_dim, row % head_dim);
+    let half = head_dim / 2;
+    head * head_dim + if j < half { 2 * j } else { 2 * (j - half) + 1 }
 }
 
 /// A shape without the dimensions of 1 in front.

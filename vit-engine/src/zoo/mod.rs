@@ -1,25 +1,49 @@
 //! Checkpoint names and configs: what families of models call their hyper-parameters and tensors. Nothing else.
 //!
-//! A family is one file: it reads `config.json` into a [`Config`] and says where each
-//! [`Param`] stands.
+//! A family is one file: it reads `config.json` into a [`Config`] and says where each [`Param`] stands.
 //!
-//! | Family | `config.json` | Tensors |
-//! |---|---|---|
-//! | [`vit_pytorch`] | `"model_type": "vit-pytorch"`, the arguments of `vit_pytorch.ViT` | every layout since 0.10.1 |
-//! | [`timm`] | `"architecture": "vit_…"`, as timm writes it | the plain Vision Transformer |
+//! | Family | Told by | Class, patches, registers are those of | Embedding | Logits read |
+//! |---|---|---|---|---|
+//! | [`vit`]: ViT, DINO, AugReg; MAE's encoder | `model_type` `vit`, `vit_mae` | `last_hidden_state` | class token | class token |
+//! | [`vit`]: DeiT | `deit` | `last_hidden_state` | class token | class token, or with two heads the mean of theirs |
+//! | [`dinov2`], with registers too | `dinov2`, `dinov2_with_registers` | `last_hidden_state` | class token (`pooler_output`) | class ⊕ mean of patches |
+//! | [`clip`] | `clip`, `clip_vision_model` | `last_hidden_state`: before the post-norm | `image_embeds` as projected, or `pooler_output` without projection | mean of patches |
+//! | [`siglip`], fixed-size SigLIP2 | `siglip`, `siglip_vision_model` | `last_hidden_state` | `pooler_output`: the attention pool | mean of patches |
+//! | [`dinov3`] | `dinov3_vit` | `last_hidden_state` | class token (`pooler_output`) | – |
+//! | [`beit`] | `beit` | `last_hidden_state` | `pooler_output` | the embedding |
+//! | [`open_clip`] | `open_clip_config.json` | tokens before `ln_post` | `encode_image` | – |
+//! | [`timm`]: ViT, DeiT, EVA, DINOv3, BEiT | `architecture` | `forward_features` | `forward_head(…, pre_logits=True)` | the embedding |
+//! | [`vit_pytorch`] | `model_type` `vit-pytorch` | what the transformer gives | what the head reads | the same |
+//!
+//! Embeddings are not normalised. `layer:N` is counted as Hugging Face's `hidden_states`: 0 is what goes into the first
+//! layer, and no final norm is applied.
+pub mod beit;
+pub mod clip;
+pub mod dinov2;
+pub mod dinov3;
+mod hf;
+pub mod open_clip;
 mod preprocessing;
+pub mod resample;
+pub mod rotary;
+pub mod siglip;
 pub mod timm;
+mod unknown;
+pub mod vit;
 pub mod vit_pytorch;
 
 use core::fmt;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use vit_kernels::Activation;
 
 pub use preprocessing::{CropMode, Interpolation, Preprocessing};
+pub use resample::{Filter, OtherSizes};
+pub use rotary::Rotary;
 
 use crate::config::{Config, ConfigError};
-use crate::weights::Param;
+use crate::parameters::{Param, Part};
 
 /// Where a parameter stands in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +55,62 @@ pub struct Place {
     /// Where the parameter starts along the tensor's first dimension, if several are fused into one tensor: a row of a
     /// matrix, an element of a bias.
     pub first_row: usize,
+    /// How the parameter is read off those rows.
+    pub view: View,
+}
+
+/// How a parameter is read off a tensor's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// As they stand.
+    Rows,
+    /// Rows are columns.
+    Transposed,
+    /// Rows of a matrix, elements of a vector, in each head 0, 1, 2, 3, … become 0, 2, 4, …, 1, 3, …: neighbours that a
+    /// rotary embedding pairs move half a head apart.
+    PairsToHalves {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+impl Place {
+    /// `name.weight` or `name.bias`, all of it.
+    fn module(param: Param, [n, k]: [usize; 2], name: impl fmt::Display) -> Self {
+        let (suffix, shape) = match (param.part, n) {
+            (Part::Bias, _) => ("bias", vec![k]),
+            (Part::Weight, 1) => ("weight", vec![1, k]),
+            (Part::Weight, _) => ("weight", vec![n, k]),
+        };
+        Self { tensor: format!("{name}.{suffix}"), shape, first_row: 0, view: View::Rows }
+    }
+
+    /// A tensor of that very name.
+    fn tensor([n, k]: [usize; 2], name: impl Into<String>) -> Self {
+        Self { tensor: name.into(), shape: vec![n, k], first_row: 0, view: View::Rows }
+    }
+
+    /// Part `index` of `count` alike, fused into one tensor.
+    fn part(mut self, index: usize, count: usize) -> Self {
+        // A bias is one row: its elements are what stands side by side.
+        let vector = self.shape.len() == 1;
+        let rows = if vector { &mut self.shape[0] } else { self.shape.first_mut().expect("a matrix has rows") };
+        self.first_row = index * *rows;
+        *rows *= count;
+        self
+    }
+
+    /// A weight as a convolution over patches has it.
+    fn convolution(mut self, param: Param, c: &Config) -> Self {
+        if param.part == Part::Weight {
+            self.shape = vec![c.dim, c.channels, c.patch[0], c.patch[1]];
+        }
+        self
+    }
+
+    fn view(self, view: View) -> Self {
+        Self { view, ..self }
+    }
 }
 
 /// What a family says about a checkpoint.
@@ -39,36 +119,84 @@ pub struct Recipe {
     pub config: Config,
     /// Where the parameters stand.
     pub names: Box<dyn Names>,
+    /// What happens to positions at other sizes of image.
+    pub other_sizes: OtherSizes,
+    /// By which angles queries and keys are rotated.
+    pub rotary: Option<Rotary>,
     /// How pictures become pixels, if the checkpoint says so.
     pub preprocessing: Option<Preprocessing>,
     /// The classes' names, if the checkpoint has them.
     pub labels: Vec<String>,
 }
 
-/// A family's names for parameters.
-pub trait Names: Send + Sync {
-    /// Where a parameter stands.
-    fn place(&self, param: Param) -> Place;
+impl Recipe {
+    fn new(config: Config, names: impl Names + 'static, other_sizes: OtherSizes) -> Self {
+        Self { config, names: Box::new(names), other_sizes, rotary: None, preprocessing: None, labels: Vec::new() }
+    }
 }
 
-/// The shape of a tensor, if the checkpoint has it.
-pub type Shapes<'a> = dyn Fn(&str) -> Option<Vec<usize>> + 'a;
+/// A family's names for parameters.
+pub trait Names: Send + Sync {
+    /// Where a parameter of that shape stands.
+    fn place(&self, param: Param, shape: [usize; 2]) -> Place;
 
-/// Finds the family of a `config.json` and lets it read it.
+    /// Whether a tensor that is no parameter is nothing to wonder about: a text tower, a mask token.
+    fn ignores(&self, _tensor: &str) -> bool {
+        false
+    }
+}
+
+/// The tensors that a checkpoint has.
+pub trait Catalog {
+    /// A tensor's shape, if it is there.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// Every tensor's name.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether a tensor is there.
+    fn has(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+}
+
+/// Finds the family of a config and lets it read it. `family` overrules what the config says: a `model_type`, or an
+/// architecture of timm's.
 ///
 /// # Errors
 /// When no family knows the config, or it contradicts itself or the tensors.
-pub fn recipe(config: &Value, shapes: &Shapes<'_>) -> Result<Recipe, ZooError> {
+pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let field = |name: &str| config.get(name).and_then(Value::as_str);
-    let mut recipe = match (field("model_type"), field("architecture")) {
-        (Some("vit-pytorch" | "vit_pytorch"), _) => vit_pytorch::recipe(config, shapes)?,
-        (None, Some(architecture)) => timm::recipe(architecture, config)?,
-        (Some(other), _) => return Err(ZooError::Unsupported(format!("model_type '{other}'"))),
-        (None, None) => return Err(ZooError::NoFamily),
+    let mut recipe = match (family, field("model_type"), field("architecture")) {
+        (Some(family), ..) => by_family(family, config, tensors)?,
+        (None, None | Some("timm_wrapper"), Some(architecture)) => timm::recipe(architecture, config, tensors)?,
+        (None, Some(model_type), _) => by_model_type(model_type, config, tensors)
+            .unwrap_or_else(|| Err(ZooError::Unsupported(format!("model_type '{model_type}'"))))?,
+        (None, None, None) if config.get("model_cfg").is_some() => open_clip::recipe(config, tensors)?,
+        (None, None, None) => by_family(unknown::family(config, tensors)?, config, tensors)?,
     };
     (recipe.preprocessing, recipe.labels) = preprocessing::read(config)?;
     recipe.config.validate().map_err(ZooError::Config)?;
     Ok(recipe)
+}
+
+fn by_family(family: &str, config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
+    by_model_type(family, config, tensors).unwrap_or_else(|| timm::recipe(family, config, tensors))
+}
+
+/// The families that `model_type` names; `None` if it names none.
+fn by_model_type(name: &str, config: &Value, tensors: &dyn Catalog) -> Option<Result<Recipe, ZooError>> {
+    Some(match name {
+        "vit-pytorch" | "vit_pytorch" => vit_pytorch::recipe(config, tensors),
+        "vit" | "vit_mae" | "deit" => vit::recipe(name, config, tensors),
+        "dinov2" | "dinov2_with_registers" => dinov2::recipe(name, config, tensors),
+        "clip" | "clip_vision_model" => clip::recipe(config, tensors),
+        "siglip" | "siglip_vision_model" => siglip::recipe(config, tensors),
+        "dinov3_vit" => dinov3::recipe(config, tensors),
+        "beit" => beit::recipe(config, tensors),
+        "open_clip" => open_clip::recipe(config, tensors),
+        _ => return None,
+    })
 }
 
 /// A size that may be written as one number or as \[height, width\].
@@ -93,13 +221,54 @@ fn fields<'a, T: Deserialize<'a>>(json: &'a Value) -> Result<T, ZooError> {
     T::deserialize(json).map_err(|error| ZooError::Field(error.to_string()))
 }
 
+/// An object's fields over defaults. A field that is null counts as not there.
+fn merged(defaults: Value, over: &Value) -> Value {
+    let mut all = defaults;
+    if let (Value::Object(all), Value::Object(over)) = (&mut all, over) {
+        let set = over.iter().filter(|(_, value)| !value.is_null());
+        all.extend(set.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>());
+    }
+    all
+}
+
+/// An activation by the names that transformers and timm have for it.
+fn activation(name: &str) -> Result<Activation, ZooError> {
+    Ok(match name {
+        "gelu" | "gelu_python" => Activation::Gelu,
+        "gelu_tanh" | "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
+        "silu" | "swish" => Activation::Silu,
+        "relu" => Activation::Relu,
+        other => return Err(ZooError::Unsupported(format!("the activation '{other}'"))),
+    })
+}
+
+/// ⌊dim · ratio⌋, as Python's int() has it.
+fn scaled(dim: usize, ratio: f64) -> Result<usize, ZooError> {
+    let width = dim as f64 * ratio;
+    if dim == 0 {
+        return Ok(0);
+    }
+    if (1.0..=f64::from(u32::MAX)).contains(&width) {
+        return Ok(width as usize);
+    }
+    Err(ZooError::Field(format!("mlp_ratio {ratio} of {dim} is no width")))
+}
+
 /// Why a config cannot be read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ZooError {
-    /// Neither `model_type` nor `architecture` is there.
-    NoFamily,
+    /// Nothing says what it is. What the tensors look like, and what to do.
+    NoFamily(String),
     /// No family here knows this.
     Unsupported(String),
+    /// timm has no architecture of that name.
+    NoArchitecture {
+        /// The name.
+        name: String,
+        /// The nearest that there are.
+        near: Vec<String>,
+    },
     /// A field is missing or has the wrong type or value.
     Field(String),
     /// The hyper-parameters make no model.
@@ -109,13 +278,15 @@ pub enum ZooError {
 impl fmt::Display for ZooError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFamily => write!(
+            Self::NoFamily(what) => write!(f, "neither 'model_type' nor 'architecture' says what it is: {what}"),
+            Self::Unsupported(what) => write!(
                 f,
-                "neither 'model_type' nor 'architecture' says what it is; add \"model_type\": \"vit-pytorch\" \
-                 and the arguments of vit_pytorch.ViT, or use the config.json that timm writes"
+                "{what} is not supported; there are vit, vit_mae, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, \
+                 siglip, beit, OpenCLIP, vit-pytorch, and timm's ViT, DeiT, EVA, DINOv3 and BEiT"
             ),
-            Self::Unsupported(what) => {
-                write!(f, "{what} is not supported; there are vit-pytorch and timm's plain Vision Transformers")
+            Self::NoArchitecture { name, near } => {
+                write!(f, "'{name}' is neither a model_type nor an architecture that is known here; near it are ")?;
+                f.write_str(&near.join(", "))
             }
             Self::Field(error) => f.write_str(error),
             Self::Config(error) => error.fmt(f),

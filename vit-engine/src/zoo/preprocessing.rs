@@ -1,4 +1,6 @@
 //! How pictures become pixels, in the words of timm's `pretrained_cfg`.
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -41,6 +43,8 @@ pub enum CropMode {
     Center,
     /// Both sides are resized, each for itself.
     Squash,
+    /// What is missing is filled up: not done here yet.
+    Border,
 }
 
 #[derive(Deserialize)]
@@ -65,11 +69,31 @@ fn center() -> CropMode {
     CropMode::Center
 }
 
-/// Reads `pretrained_cfg` and the label names, which stand in it or beside it.
+/// Label names: a list, or an object of numbers and names, of which only one without gaps is a list.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "label names have to be a list of strings, or an object of numbers and strings")]
+enum Labels {
+    List(Vec<String>),
+    ById(HashMap<String, String>),
+}
+
+impl Labels {
+    fn list(self) -> Vec<String> {
+        match self {
+            Self::List(list) => list,
+            Self::ById(mut names) => {
+                let list: Option<Vec<_>> = (0..names.len()).map(|id| names.remove(&id.to_string())).collect();
+                list.unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Reads `pretrained_cfg`, and the label names where timm or transformers put them.
 pub(super) fn read(config: &Value) -> Result<(Option<Preprocessing>, Vec<String>), ZooError> {
     let cfg = config.get("pretrained_cfg");
-    let labels = cfg.and_then(|cfg| cfg.get("label_names")).or(config.get("label_names"));
-    let labels = labels.map(fields::<Option<Vec<String>>>).transpose()?.flatten().unwrap_or_default();
+    let names = cfg.and_then(|cfg| cfg.get("label_names")).or(config.get("label_names")).or(config.get("id2label"));
+    let labels = names.map(fields::<Option<Labels>>).transpose()?.flatten().map(Labels::list).unwrap_or_default();
     let Some(cfg) = cfg.filter(|cfg| cfg.get("mean").is_some()) else { return Ok((None, labels)) };
     let cfg: PretrainedCfg = fields(cfg)?;
     let all_finite = cfg.mean.iter().chain(&cfg.std).all(|x| x.is_finite()) && cfg.std.iter().all(|x| *x > 0.0);

@@ -11,11 +11,11 @@
 //! LayerNorm's eps is 1e-5, GELU is exact, scores are scaled by head_dim^−½, and q, k, v share `to_qkv`.
 use serde::Deserialize;
 use serde_json::Value;
-use vit_kernels::Gelu;
 
-use super::{Names, Place, Recipe, Shapes, Size, ZooError, fields};
-use crate::config::{Biases, Config, PatchOrder, Pool};
-use crate::weights::{LayerSite, Param, Part, Site};
+use super::hf::none;
+use super::{Catalog, Names, OtherSizes, Place, Recipe, Size, ZooError, activation, fields};
+use crate::config::{Biases, Config, PatchOrder, Pool, Readout};
+use crate::parameters::{LayerSite, Param, Site};
 
 /// The constructor's arguments, with its defaults; eps and activation may be named too.
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ struct Arguments {
     #[serde(default = "eps")]
     layer_norm_eps: f32,
     #[serde(default = "gelu")]
-    hidden_act: Activation,
+    hidden_act: String,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -44,16 +44,6 @@ struct Arguments {
 enum Pooling {
     Cls,
     Mean,
-}
-
-#[derive(Deserialize)]
-enum Activation {
-    #[serde(rename = "gelu")]
-    Erf,
-    #[serde(rename = "gelu_tanh", alias = "gelu_pytorch_tanh", alias = "gelu_new")]
-    Tanh,
-    #[serde(rename = "quick_gelu")]
-    Quick,
 }
 
 fn cls() -> Pooling {
@@ -68,47 +58,49 @@ fn sixty_four() -> usize {
 fn eps() -> f32 {
     1e-5
 }
-fn gelu() -> Activation {
-    Activation::Erf
+fn gelu() -> String {
+    "gelu".into()
 }
 
-pub(super) fn recipe(config: &Value, shapes: &Shapes<'_>) -> Result<Recipe, ZooError> {
+pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let a: Arguments = fields(config)?;
-    let has = |name: &str| shapes(name).is_some();
+    let has = |name: &str| tensors.has(name);
     // Two tensors tell the layouts apart, so that either can be missing and be named.
     let wrapped = has("transformer.layers.0.0.fn.to_qkv.weight") || has("transformer.layers.0.1.fn.net.0.weight");
     let layer0 = if wrapped { "transformer.layers.0.0.fn" } else { "transformer.layers.0.0" };
     let patch_norm = has("to_patch_embedding.2.weight") || has("to_patch_embedding.3.weight");
+    let qkv = has(&format!("{layer0}.to_qkv.bias"));
+    let readout = Readout { pool: if a.pool == Pooling::Cls { Pool::Class } else { Pool::MeanTokens }, norm: wrapped };
     let config = Config {
         channels: a.channels,
-        image: a.image_size.height_width(),
-        patch: a.patch_size.height_width(),
         patch_order: PatchOrder::RowColumnChannel,
         patch_norm,
         embed_norm: patch_norm,
         // With mean pooling the newest releases keep a class token of no rows.
-        class_token: shapes("cls_token").is_none_or(|shape| !shape.contains(&0)),
-        dim: a.dim,
-        depth: a.depth,
-        heads: a.heads,
+        class_token: tensors.shape("cls_token").is_none_or(|shape| !shape.contains(&0)),
         head_dim: a.dim_head,
+        attention_scale: 1.0 / (a.dim_head as f32).sqrt(),
         mlp_dim: a.mlp_dim,
         out_proj: !(a.heads == 1 && a.dim_head == a.dim),
-        bias: Biases { patch: true, qkv: has(&format!("{layer0}.to_qkv.bias")), out: true, mlp: true, head: true },
-        attention_scale: 1.0 / (a.dim_head as f32).sqrt(),
-        activation: match a.hidden_act {
-            Activation::Erf => Gelu::Erf,
-            Activation::Tanh => Gelu::Tanh,
-            Activation::Quick => Gelu::Quick,
-        },
+        bias: Biases { query: qkv, key: qkv, value: qkv, ..Biases::all(true) },
+        activation: activation(&a.hidden_act)?,
         norm_eps: a.layer_norm_eps,
         final_norm: !wrapped,
-        pool: if a.pool == Pooling::Cls { Pool::Class } else { Pool::MeanTokens },
-        head_norm: wrapped,
+        embedding: Some(readout),
+        logits: readout,
         classes: a.num_classes,
+        ..Config::plain(a.image_size.height_width(), a.patch_size.height_width(), a.dim, a.depth, a.heads)
     };
-    let names = Box::new(Layout { config, wrapped });
-    Ok(Recipe { config, names, preprocessing: None, labels: Vec::new() })
+    config.validate().map_err(ZooError::Config)?;
+    if !config.image[0].is_multiple_of(config.patch[0].max(1))
+        || !config.image[1].is_multiple_of(config.patch[1].max(1))
+    {
+        let ([h, w], [ph, pw]) = (config.image, config.patch);
+        let message = format!("an image of {h}×{w} is not a whole number of patches of {ph}×{pw}");
+        return Err(ZooError::Field(message));
+    }
+    // The library has no code for other sizes.
+    Ok(Recipe::new(config, Layout { config, wrapped }, OtherSizes::NONE))
 }
 
 struct Layout {
@@ -117,50 +109,41 @@ struct Layout {
 }
 
 impl Names for Layout {
-    fn place(&self, Param { site, part }: Param) -> Place {
+    fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let c = &self.config;
-        let inner = c.inner();
-        let place = |prefix: String, matrix: [usize; 2], first_row: usize| {
-            let (suffix, shape) = match part {
-                Part::Weight => ("weight", matrix.to_vec()),
-                Part::Bias => ("bias", vec![matrix[0]]),
-            };
-            Place { tensor: format!("{prefix}.{suffix}"), shape, first_row }
-        };
-        let norm = |prefix: String, len: usize| {
-            let suffix = if part == Part::Weight { "weight" } else { "bias" };
-            Place { tensor: format!("{prefix}.{suffix}"), shape: vec![len], first_row: 0 }
-        };
-        let whole = |name: &str, shape: [usize; 2]| Place { tensor: name.into(), shape: shape.to_vec(), first_row: 0 };
-        match site {
-            Site::PatchNorm => norm("to_patch_embedding.1".into(), c.patch_len()),
-            Site::Patch => {
-                let index = if c.patch_norm { 2 } else { 1 };
-                place(format!("to_patch_embedding.{index}"), [c.dim, c.patch_len()], 0)
-            }
-            Site::EmbedNorm => norm("to_patch_embedding.3".into(), c.dim),
-            Site::ClassToken => whole("cls_token", [1, c.dim]),
-            Site::Positions => whole("pos_embedding", [c.tokens(), c.dim]),
-            Site::FinalNorm => norm("transformer.norm".into(), c.dim),
-            Site::HeadNorm => norm("mlp_head.0".into(), c.dim),
-            Site::Head => place(if c.head_norm { "mlp_head.1" } else { "mlp_head" }.into(), [c.classes, c.dim], 0),
+        let module = |name: &str| Place::module(param, shape, name);
+        match param.site {
+            Site::PatchNorm => module("to_patch_embedding.1"),
+            Site::Patch => module(if c.patch_norm { "to_patch_embedding.2" } else { "to_patch_embedding.1" }),
+            Site::EmbedNorm => module("to_patch_embedding.3"),
+            Site::ClassToken => Place::tensor(shape, "cls_token"),
+            Site::Positions => Place::tensor(shape, "pos_embedding"),
+            Site::FinalNorm => module("transformer.norm"),
+            Site::HeadNorm => module("mlp_head.0"),
+            Site::Head => module(if c.logits.norm { "mlp_head.1" } else { "mlp_head" }),
             Site::Layer(index, site) => {
-                let attention = format!("transformer.layers.{index}.0");
-                let mlp = format!("transformer.layers.{index}.1");
+                let block = |part: usize, name: &str| module(&format!("transformer.layers.{index}.{part}{name}"));
                 // `PreNorm` keeps the norm beside the layer it wraps as `fn`; later the layer brings its own.
-                let (fn_, up, down) = if self.wrapped { (".fn", "0", "3") } else { ("", "1", "4") };
-                match site {
-                    LayerSite::AttentionNorm => norm(format!("{attention}.norm"), c.dim),
-                    LayerSite::MlpNorm if self.wrapped => norm(format!("{mlp}.norm"), c.dim),
-                    LayerSite::MlpNorm => norm(format!("{mlp}.net.0"), c.dim),
-                    LayerSite::Query => place(format!("{attention}{fn_}.to_qkv"), [3 * inner, c.dim], 0),
-                    LayerSite::Key => place(format!("{attention}{fn_}.to_qkv"), [3 * inner, c.dim], inner),
-                    LayerSite::Value => place(format!("{attention}{fn_}.to_qkv"), [3 * inner, c.dim], 2 * inner),
-                    LayerSite::Out => place(format!("{attention}{fn_}.to_out.0"), [c.dim, inner], 0),
-                    LayerSite::Up => place(format!("{mlp}{fn_}.net.{up}"), [c.mlp_dim, c.dim], 0),
-                    LayerSite::Down => place(format!("{mlp}{fn_}.net.{down}"), [c.dim, c.mlp_dim], 0),
+                match (site, self.wrapped) {
+                    (LayerSite::AttentionNorm, _) => block(0, ".norm"),
+                    (LayerSite::MlpNorm, true) => block(1, ".norm"),
+                    (LayerSite::MlpNorm, false) => block(1, ".net.0"),
+                    (LayerSite::Query, true) => block(0, ".fn.to_qkv").part(0, 3),
+                    (LayerSite::Key, true) => block(0, ".fn.to_qkv").part(1, 3),
+                    (LayerSite::Value, true) => block(0, ".fn.to_qkv").part(2, 3),
+                    (LayerSite::Out, true) => block(0, ".fn.to_out.0"),
+                    (LayerSite::Up, true) => block(1, ".fn.net.0"),
+                    (LayerSite::Down, true) => block(1, ".fn.net.3"),
+                    (LayerSite::Query, false) => block(0, ".to_qkv").part(0, 3),
+                    (LayerSite::Key, false) => block(0, ".to_qkv").part(1, 3),
+                    (LayerSite::Value, false) => block(0, ".to_qkv").part(2, 3),
+                    (LayerSite::Out, false) => block(0, ".to_out.0"),
+                    (LayerSite::Up, false) => block(1, ".net.1"),
+                    (LayerSite::Down, false) => block(1, ".net.4"),
+                    _ => module(&none(param.site)),
                 }
             }
+            site => module(&none(site)),
         }
     }
 }

@@ -20,8 +20,15 @@ pub fn levels() -> Vec<Isa> {
 pub struct Golden {
     pub name: String,
     pub config: Vec<u8>,
-    pub weights: Vec<u8>,
+    pub weights: Weights,
     pub truth: Vec<u8>,
+}
+
+/// One file of weights, or several.
+#[derive(Clone)]
+pub enum Weights {
+    One(Vec<u8>),
+    Sharded { index: Vec<u8>, shards: Vec<(String, Vec<u8>)> },
 }
 
 /// A tensor of `golden.safetensors`.
@@ -48,13 +55,30 @@ pub fn golden(name: &str) -> Golden {
 
 impl Golden {
     fn read(folder: &Path) -> Self {
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        let read = |name: &str| std::fs::read(folder.join(name));
+        let either = |name: &str| read(name).or_else(|_| read(&format!("open_clip_{name}")));
+        let weights = match read("model.safetensors.index.json") {
+            Ok(index) => {
+                let files = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                let shards = files.filter(|name| name.starts_with("model-"));
+                Weights::Sharded { index, shards: shards.map(|name| (name.clone(), read(&name).unwrap())).collect() }
+            }
+            Err(_) => Weights::One(either("model.safetensors").unwrap()),
+        };
         Self {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-            config: read("config.json"),
-            weights: read("model.safetensors"),
-            truth: read("golden.safetensors"),
+            config: either("config.json").unwrap(),
+            weights,
+            truth: read("golden.safetensors").unwrap(),
         }
+    }
+
+    /// The names of the tensors that it stores.
+    pub fn truths(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.truth).unwrap();
+        let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
     }
 
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
@@ -69,9 +93,35 @@ impl Golden {
     }
 
     /// The model with other weights.
-    pub fn load_weights(&self, weights: &[u8], precision: Precision) -> Loaded {
-        let checkpoint = Checkpoint::from_bytes(&self.config, weights).unwrap();
-        checkpoint.load(precision).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    pub fn load_weights(&self, weights: &Weights, precision: Precision) -> Loaded {
+        let checkpoint = match weights {
+            Weights::One(weights) => Checkpoint::from_bytes(&self.config, weights),
+            Weights::Sharded { index, shards } => {
+                let shards: Vec<(&str, &[u8])> = shards.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+                Checkpoint::from_shards(&self.config, index, &shards)
+            }
+        };
+        checkpoint
+            .and_then(|checkpoint| checkpoint.load(precision))
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+}
+
+impl Weights {
+    /// The files, one after the other.
+    pub fn files_mut(&mut self) -> Vec<&mut Vec<u8>> {
+        match self {
+            Self::One(file) => vec![file],
+            Self::Sharded { shards, .. } => shards.iter_mut().map(|shard| &mut shard.1).collect(),
+        }
+    }
+
+    /// The only file.
+    pub fn file(&self) -> &[u8] {
+        match self {
+            Self::One(file) => file,
+            Self::Sharded { .. } => panic!("several files"),
+        }
     }
 }
 

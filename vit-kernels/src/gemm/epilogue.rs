@@ -1,27 +1,50 @@
 //! What happens to a matmul's result on its way to memory.
 use core::ops::Range;
 
+use crate::activation::Activation;
 use crate::error::{ShapeError, expect_len};
-use crate::gelu::Gelu;
 use crate::half::Storage;
 use crate::simd::{LANES, Simd, lanes, lanes_mut};
 
-/// out = \[out +\] scale ⊙ activation(A·Wᵀ + bias); what is `None` or false is left out. Vectors are \[n\].
+/// out = \[out + or out ⊙\] scale ⊙ activation(A·Wᵀ + bias); what is `None` is left out. Vectors are \[n\].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// Added to every row.
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
-    pub activation: Option<Gelu>,
+    pub activation: Option<Activation>,
     /// Multiplied into every row: LayerScale.
     pub scale: Option<&'a [f32]>,
-    /// Add to what `out` holds instead of replacing it: the residual connection.
-    pub residual: bool,
+    /// What becomes of what `out` holds.
+    pub onto: Onto,
+}
+
+/// What a matmul does with what stands in its output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Onto {
+    /// Replaces it.
+    #[default]
+    Nothing,
+    /// Adds to it: the residual connection.
+    Sum,
+    /// Multiplies it: what a gate, computed before, lets through.
+    Product,
+}
+
+impl Onto {
+    #[inline(always)]
+    pub(super) fn merge<S: Simd>(self, s: S, before: S::V, v: S::V) -> S::V {
+        match self {
+            Self::Nothing => v,
+            Self::Sum => s.add(before, v),
+            Self::Product => s.mul(before, v),
+        }
+    }
 }
 
 impl Epilogue<'_> {
     /// Added to what `out` holds, and nothing else.
-    pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, residual: true };
+    pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, onto: Onto::Sum };
 }
 
 /// The part of an epilogue that a tile applies in its registers; the vectors start at its first column.
@@ -29,19 +52,19 @@ impl Epilogue<'_> {
 pub(crate) struct Linear<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) scale: Option<&'a [f32]>,
-    pub(crate) residual: bool,
+    pub(crate) onto: Onto,
 }
 
 impl Epilogue<'_> {
     /// Whether something comes after the activation, so that `out` cannot hold what goes into it.
     pub(super) fn needs_two_passes(&self) -> bool {
-        self.activation.is_some() && (self.scale.is_some() || self.residual)
+        self.activation.is_some() && (self.scale.is_some() || self.onto != Onto::Nothing)
     }
 
     /// What comes before the activation, or all if there is none, for some columns.
     pub(super) fn linear(&self, columns: &Range<usize>) -> Linear<'_> {
         let part = |x| <[f32]>::get(x, columns.clone());
-        Linear { bias: self.bias.and_then(part), scale: self.scale.and_then(part), residual: self.residual }
+        Linear { bias: self.bias.and_then(part), scale: self.scale.and_then(part), onto: self.onto }
     }
 
     pub(super) fn check(&self, n: usize) -> Result<(), ShapeError> {
@@ -79,12 +102,12 @@ impl Epilogue<'_> {
         if let Some(bias) = self.bias {
             v = s.add(v, columns(bias));
         }
-        if let Some(gelu) = self.activation {
-            v = gelu.lanes(s, v);
+        if let Some(activation) = self.activation {
+            v = activation.lanes(s, v);
         }
         if let Some(scale) = self.scale {
             v = s.mul(v, columns(scale));
         }
-        if self.residual { s.add(out, v) } else { v }
+        self.onto.merge(s, out, v)
     }
 }

@@ -15,8 +15,8 @@ pub(crate) mod tile;
 
 use core::ops::Range;
 
-pub use epilogue::Epilogue;
 pub(crate) use epilogue::Linear;
+pub use epilogue::{Epilogue, Onto};
 pub use pack::{PackError, Packed, Panels, pack, packed_len};
 
 use crate::error::{ShapeError, expect_len};
@@ -94,18 +94,20 @@ impl<'a> Matmul<'a> {
     /// The same product in blocks of the depth, to be run one after the other: faster where A's rows are so long that
     /// they leave the cache. The bits are the same.
     ///
-    /// `partial` is scratch as long as `out`. Without a residual it may be empty, for `out` itself serves.
+    /// `partial` is scratch as long as `out`, or empty: then `out` itself serves where it is replaced, and where it is not
+    /// there is one block.
     ///
     /// # Errors
     /// When `partial` has another length.
     pub fn blocks(mut self, partial: &'a mut [f32]) -> Result<Blocks<'a>, ShapeError> {
-        if self.epilogue.residual || !partial.is_empty() {
+        let no_room = partial.is_empty() && self.epilogue.onto != Onto::Nothing;
+        if !partial.is_empty() {
             expect_len("matmul: partial is as long as out", Some(self.out.len()), partial.len())?;
             self.partial = Some(Shared::new(partial));
         }
         let k = self.weights.k();
         // One row has nothing that could stay in a cache.
-        let count = if self.rows > 1 { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
+        let count = if self.rows > 1 && !no_room { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
         self.depth = 0..0;
         Ok(Blocks { job: self, size: k.div_ceil(count), left: count })
     }
@@ -223,10 +225,10 @@ impl<E: Storage> Part<'_, E> {
                 tile.finish = if last { epilogue.linear(&columns) } else { Linear::default() };
                 tile.run(s, rows.len(), panels.len());
             }
-            if let (true, Some(gelu)) = (last, epilogue.activation) {
+            if let (true, Some(activation)) = (last, epilogue.activation) {
                 for row in rows {
                     // SAFETY: as above; one such reference at a time.
-                    gelu.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                    activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
                 }
             }
             return;
@@ -301,7 +303,7 @@ mod tests {
     use crate::half::Element;
     use crate::reference;
     use crate::testing::{levels, noise};
-    use crate::{Gelu, gelu};
+    use crate::{Activation, activate};
 
     fn packed<E: Element>(w: &[f32], n: usize, k: usize) -> Vec<E> {
         let mut out = vec![E::default(); packed_len(n, k).unwrap()];
@@ -405,8 +407,12 @@ mod tests {
         let panels = packed::<f32>(&w, n, k);
         let run = |isa| {
             let mut out = noise(rows * n, 4, 1.0);
-            let epilogue =
-                Epilogue { bias: Some(&bias), activation: Some(Gelu::Erf), residual: true, ..Epilogue::default() };
+            let epilogue = Epilogue {
+                bias: Some(&bias),
+                activation: Some(Activation::Gelu),
+                onto: Onto::Sum,
+                ..Epilogue::default()
+            };
             matmul(isa, &a, Packed::new(n, k, Panels::F32(&panels)).unwrap(), epilogue, &mut out).unwrap();
             out
         };
@@ -437,24 +443,32 @@ mod tests {
                 let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
                 let mut sums = before.clone();
                 matmul(isa, &a, weights, Epilogue::default(), &mut sums).unwrap();
-                for bits in 0..8 {
-                    for activation in [None, Some(Gelu::Erf), Some(Gelu::Tanh), Some(Gelu::Quick)] {
+                for (bits, onto) in
+                    (0..4).flat_map(|bits| [Onto::Nothing, Onto::Sum, Onto::Product].map(|onto| (bits, onto)))
+                {
+                    for activation in
+                        [None, Some(Activation::Gelu), Some(Activation::GeluTanh), Some(Activation::QuickGelu)]
+                    {
                         let epilogue = Epilogue {
                             bias: (bits & 1 > 0).then_some(&*bias),
                             activation,
                             scale: (bits & 2 > 0).then_some(&*factor),
-                            residual: bits & 4 > 0,
+                            onto,
                         };
                         let mut want = sums.clone();
                         for (i, x) in want.iter_mut().enumerate() {
                             *x += epilogue.bias.map_or(0.0, |bias| bias[i % n]);
                         }
                         if let Some(form) = activation {
-                            gelu(isa, form, &mut want);
+                            activate(isa, form, &mut want);
                         }
                         for (i, x) in want.iter_mut().enumerate() {
                             *x *= epilogue.scale.map_or(1.0, |factor| factor[i % n]);
-                            *x += if epilogue.residual { before[i] } else { 0.0 };
+                            match onto {
+                                Onto::Nothing => {}
+                                Onto::Sum => *x += before[i],
+                                Onto::Product => *x *= before[i],
+                            }
                         }
                         let mut got = before.clone();
                         matmul(isa, &a, weights, epilogue, &mut got).unwrap();
@@ -474,11 +488,13 @@ mod tests {
                     let (bias, before) = (noise(n, 3, 1.0), noise(rows * n, 4, 1.0));
                     let panels = packed::<f32>(&w, n, k);
                     let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
-                    for (activation, residual) in [(None, false), (None, true), (Some(Gelu::Erf), true)] {
-                        let epilogue = Epilogue { bias: Some(&bias), activation, residual, ..Epilogue::default() };
+                    for (activation, onto) in
+                        [(None, Onto::Nothing), (None, Onto::Sum), (Some(Activation::Gelu), Onto::Product)]
+                    {
+                        let epilogue = Epilogue { bias: Some(&bias), activation, onto, ..Epilogue::default() };
                         let (mut whole, mut cut) = (before.clone(), before.clone());
                         matmul(isa, &a, weights, epilogue, &mut whole).unwrap();
-                        let mut partial = vec![f32::NAN; if residual { rows * n } else { 0 }];
+                        let mut partial = vec![f32::NAN; if onto == Onto::Nothing { 0 } else { rows * n }];
                         let job = Matmul::new(isa, &a, weights, epilogue, &mut cut).unwrap();
                         let mut blocks = job.blocks(&mut partial).unwrap();
                         let mut count = 0;

@@ -8,7 +8,7 @@
 //! out = finish(acc)
 //! ```
 //! Every output is one chain of additions over ascending k, whatever M and P are: all tiles give the same bits.
-use crate::gemm::epilogue::Linear;
+use crate::gemm::epilogue::{Linear, Onto};
 use crate::half::Storage;
 use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
 
@@ -150,10 +150,10 @@ impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<'_, E, M, P> {
                     }
                 }
             }
-            if t.finish.residual {
+            if t.finish.onto != Onto::Nothing {
                 for m in 0..M {
                     for p in 0..P {
-                        acc[m][p] = s.add(s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
+                        acc[m][p] = t.finish.onto.merge(s, s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
                     }
                 }
             }

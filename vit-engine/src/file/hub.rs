@@ -1,0 +1,38 @@
+//! The local cache of the Hugging Face hub. Nothing is ever downloaded.
+//!
+//! `<cache>/models--org--name/refs/main` names the commit whose files stand in `snapshots/<commit>/`.
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::error::Problem;
+
+/// The cache's folder: `HF_HUB_CACHE`, `HF_HOME/hub`, or `~/.cache/huggingface/hub`.
+pub fn cache() -> PathBuf {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .unwrap_or_else(|| set("HOME").unwrap_or_default().join(".cache/huggingface/hub"))
+}
+
+/// The folder of a model's files, if `name` is `org/name`; `None` if it is not such a name.
+pub(super) fn snapshot(name: &Path) -> Result<Option<PathBuf>, Problem> {
+    let Some(text) = name.to_str() else { return Ok(None) };
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let Some((organisation, model)) = text.split_once('/').filter(|(a, b)| plain(a) && plain(b)) else {
+        return Ok(None);
+    };
+    let missing = || Problem::NotInHub { name: text.into(), cache: cache() };
+    let folder = cache().join(format!("models--{organisation}--{model}"));
+    let commit = std::fs::read_to_string(folder.join("refs/main")).map_err(|_| missing())?;
+    let commit = commit.trim();
+    if !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Err(missing());
+    }
+    let snapshot = folder.join("snapshots").join(commit);
+    if commit.is_empty() || !snapshot.is_dir() { Err(missing()) } else { Ok(Some(snapshot)) }
+}

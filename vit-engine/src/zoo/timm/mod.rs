@@ -1,0 +1,304 @@
+//! timm's Vision Transformers (<https://github.com/huggingface/pytorch-image-models>), with the `config.json` that timm
+//! writes.
+//!
+//! `architecture` names the arguments of a constructor, which timm keeps in its code; here they stand in
+//! `architectures.json`, which `make_table.py` beside it generates. `model_args` overrule them. What an argument asks for
+//! and is not supported is an error, and so is an argument that is not known.
+mod beit;
+mod eva;
+mod vision_transformer;
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Catalog, Place, Recipe, Size, ZooError, fields, hf};
+use crate::config::{Config, Pool, Readout};
+use crate::parameters::{Param, Part, PoolSite};
+
+/// What timm keeps in its code.
+#[derive(Deserialize)]
+struct Table {
+    /// Defaults of each class's constructor.
+    defaults: Map<String, Value>,
+    architectures: Map<String, Value>,
+    /// Old names, and what they are called now.
+    deprecated: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    class: String,
+    /// What the function of that name passes to the constructor.
+    args: Value,
+    /// What it says of the weights that it loads by default.
+    cfg: Value,
+}
+
+static TABLE: LazyLock<Table> =
+    LazyLock::new(|| serde_json::from_str(include_str!("architectures.json")).expect("the table is JSON"));
+
+/// The names of the architectures in the table.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    TABLE.architectures.keys().map(String::as_str)
+}
+
+/// The config of an architecture with timm's defaults, and the classes of the weights that timm loads by default.
+///
+/// # Errors
+/// When timm has no such architecture, or it is not supported.
+pub fn architecture(name: &str) -> Result<Config, ZooError> {
+    let config = recipe(name, &Value::Null, &Nothing)?.config;
+    config.validate().map_err(ZooError::Config)?;
+    Ok(config)
+}
+
+/// No tensors.
+struct Nothing;
+
+impl Catalog for Nothing {
+    fn shape(&self, _: &str) -> Option<&[usize]> {
+        None
+    }
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(core::iter::empty())
+    }
+}
+
+pub(super) fn recipe(architecture: &str, config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
+    let prefix = if tensors.names().any(|name| name.starts_with("timm_model.")) { "timm_model." } else { "" };
+    let (class, args) = arguments(architecture, config)?;
+    build(&class, &Value::Object(args), prefix)
+}
+
+/// Builds what a constructor builds, its tensors under `prefix`.
+pub(super) fn build(class: &str, args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
+    match class {
+        "Eva" => eva::recipe(args, prefix),
+        "Beit" => beit::recipe(args, prefix),
+        _ => vision_transformer::recipe(args, class == "VisionTransformerDistilled", prefix),
+    }
+}
+
+/// Arguments that shape no model, or none that is saved.
+const ONLY_TRAINING: [&str; 21] = [
+    "drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "weight_init",
+    "fix_init",
+    "head_init_scale",
+    "strict_img_size",
+    "features_only",
+    "out_indices",
+    "pretrained_strict",
+    "use_naflex",
+    "device",
+    "dtype",
+    "head_bias",
+    "rope_shift_coords",
+    "rope_jitter_coords",
+    "rope_rescale_coords",
+    "scriptable",
+];
+
+/// The class of an architecture and its constructor's arguments: `model_args` over what the architecture's function sets,
+/// over what the weights' own config says, over the constructor's defaults.
+pub(super) fn arguments(architecture: &str, config: &Value) -> Result<(String, Map<String, Value>), ZooError> {
+    // A tag ('.augreg_in21k_ft_in1k') names weights, not an architecture.
+    let name = architecture.split('.').next().unwrap_or_default();
+    let name = TABLE.deprecated.get(name).and_then(Value::as_str).unwrap_or(name);
+    let row = TABLE.architectures.get(name).ok_or_else(|| unknown(architecture))?;
+    let row: Row = fields(row)?;
+    let none = Map::new();
+    let model_args = config.get("model_args").and_then(Value::as_object).unwrap_or(&none);
+
+    // Old files have the weights' config at the top, and no files have only the table's.
+    let cfg = config.get("pretrained_cfg").or(config.is_object().then_some(config)).unwrap_or(&row.cfg);
+    let field = |name: &str| cfg.get(name).filter(|value| !value.is_null());
+    let mut input = field("input_size").cloned().unwrap_or_else(|| json!([3, 224, 224]));
+    if let Some(channels) = model_args.get("in_chans") {
+        input[0] = channels.clone();
+    }
+    let flexible = |name: &str, value: bool| model_args.get(name).and_then(Value::as_bool) == Some(value);
+    let flexible = flexible("dynamic_img_size", true) || flexible("strict_img_size", false);
+    let fixed = field("fixed_input_size").and_then(Value::as_bool).unwrap_or(false) && !flexible;
+
+    let mut args = TABLE.defaults.get(&row.class).and_then(Value::as_object).cloned().unwrap_or_default();
+    let classes = config.get("num_classes").filter(|value| !value.is_null()).or(field("num_classes"));
+    if let Some(classes) = classes.filter(|classes| classes.as_i64().is_none_or(|classes| classes >= 0)) {
+        args.insert("num_classes".into(), classes.clone());
+    }
+    args.insert("in_chans".into(), input[0].clone());
+    if fixed {
+        args.insert("img_size".into(), json!([input[1], input[2]]));
+    }
+    args.extend(row.args.as_object().cloned().unwrap_or_default());
+    let shaping = model_args.iter().filter(|(name, _)| !ONLY_TRAINING.contains(&name.as_str()));
+    args.extend(shaping.map(|(name, value)| (name.clone(), value.clone())));
+    Ok((row.class, args))
+}
+
+/// An error that lists the names nearest to one that is not there.
+fn unknown(name: &str) -> ZooError {
+    let known =
+        architectures().chain(["vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip"]);
+    let mut near: Vec<_> = known.map(|known| (strsim::normalized_damerau_levenshtein(known, name), known)).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    ZooError::NoArchitecture { name: name.into(), near: near.iter().take(4).map(|near| near.1.to_owned()).collect() }
+}
+
+/// A norm, as the table or `model_args` have it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Norm {
+    Full {
+        #[serde(rename = "type")]
+        kind: String,
+        eps: f32,
+    },
+    Name(String),
+}
+
+impl Norm {
+    /// The eps of a LayerNorm.
+    fn eps(&self) -> Result<f32, ZooError> {
+        match self {
+            Self::Full { kind, eps } if kind == "LayerNorm" => Ok(*eps),
+            Self::Name(name) if name == "layernorm" => Ok(1e-6),
+            Self::Full { kind: name, .. } | Self::Name(name) => {
+                Err(ZooError::Unsupported(format!("the norm '{name}'")))
+            }
+        }
+    }
+}
+
+/// Fields that all classes have.
+struct Common {
+    image: Size,
+    patch: Size,
+    channels: usize,
+    dim: usize,
+    depth: usize,
+    heads: usize,
+    classes: usize,
+}
+
+impl Common {
+    fn config(self) -> Result<Config, ZooError> {
+        let Self { image, patch, channels, dim, depth, heads, classes } = self;
+        if heads == 0 || !dim.is_multiple_of(heads) {
+            return Err(ZooError::Field(format!("embed_dim {dim} is not a multiple of num_heads {heads}")));
+        }
+        let plain = Config::plain(image.height_width(), patch.height_width(), dim, depth, heads);
+        Ok(Config { channels, classes, ..plain })
+    }
+}
+
+/// What is pooled; `None` where nothing is.
+pub(super) fn pool(name: &str, include_prefix: bool) -> Result<Option<Pool>, ZooError> {
+    Ok(Some(match (name, include_prefix) {
+        ("token", _) => Pool::Class,
+        ("avg", false) => Pool::MeanPatches,
+        ("avg", true) => Pool::MeanTokens,
+        ("max", false) => Pool::MaxPatches,
+        ("avgmax", false) => Pool::MeanMaxPatches,
+        ("map", false) => Pool::Attention,
+        ("", _) => return Ok(None),
+        (other, prefix) => {
+            let prefix = if prefix { " with the tokens in front of the patches" } else { "" };
+            return Err(ZooError::Unsupported(format!("global_pool '{other}'{prefix}")));
+        }
+    }))
+}
+
+/// What is pooled as embedding and for the logits.
+fn read_out(c: &mut Config, pool: Option<Pool>, norm: bool) -> Result<(), ZooError> {
+    let readout = pool.map(|pool| Readout { pool, norm });
+    if readout.is_none() && c.classes > 0 {
+        return Err(ZooError::Unsupported("a classifier of every token (global_pool '')".into()));
+    }
+    c.embedding = readout;
+    c.logits = readout.unwrap_or(c.logits);
+    Ok(())
+}
+
+/// An argument that has to have one value.
+fn only(argument: &str, value: &str, supported: &[&str]) -> Result<(), ZooError> {
+    if supported.contains(&value) {
+        return Ok(());
+    }
+    Err(ZooError::Unsupported(format!("{argument} '{value}'")))
+}
+
+/// `true` in JSON for anything that Python takes for true.
+pub(super) fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    }
+}
+
+/// Where a part of the attention pool stands.
+fn pool_place(param: Param, shape: [usize; 2], prefix: &str, site: PoolSite) -> Place {
+    let module = |name: &str| Place::module(param, shape, format!("{prefix}attn_pool.{name}"));
+    match site {
+        PoolSite::Probe => Place::tensor(shape, format!("{prefix}attn_pool.latent")),
+        PoolSite::Query => module("q"),
+        PoolSite::Key => module("kv").part(0, 2),
+        PoolSite::Value => module("kv").part(1, 2),
+        PoolSite::Out => module("proj"),
+        PoolSite::Norm => module("norm"),
+        PoolSite::Up => module("mlp.fc1"),
+        PoolSite::Down => module("mlp.fc2"),
+    }
+}
+
+/// Queries, keys or values of attention that fuses them, where keys have no bias and the others' stand alone.
+fn fused_without_key_bias(param: Param, shape: [usize; 2], attention: &str, index: usize) -> Place {
+    match param.part {
+        Part::Weight => Place::module(param, shape, format!("{attention}qkv")).part(index, 3),
+        Part::Bias => {
+            let tensor = format!("{attention}{}", if index == 0 { "q_bias" } else { "v_bias" });
+            Place { tensor, ..Place::module(param, shape, "") }
+        }
+    }
+}
+
+/// Tensors that timm leaves aside too.
+fn ignores(tensor: &str) -> bool {
+    hf::ignores(tensor) || tensor.contains("rope.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every architecture either makes a model or says what of it is not supported.
+    #[test]
+    fn every_architecture_is_read() {
+        let mut unsupported = Vec::new();
+        for name in architectures() {
+            match architecture(name) {
+                Ok(_) => {}
+                Err(ZooError::Unsupported(what)) => unsupported.push((name, what)),
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+        std::println!("{unsupported:#?}");
+        assert!(unsupported.len() < 60, "{}", unsupported.len());
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_what_is_near() {
+        let Err(error) = architecture("vit_bse_patch16_224") else { panic!() };
+        assert!(error.to_string().contains("vit_base_patch16_224"), "{error}");
+        assert!(architecture("vit_base_patch16_224.augreg_in1k").is_ok());
+    }
+}

@@ -1,0 +1,236 @@
+//! The feed-forward's activation: GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>) in the three forms
+//! that checkpoints use, and its neighbours.
+//!
+//! | Form | Formula | Error, relative to \|x\| |
+//! |---|---|---|
+//! | [`Activation::Gelu`] | x·½·(1 + erf(x/√2)) | ≤ 2⁻²¹ |
+//! | [`Activation::GeluTanh`] | x·½·(1 + tanh(√(2/π)·(x + 0.044715·x³))) | ≤ 2⁻²¹ |
+//! | [`Activation::QuickGelu`] | x·σ(1.702·x) | ≤ 2⁻²¹ |
+//! | [`Activation::Silu`] | x·σ(x) | ≤ 2⁻²¹ |
+//! | [`Activation::Relu`] | max(x, 0) | exact |
+//!
+//! The bound is relative to |x|, not to the result, which in the negative tail is far smaller than x. ±0 → ±0,
+//! +∞ → +∞; −∞ → NaN, as in PyTorch, for it is ∞·0 (ReLU: 0); NaN → NaN.
+//!
+//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|: erf
+//! form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh form
+//! 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
+use crate::half::{Element, Storage};
+use crate::isa::Isa;
+use crate::math::{Function, Map, exp_lanes, polynomial};
+use crate::simd::{Kernel, Simd};
+
+/// Which function: checkpoints are trained with one, and another form of GELU gives errors of 10⁻² to 10⁻⁴.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// The exact form, by the error function; `nn.GELU()`.
+    Gelu,
+    /// The tanh approximation; `nn.GELU(approximate="tanh")`, 'gelu_pytorch_tanh', 'gelu_new'.
+    GeluTanh,
+    /// The sigmoid approximation; 'quick_gelu'.
+    QuickGelu,
+    /// `nn.SiLU()`, the gate of SwiGLU.
+    Silu,
+    /// `nn.ReLU()`.
+    Relu,
+}
+
+/// The activation of every element, in place. Error bounds and special values are in the [module](self)'s table; f16 is
+/// rounded once more when stored. An empty slice is left alone.
+pub fn activate<E: Element>(isa: Isa, form: Activation, x: &mut [E]) {
+    isa.call(Form { form, x });
+}
+
+/// One form over one slice.
+struct Form<'a, E> {
+    form: Activation,
+    x: &'a mut [E],
+}
+
+impl<E: Storage> Kernel for Form<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let x = self.x;
+        match self.form {
+            Activation::Gelu => Map { x, f: ByErf }.run(s),
+            Activation::GeluTanh => Map { x, f: ByTanh }.run(s),
+            Activation::QuickGelu => Map { x, f: BySigmoid(1.702) }.run(s),
+            Activation::Silu => Map { x, f: BySigmoid(1.0) }.run(s),
+            Activation::Relu => Map { x, f: Positive }.run(s),
+        }
+    }
+}
+
+impl Activation {
+    /// [`activate`] of a slice, within a kernel.
+    #[inline(always)]
+    pub(crate) fn slice<S: Simd>(self, s: S, x: &mut [f32]) {
+        Form { form: self, x }.run(s);
+    }
+
+    #[inline(always)]
+    pub(crate) fn lanes<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Self::Gelu => ByErf.apply(s, x),
+            Self::GeluTanh => ByTanh.apply(s, x),
+            Self::QuickGelu => BySigmoid(1.702).apply(s, x),
+            Self::Silu => BySigmoid(1.0).apply(s, x),
+            Self::Relu => Positive.apply(s, x),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ByErf;
+#[derive(Clone, Copy)]
+struct ByTanh;
+#[derive(Clone, Copy)]
+struct Positive;
+/// x·σ(c·x).
+#[derive(Clone, Copy)]
+struct BySigmoid(f32);
+
+/// The normal distribution Φ(x) = ½·(1 + erf(x/√2)) as ½ + x·PHI(u), u = 2x²/PHI_END² − 1, for |x| ≤ PHI_END: minimax,
+/// absolute error 6.5·10⁻⁸. In u, which stays within ±1, nothing cancels as it would in x².
+const PHI: [f32; 14] = [
+    0.135_95,
+    -0.067_743_67,
+    0.050_024_52,
+    -0.039_929_82,
+    0.031_989_958,
+    -0.024_723_63,
+    0.017_954_787,
+    -0.012_505_122,
+    0.008_559_968,
+    -0.004_789_038_6,
+    0.001_800_121_9,
+    -0.001_221_493_9,
+    0.001_268_511_3,
+    -0.000_481_277_03,
+];
+
+/// From here on 1 − Φ is below 10⁻⁷.
+const PHI_END: f32 = 5.2;
+
+impl Function for ByErf {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let square = s.min(s.splat(PHI_END * PHI_END), s.mul(x, x));
+        let u = s.mul_add(square, s.splat(2.0 / (PHI_END * PHI_END)), s.splat(-1.0));
+        let phi = s.mul_add(x, polynomial(s, u, PHI), s.splat(0.5));
+        // Beyond the end of the fit the line goes on to 0 and 1, where it is cut.
+        let phi = s.max(s.splat(0.0), s.min(s.splat(1.0), phi));
+        s.mul(x, phi)
+    }
+}
+
+impl Function for ByTanh {
+    /// ½·(1 + tanh y) = σ(2y), which has no cancellation where y is very negative.
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let (two_over_pi, cubic) = (0.797_884_6, 0.044_715);
+        let inner = s.mul_add(s.mul(x, x), s.splat(2.0 * two_over_pi * cubic), s.splat(2.0 * two_over_pi));
+        x_sigmoid(s, x, s.mul(x, inner))
+    }
+}
+
+impl Function for BySigmoid {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        x_sigmoid(s, x, s.mul(x, s.splat(self.0)))
+    }
+}
+
+impl Function for Positive {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        // Of a NaN and another `max` gives the second.
+        s.max(s.splat(0.0), x)
+    }
+}
+
+/// x·σ(y) = x / (1 + e⁻ʸ).
+#[inline(always)]
+fn x_sigmoid<S: Simd>(s: S, x: S::V, y: S::V) -> S::V {
+    let e = exp_lanes(s, s.sub(s.splat(0.0), y));
+    s.div(x, s.add(e, s.splat(1.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::half::f16;
+    use crate::reference;
+    use crate::testing::{exhaustive, levels, specials};
+
+    const FORMS: [Activation; 5] =
+        [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
+    const BOUND: f64 = 4.0;
+
+    /// The difference in units of 2⁻²³·|x|.
+    fn error(got: f32, want: f64, x: f32) -> f64 {
+        match (f64::from(got), f64::from(x).abs()) {
+            (got, _) if got == want || (got.is_nan() && want.is_nan()) => 0.0,
+            // One step of the subnormals is below every relative bound.
+            (got, _) if (got - want).abs() <= 2.0 * f64::from(f32::from_bits(1)) => 0.0,
+            (got, x) => (got - want).abs() / x * 8_388_608.0,
+        }
+    }
+
+    #[test]
+    fn bound_holds_for_every_form_and_length() {
+        for isa in levels() {
+            for form in FORMS {
+                for len in (0..=67).chain([1000]) {
+                    let x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37 - 0.185 * len as f32) * 0.3).collect();
+                    let mut got = x.clone();
+                    activate(isa, form, &mut got);
+                    for (&x, &got) in x.iter().zip(&got) {
+                        let want = reference::activate(form, x.into());
+                        assert!(error(got, want, x) <= BOUND, "{isa} {form:?}({x}) = {got}, not {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn special_values() {
+        for isa in levels() {
+            for form in FORMS {
+                for x in specials() {
+                    let mut got = [x];
+                    activate(isa, form, &mut got);
+                    let want = reference::activate(form, x.into());
+                    assert!(error(got[0], want, x) <= BOUND, "{isa} {form:?}({x}) = {}, not {want}", got[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn f16_is_the_f32_result_rounded_once() {
+        for isa in levels() {
+            for form in FORMS {
+                let x: Vec<f16> = (0..=0x7bff).step_by(7).map(f16::from_bits).collect();
+                let mut wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+                let mut got = x.clone();
+                activate(isa, form, &mut wide);
+                activate(isa, form, &mut got);
+                assert!(got.iter().zip(&wide).all(|(&got, &wide)| got == Storage::from_f32(wide)), "{isa} {form:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "all 2^32 f32, five forms; minutes"]
+    fn exhaustive_activation() {
+        for form in FORMS {
+            let kernel = |isa, x: &mut [f32]| activate(isa, form, x);
+            exhaustive(&std::format!("{form:?}"), kernel, |x| reference::activate(form, x), error, BOUND);
+        }
+    }
+}
