@@ -1,11 +1,31 @@
-//! Any config.json over sound weights of each family.
+//! Any config.json over sound weights: a byte that says whose, the config.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 
-const VIT_PYTORCH: &[u8] = include_bytes!("../../vit-engine/tests/goldens/vp-new-gray/model.safetensors");
-const TIMM: &[u8] = include_bytes!("../../vit-engine/tests/goldens/timm-token/model.safetensors");
+macro_rules! weights {
+    ($($file:literal),* $(,)?) => {
+        [$(include_bytes!(concat!("../../vit-engine/tests/goldens/", $file, ".safetensors"))),*]
+    };
+}
 
-fuzz_target!(|config: &[u8]| {
-    vit_fuzz::load_and_run(config, VIT_PYTORCH);
-    vit_fuzz::load_and_run(config, TIMM);
+/// One model of each family; `seeds/make.py` has the same list.
+const WEIGHTS: [&[u8]; 12] = weights![
+    "vp-new-gray/model",
+    "timm-token/model",
+    "vit-classes/model",
+    "deit-teacher/model",
+    "dinov2-registers-classes/model",
+    "clip-vision/model",
+    "siglip-vision/model",
+    "dinov3-gated/model",
+    "beit-relative/model",
+    "timm-siglip/model",
+    "eva02-tiny/model",
+    "open_clip-native/open_clip_model",
+];
+
+fuzz_target!(|input: &[u8]| {
+    if let Some((which, config)) = input.split_first() {
+        vit_fuzz::load_and_run(config, WEIGHTS[usize::from(*which) % WEIGHTS.len()]);
+    }
 });

@@ -31,12 +31,23 @@ def shrunk(name):
     return struct.pack("<H", len(config)) + config + struct.pack("<Q", len(header)) + header + data
 
 
-for target in ("checkpoint", "config", "matmul"):
+# Whose weights the config target has, in its order.
+FAMILIES = (
+    "vp-new-gray", "timm-token", "vit-classes", "deit-teacher", "dinov2-registers-classes", "clip-vision",
+    "siglip-vision", "dinov3-gated", "beit-relative", "timm-siglip", "eva02-tiny", "open_clip-native",
+)  # fmt: skip
+
+for target in ("checkpoint", "config", "index", "matmul"):
     (SEEDS / target).mkdir(exist_ok=True)
 for name in ("vp-old-cls", "vp-middle-mean", "vp-new-mean", "vp-new-cls", "timm-token", "timm-avg"):
     (SEEDS / "checkpoint" / name).write_bytes(shrunk(name))
-for name in ("vp-new-gray", "vp-new-mean", "vp-new-rect", "timm-token", "timm-rect", "timm-no-qkv-bias"):
-    (SEEDS / "config" / name).write_bytes((GOLDENS / name / "config.json").read_bytes())
+for number, name in enumerate(FAMILIES):
+    config = next((GOLDENS / name).glob("*config.json")).read_bytes()
+    (SEEDS / "config" / name).write_bytes(bytes([number]) + config)
+index = (GOLDENS / "vit-sharded/model.safetensors.index.json").read_text()
+(SEEDS / "index" / "sound").write_text(index)
+(SEEDS / "index" / "escape").write_text(index.replace("model-00002", "../model-00002"))
+(SEEDS / "index" / "elsewhere").write_text(index.replace("00003-of", "00001-of"))
 for rows, n, k in ((1, 80, 60), (40, 80, 60), (7, 33, 16), (6, 48, 1), (0, 5, 5), (13, 17, 0)):
     noise = bytes(i * i * 31 % 251 for i in range(61))
     (SEEDS / "matmul" / f"{rows}x{n}x{k}").write_bytes(bytes([rows, n, k]) + noise)

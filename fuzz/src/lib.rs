@@ -1,8 +1,8 @@
 //! What the fuzz targets of checkpoints share.
 use std::convert::Infallible;
 
-use vit_engine::file::{Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Features, Isa, Plan, PlanError, Precision, Serial};
+use vit_engine::file::Checkpoint;
+use vit_engine::{AlignedBox, Features, Isa, Model, Plan, PlanError, Precision, Serial};
 
 /// Models that need more are valid but slow: they are loaded, and not run.
 const MOST_BYTES: usize = 16 << 20;
@@ -14,8 +14,19 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
     for precision in Precision::ALL {
         match checkpoint.load(precision) {
             Ok(loaded) => {
-                run(&loaded, Features::Logits);
-                run(&loaded, Features::Patches);
+                let model = loaded.model(Isa::best());
+                for features in [Features::Logits, Features::Embedding, Features::Patches, Features::Attention] {
+                    run(&model, features);
+                }
+                let c = model.config();
+                let larger = [c.image[0] + c.patch[0], c.image[1] + 2 * c.patch[1]];
+                // Positions of huge grids are valid too, and take their time.
+                if larger[0].saturating_mul(larger[1]) < 1 << 16 {
+                    match loaded.model_at(Isa::best(), larger) {
+                        Ok(model) => run(&model, Features::Embedding),
+                        Err(error) => assert!(!error.to_string().is_empty()),
+                    }
+                }
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }
@@ -23,8 +34,7 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
 }
 
 /// One forward pass in the smallest arena.
-fn run(loaded: &Loaded, features: Features) {
-    let model = loaded.model(Isa::best());
+fn run(model: &Model<'_>, features: Features) {
     let plan = |budget| Plan::new(model.config(), features, 1, Some(budget));
     let Err(PlanError::Budget { minimum, .. }) = plan(0) else { return };
     let plan = plan(minimum).expect("the minimum is enough");

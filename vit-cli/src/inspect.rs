@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use vit_engine::{Config, Features, Isa, Model, Plan, Precision, for_each_param};
 
-use crate::options::{JsonOption, ModelOptions};
+use crate::options::{JsonOption, ModelOptions, image_size};
 use crate::output::{self, bytes, number};
 use crate::session::load;
 
@@ -15,8 +15,13 @@ use crate::session::load;
 #[command(after_help = "\
 Examples:
   vit inspect
+  vit inspect --model facebook/dinov2-base --image-size 480x640
   vit inspect --model vit-base --json")]
 pub(crate) struct Args {
+    /// Another size of image, in pixels
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    image_size: Option<[usize; 2]>,
+
     #[command(flatten)]
     json: JsonOption,
     #[command(flatten)]
@@ -156,7 +161,8 @@ impl From<&Config> for Hyperparameters {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = load(&args.model)?;
-    let config = *loaded.config();
+    let size = args.image_size.unwrap_or(loaded.config().image);
+    let config = *loaded.model_at(args.model.how.isa(), size)?.config();
     let features = match (config.classes, config.embedding) {
         (0, None) => Features::Patches,
         (0, Some(_)) => Features::Embedding,

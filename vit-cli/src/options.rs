@@ -134,6 +134,12 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A size of image: '224', or height and width, '480x640'.
+pub(crate) fn image_size(text: &str) -> Result<[usize; 2], String> {
+    let (height, width) = text.split_once(['x', '×']).unwrap_or((text, text));
+    Ok([positive(height)?, positive(width)?])
+}
+
 /// A number of bytes, with K, M or G for 1024, 1024² or 1024³.
 fn bytes(text: &str) -> Result<usize, String> {
     let unit = match text.bytes().last() {
@@ -161,6 +167,12 @@ mod tests {
                 .iter()
                 .all(|text| features(text).is_err())
         );
+    }
+
+    #[test]
+    fn image_sizes() {
+        assert_eq!((image_size("224"), image_size("480x640")), (Ok([224, 224]), Ok([480, 640])));
+        assert!(["", "0", "x", "3x", "x3", "3x0", "3x4x5", "-3"].iter().all(|text| image_size(text).is_err()));
     }
 
     #[test]

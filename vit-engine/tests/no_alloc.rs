@@ -29,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const ROUNDS: usize = 500;
+const ROUNDS: usize = 200;
 
 fn allocations(executor: &impl Executor) -> u64 {
     let mut worst = 0;
@@ -39,13 +39,14 @@ fn allocations(executor: &impl Executor) -> u64 {
         for precision in Precision::ALL {
             let loaded = golden.load(precision);
             let (model, c) = (loaded.model(Isa::best()), *loaded.config());
-            for features in [Features::Logits, Features::Patches, Features::Attention] {
+            let kinds = [Features::Logits, Features::Embedding, Features::Patches, Features::Attention];
+            for features in kinds.into_iter().filter(|features| features.len(&c).is_some()) {
                 let plan = Plan::new(&c, features, 2, None).unwrap();
                 let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
                 let mut out = vec![0.0; plan.output_len()];
                 let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
                 let mut forward = || model.forward(&plan, &mut images, &mut arena, executor, &mut out).unwrap();
-                (0..50).for_each(|_| forward());
+                (0..20).for_each(|_| forward());
                 let before = ALLOCATIONS.load(Ordering::SeqCst);
                 (0..ROUNDS).for_each(|_| forward());
                 worst = worst.max(ALLOCATIONS.load(Ordering::SeqCst) - before);

@@ -14,7 +14,7 @@ use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 use vit_engine::{AlignedBox, Features, Images, Model, Plan};
 
-use crate::options::{JsonOption, RunOptions, default_threads, features, features_name, positive};
+use crate::options::{JsonOption, RunOptions, default_threads, features, features_name, image_size, positive};
 use crate::output;
 use crate::session::{Workers, image_shape};
 use peak::Window;
@@ -44,9 +44,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Option<String>,
 
-    /// Another image size for an architecture, in pixels: 1024 gives 4097 tokens at patch 16
-    #[arg(long, value_name = "N", value_parser = positive)]
-    image_size: Option<usize>,
+    /// Another size of image, in pixels: 1024 gives 4097 tokens at patch 16
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    image_size: Option<[usize; 2]>,
 
     /// Threads, one measurement each [default: the cores this process may use]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]

@@ -13,15 +13,15 @@ use crate::session::open;
 /// A model in memory, by whichever way.
 pub(super) enum Subject {
     /// A checkpoint, the milliseconds that loading it took, and another image size.
-    Checkpoint(Box<Loaded>, f64, Option<usize>),
+    Checkpoint(Box<Loaded>, f64, Option<[usize; 2]>),
     /// An architecture's hyper-parameters, and seeded weights.
     Random(Config, AlignedBox),
 }
 
 impl Subject {
-    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. Images may be
-    /// squares of another size.
-    pub(super) fn new(model: Option<&str>, image_size: Option<usize>, how: &RunOptions) -> Result<Self> {
+    /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. Images may have
+    /// another size.
+    pub(super) fn new(model: Option<&str>, image_size: Option<[usize; 2]>, how: &RunOptions) -> Result<Self> {
         // What is no path and no name in a hub can only be an architecture.
         let name =
             model.filter(|name| !name.contains('/') && !Path::new(name).exists()).map(|name| name.replace('-', "_"));
@@ -32,7 +32,7 @@ impl Subject {
         };
         let mut config = timm::architecture(&name)?;
         if let Some(size) = image_size {
-            config.image = [size, size];
+            config.image = size;
         }
         let precision: Precision = how.precision.into();
         let len = Model::bytes(&config, precision)?;
@@ -44,7 +44,7 @@ impl Subject {
     pub(super) fn model(&self, how: &RunOptions) -> Result<Model<'_>> {
         Ok(match self {
             Self::Checkpoint(loaded, _, None) => loaded.model(how.isa()),
-            Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(how.isa(), [*size; 2])?,
+            Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(how.isa(), *size)?,
             Self::Random(config, memory) => Model::new(config, how.precision.into(), how.isa(), memory)?,
         })
     }

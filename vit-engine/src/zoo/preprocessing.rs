@@ -93,7 +93,11 @@ impl Labels {
 pub(super) fn read(config: &Value) -> Result<(Option<Preprocessing>, Vec<String>), ZooError> {
     let cfg = config.get("pretrained_cfg");
     let names = cfg.and_then(|cfg| cfg.get("label_names")).or(config.get("label_names")).or(config.get("id2label"));
-    let labels = names.map(fields::<Option<Labels>>).transpose()?.flatten().map(Labels::list).unwrap_or_default();
+    let mut labels = names.map(fields::<Option<Labels>>).transpose()?.flatten().map(Labels::list).unwrap_or_default();
+    // What transformers writes where nobody gave names.
+    if labels.iter().enumerate().all(|(id, label)| *label == format!("LABEL_{id}")) {
+        labels.clear();
+    }
     let Some(cfg) = cfg.filter(|cfg| cfg.get("mean").is_some()) else { return Ok((None, labels)) };
     let cfg: PretrainedCfg = fields(cfg)?;
     let all_finite = cfg.mean.iter().chain(&cfg.std).all(|x| x.is_finite()) && cfg.std.iter().all(|x| *x > 0.0);
