@@ -67,7 +67,7 @@ pub struct Config {
     pub norm_eps: f32,
     /// LayerNorm over every token after the last layer.
     pub final_norm: bool,
-    /// The pool that attends to the patches with a learned query, where there is one.
+    /// The pool that attends to the tokens with a learned query, where there is one.
     pub attention_pool: Option<AttentionPool>,
     /// The vector that stands for the image, where the model has one.
     pub embedding: Option<Readout>,
@@ -129,18 +129,27 @@ pub enum Pool {
     MeanMaxPatches,
     /// The class token and behind it the mean of the patch tokens: twice as wide.
     ClassThenMeanPatches,
-    /// The attention pool over the patches.
+    /// The attention pool.
     Attention,
 }
 
-/// A learned query that attends to the patches (Lee et al. 2019, <https://arxiv.org/abs/1810.00825>), as SigLIP has it:
-/// a = out(attention(query(probe), patches)), pooled = a + down(activation(up(norm(a)))).
+/// A learned query that attends to the tokens (Lee et al. 2019, <https://arxiv.org/abs/1810.00825>), as SigLIP has it:
+/// a = out(attention(query(probe), tokens)), pooled = a + down(activation(up(norm(a)))).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionPool {
     /// Heads, dim/heads wide each.
     pub heads: usize,
     /// Width of its hidden layer.
     pub mlp_dim: usize,
+    /// Whether it attends to the tokens in front of the patches as well.
+    pub all_tokens: bool,
+}
+
+impl AttentionPool {
+    /// The tokens that it attends to.
+    pub(crate) fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
+        (if self.all_tokens { 0 } else { config.prefix() })..config.tokens()
+    }
 }
 
 /// Which linear layers have a bias.

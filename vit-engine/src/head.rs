@@ -19,7 +19,7 @@ struct Scratch<'a> {
 
 /// What the attention pool works in.
 struct PoolScratch<'a> {
-    kv: &'a mut [f32],     // [patches, 2·dim]
+    kv: &'a mut [f32],     // [tokens attended to, 2·dim]
     norm: &'a mut [f32],   // [rows, dim]
     query: &'a mut [f32],  // [dim]
     mixed: &'a mut [f32],  // [images, dim]
@@ -170,12 +170,13 @@ impl Pass<'_> {
         let plain = Epilogue::default();
         let PoolScratch { kv, norm, query, mixed, hidden } = scratch;
         let head_dim = c.dim / pool.heads;
-        let layout = KvLayout { heads: pool.heads, head_dim, tokens: c.patches() };
+        let attended = pool.tokens(c);
+        let layout = KvLayout { heads: pool.heads, head_dim, tokens: attended.len() };
         let scale = 1.0 / libm::sqrtf(head_dim as f32);
         self.linear(Stage::Head, weights.probe, weights.q, plain, &mut [], query);
         let images = residual.chunks_exact(c.tokens() * c.dim);
         for (tokens, mixed) in images.zip(mixed.chunks_exact_mut(c.dim)) {
-            let blocks = tokens[c.prefix() * c.dim..].chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len()));
+            let blocks = tokens[attended.start * c.dim..].chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len()));
             for (block, kv) in blocks {
                 let norm = &mut norm[..block.len()];
                 self.final_norm(block, norm);

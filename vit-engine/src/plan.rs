@@ -205,12 +205,12 @@ impl Plan {
         };
         let pooling = match c.attention_pool.filter(|_| pool == Pool::Attention) {
             None => 0,
-            Some(AttentionPool { mlp_dim, .. }) => {
-                let patches = product(self.batch, [c.patches(), 2 * c.dim, c.dim.saturating_add(1)]);
+            Some(pool @ AttentionPool { mlp_dim, .. }) => {
+                let tokens = product(self.batch, [pool.tokens(c).len(), 2 * c.dim, c.dim.saturating_add(1)]);
                 let vectors = product(self.batch, [c.dim, c.dim.saturating_add(2 * mlp_dim), 1]);
                 // The query is the same for all images in flight.
                 let queries = product(self.batch.div_ceil(self.images), [c.dim, c.dim, 1]);
-                patches.saturating_add(vectors).saturating_add(queries)
+                tokens.saturating_add(vectors).saturating_add(queries)
             }
         };
         head.saturating_add(pooling)
@@ -242,7 +242,7 @@ impl Buffers {
             wide: by_rows(hidden.max(2 * c.inner()))?,
             pooled: width.checked_mul(images)?,
             row: 2 * c.dim,
-            pool_kv: of_pool(c.patches().checked_mul(2 * c.dim))?,
+            pool_kv: of_pool(pool.map_or(0, |pool| pool.tokens(c).len()).checked_mul(2 * c.dim))?,
             pool_norm: of_pool(by_rows(c.dim))?,
             pool_query: of_pool(Some(c.dim))?,
             pool_mixed: of_pool(c.dim.checked_mul(images))?,

@@ -285,7 +285,10 @@ impl fmt::Display for ZooError {
                  siglip, beit, OpenCLIP, vit-pytorch, and timm's ViT, DeiT, EVA, DINOv3 and BEiT"
             ),
             Self::NoArchitecture { name, near } => {
-                write!(f, "'{name}' is neither a model_type nor an architecture that is known here; near it are ")?;
+                write!(
+                    f,
+                    "'{name}' is not supported: it is no model_type or architecture that is known here; near it are "
+                )?;
                 f.write_str(&near.join(", "))
             }
             Self::Field(error) => f.write_str(error),

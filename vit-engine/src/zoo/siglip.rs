@@ -28,7 +28,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     c.class_token = false;
     c.embedding = None;
     if own.vision_use_head {
-        c.attention_pool = Some(AttentionPool { heads: c.heads, mlp_dim: c.mlp_dim });
+        c.attention_pool = Some(AttentionPool { heads: c.heads, mlp_dim: c.mlp_dim, all_tokens: false });
         c.embedding = Some(Readout { pool: Pool::Attention, norm: false });
     }
     c.logits = Readout { pool: Pool::MeanPatches, norm: false };

@@ -6,6 +6,7 @@
 //! and is not supported is an error, and so is an argument that is not known.
 mod beit;
 mod eva;
+mod names;
 mod vision_transformer;
 
 use std::sync::LazyLock;
@@ -13,9 +14,8 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Catalog, Place, Recipe, Size, ZooError, fields, hf};
+use super::{Catalog, OtherSizes, Recipe, Size, ZooError, fields, scaled};
 use crate::config::{Config, Pool, Readout};
-use crate::parameters::{Param, Part, PoolSite};
 
 /// What timm keeps in its code.
 #[derive(Deserialize)]
@@ -69,7 +69,12 @@ impl Catalog for Nothing {
 pub(super) fn recipe(architecture: &str, config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let prefix = if tensors.names().any(|name| name.starts_with("timm_model.")) { "timm_model." } else { "" };
     let (class, args) = arguments(architecture, config)?;
-    build(&class, &Value::Object(args), prefix)
+    let mut recipe = build(&class, &Value::Object(args), prefix)?;
+    if architecture.starts_with("flexivit") || architecture.contains("radio") {
+        // Their positions have filters of their own.
+        recipe.other_sizes = OtherSizes::NONE;
+    }
+    Ok(recipe)
 }
 
 /// Builds what a constructor builds, its tensors under `prefix`.
@@ -138,8 +143,14 @@ pub(super) fn arguments(architecture: &str, config: &Value) -> Result<(String, M
         args.insert("img_size".into(), json!([input[1], input[2]]));
     }
     args.extend(row.args.as_object().cloned().unwrap_or_default());
-    let shaping = model_args.iter().filter(|(name, _)| !ONLY_TRAINING.contains(&name.as_str()));
-    args.extend(shaping.map(|(name, value)| (name.clone(), value.clone())));
+    let shaping: Vec<_> = model_args.iter().filter(|(name, _)| !ONLY_TRAINING.contains(&name.as_str())).collect();
+    if let Some((name, _)) = shaping.iter().find(|(name, _)| !args.contains_key(*name)) {
+        return Err(ZooError::Field(format!(
+            "model_args: '{name}' is no argument of timm's {} that is known here",
+            row.class
+        )));
+    }
+    args.extend(shaping.into_iter().map(|(name, value)| (name.clone(), value.clone())));
     Ok((row.class, args))
 }
 
@@ -177,25 +188,37 @@ impl Norm {
     }
 }
 
-/// Fields that all classes have.
+/// Arguments that all classes have.
+#[derive(Deserialize)]
 struct Common {
-    image: Size,
-    patch: Size,
-    channels: usize,
-    dim: usize,
+    img_size: Size,
+    patch_size: Size,
+    in_chans: usize,
+    num_classes: usize,
+    global_pool: String,
+    embed_dim: usize,
     depth: usize,
-    heads: usize,
-    classes: usize,
+    num_heads: usize,
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    norm_layer: Norm,
+    init_values: Value,
 }
 
 impl Common {
-    fn config(self) -> Result<Config, ZooError> {
-        let Self { image, patch, channels, dim, depth, heads, classes } = self;
+    /// The plain Vision Transformer of these arguments.
+    fn config(&self) -> Result<Config, ZooError> {
+        let (dim, heads) = (self.embed_dim, self.num_heads);
         if heads == 0 || !dim.is_multiple_of(heads) {
             return Err(ZooError::Field(format!("embed_dim {dim} is not a multiple of num_heads {heads}")));
         }
-        let plain = Config::plain(image.height_width(), patch.height_width(), dim, depth, heads);
-        Ok(Config { channels, classes, ..plain })
+        let (image, patch) = (self.img_size.height_width(), self.patch_size.height_width());
+        let mut c = Config::plain(image, patch, dim, self.depth, heads);
+        (c.channels, c.classes) = (self.in_chans, self.num_classes);
+        c.mlp_dim = scaled(dim, self.mlp_ratio)?;
+        (c.bias.query, c.bias.key, c.bias.value) = (self.qkv_bias, self.qkv_bias, self.qkv_bias);
+        c.norm_eps = self.norm_layer.eps()?;
+        Ok(c)
     }
 }
 
@@ -207,7 +230,7 @@ pub(super) fn pool(name: &str, include_prefix: bool) -> Result<Option<Pool>, Zoo
         ("avg", true) => Pool::MeanTokens,
         ("max", false) => Pool::MaxPatches,
         ("avgmax", false) => Pool::MeanMaxPatches,
-        ("map", false) => Pool::Attention,
+        ("map", _) => Pool::Attention,
         ("", _) => return Ok(None),
         (other, prefix) => {
             let prefix = if prefix { " with the tokens in front of the patches" } else { "" };
@@ -243,37 +266,6 @@ pub(super) fn truthy(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() != Some(0.0),
         _ => true,
     }
-}
-
-/// Where a part of the attention pool stands.
-fn pool_place(param: Param, shape: [usize; 2], prefix: &str, site: PoolSite) -> Place {
-    let module = |name: &str| Place::module(param, shape, format!("{prefix}attn_pool.{name}"));
-    match site {
-        PoolSite::Probe => Place::tensor(shape, format!("{prefix}attn_pool.latent")),
-        PoolSite::Query => module("q"),
-        PoolSite::Key => module("kv").part(0, 2),
-        PoolSite::Value => module("kv").part(1, 2),
-        PoolSite::Out => module("proj"),
-        PoolSite::Norm => module("norm"),
-        PoolSite::Up => module("mlp.fc1"),
-        PoolSite::Down => module("mlp.fc2"),
-    }
-}
-
-/// Queries, keys or values of attention that fuses them, where keys have no bias and the others' stand alone.
-fn fused_without_key_bias(param: Param, shape: [usize; 2], attention: &str, index: usize) -> Place {
-    match param.part {
-        Part::Weight => Place::module(param, shape, format!("{attention}qkv")).part(index, 3),
-        Part::Bias => {
-            let tensor = format!("{attention}{}", if index == 0 { "q_bias" } else { "v_bias" });
-            Place { tensor, ..Place::module(param, shape, "") }
-        }
-    }
-}
-
-/// Tensors that timm leaves aside too.
-fn ignores(tensor: &str) -> bool {
-    hf::ignores(tensor) || tensor.contains("rope.")
 }
 
 #[cfg(test)]
