@@ -32,7 +32,7 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f
     }
 }
 
-/// GELU of every element, in place, by libm's erf and the standard library's tanh and exp.
+/// The activation of every element, in place, by libm's erf and the standard library's tanh and exp.
 pub fn activate(form: Activation, x: &mut [f32]) {
     for x in x {
         *x *= match form {
@@ -75,6 +75,19 @@ pub fn scale(x: &mut [f32], factor: f32) {
     }
 }
 
+/// Rotates the halves of each head of each row: a row of `table` has head_dim/2 cosines and as many sines.
+pub fn rope(x: &mut [f32], [heads, head_dim]: [usize; 2], table: &[f32]) {
+    for (row, table) in x.chunks_exact_mut(heads * head_dim).zip(table.chunks_exact(head_dim)) {
+        let (cos, sin) = table.split_at(head_dim / 2);
+        for head in row.chunks_exact_mut(head_dim) {
+            let (a, b) = head.split_at_mut(head_dim / 2);
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}
+
 /// out\[rows, n\] = a\[rows, k\] · w\[n, k\]ᵀ.
 pub fn matmul(a: &[f32], w: &[f32], k: usize, out: &mut [f32]) {
     for (a, out) in a.chunks_exact(k).zip(out.chunks_exact_mut(w.len() / k)) {
@@ -114,7 +127,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// A baseline that computes something else would compare nothing.
 #[cfg(test)]
 mod tests {
-    use vit_kernels::{Attention, Epilogue, Isa, Job, Packed, Panels};
+    use vit_kernels::{Attention, Epilogue, Isa, Job, Packed, Panels, Rope};
     use vit_kernels::{elementwise, pack, packed_len};
 
     use super::*;
@@ -139,7 +152,8 @@ mod tests {
     fn rows_and_elements() {
         let (isa, row, all) = (Isa::best(), noise::<f32>(23, 2), noise::<f32>(5 * 23, 3));
         in_place(|x| softmax(x, 23), |x| vit_kernels::softmax(isa, x, 23).unwrap());
-        for form in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
+        let forms = [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
+        for form in forms {
             in_place(|x| activate(form, x), |x| vit_kernels::activate(isa, form, x));
         }
         in_place(|x| add(x, &all), |x| elementwise::add(isa, x, &all).unwrap());
@@ -149,6 +163,16 @@ mod tests {
         let (mut x, mut y) = (vec![0.0; all.len()], vec![0.0; all.len()]);
         layer_norm(&all, &row, &row, 1e-5, &mut x);
         vit_kernels::layer_norm(isa, &all, &row, &row, 1e-5, &mut y).unwrap();
+        near(&x, &y);
+    }
+
+    #[test]
+    fn rotation() {
+        let table = noise::<f32>(5 * 6, 2);
+        let kernel = |x: &mut [f32]| Rope::new(Isa::best(), x, 18, [3, 6], &table).unwrap().run();
+        let (mut x, mut y) = (noise(5 * 18, 1), noise(5 * 18, 1));
+        rope(&mut x, [3, 6], &table);
+        kernel(&mut y);
         near(&x, &y);
     }
 

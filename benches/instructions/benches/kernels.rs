@@ -9,8 +9,8 @@ use std::hint::black_box;
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use vit_kernels::half::f16;
 use vit_kernels::{
-    Activation, Attention, Epilogue, Isa, Job, KvLayout, Packed, Panels, activate, elementwise, layer_norm, math,
-    matmul, pack, packed_len, softmax,
+    Activation, Attention, Epilogue, Isa, Job, KvLayout, Packed, Panels, RelativeBias, Rope, Scores, activate,
+    elementwise, layer_norm, math, matmul, pack, packed_len, softmax,
 };
 
 /// Seeded, uniform in ±1.
@@ -66,6 +66,14 @@ fn gelu_tanh_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
 #[bench::avx2("avx2", 16_384)]
 fn gelu_quick_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
     activate(isa, Activation::QuickGelu, black_box(&mut x));
+    x
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 16_384)]
+#[bench::avx2("avx2", 16_384)]
+fn silu_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    activate(isa, Activation::Silu, black_box(&mut x));
     x
 }
 
@@ -162,10 +170,46 @@ fn attention_50x3x64(isa: Isa) -> Vec<f32> {
     out
 }
 
+#[library_benchmark(setup = level)]
+#[bench::portable("portable")]
+#[bench::avx2("avx2")]
+fn attention_biased_50x3x64(isa: Isa) -> Vec<f32> {
+    let layout = KvLayout { heads: 3, head_dim: 64, tokens: 50 };
+    let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
+    let table = noise(3 * RelativeBias::row_len([7, 7]).expect("it fits memory"), 3);
+    let bias = RelativeBias { table: &table, grid: [7, 7], first_query: 0 };
+    let mut out = vec![0.0; q.len()];
+    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv).and_then(|scores| scores.with_bias(bias));
+    scores.and_then(|scores| scores.attend(&mut out)).expect("shapes fit").run();
+    out
+}
+
+#[library_benchmark(setup = level)]
+#[bench::portable("portable")]
+#[bench::avx2("avx2")]
+fn attention_maps_50x3x64(isa: Isa) -> Vec<f32> {
+    let layout = KvLayout { heads: 3, head_dim: 64, tokens: 50 };
+    let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
+    let mut out = vec![0.0; 3 * 50 * 50];
+    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv);
+    scores.and_then(|scores| scores.maps(0, &mut out)).expect("shapes fit").run();
+    out
+}
+
+#[library_benchmark(setup = elements)]
+#[bench::portable("portable", 50 * 192)]
+#[bench::avx2("avx2", 50 * 192)]
+fn rope_50x3x64((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
+    let table = noise(50 * 64, 2);
+    Rope::new(isa, black_box(&mut x), 192, [3, 64], &table).expect("shapes fit").run();
+    x
+}
+
 library_benchmark_group!(
     name = kernels;
     benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
-        erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, pack_192x192, attention_50x3x64
+        erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, pack_192x192, attention_50x3x64,
+        attention_biased_50x3x64, attention_maps_50x3x64, rope_50x3x64, silu_16384
 );
 
 main!(
