@@ -181,7 +181,14 @@ pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Re
 }
 
 fn by_family(family: &str, config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
-    by_model_type(family, config, tensors).unwrap_or_else(|| timm::recipe(family, config, tensors))
+    match by_model_type(family, config, tensors) {
+        // Defaults fill in what a config leaves out; they are no config.
+        Some(_) if !config.is_object() => Err(ZooError::NoFamily(format!(
+            "a '{family}' needs the model's own config.json: heads, eps and activation do not show in tensors"
+        ))),
+        Some(recipe) => recipe,
+        None => timm::recipe(family, config, tensors),
+    }
 }
 
 /// The families that `model_type` names; `None` if it names none.
@@ -258,7 +265,7 @@ fn scaled(dim: usize, ratio: f64) -> Result<usize, ZooError> {
 /// Why a config cannot be read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ZooError {
-    /// Nothing says what it is. What the tensors look like, and what to do.
+    /// Nothing says what it is, or not enough of it. What the tensors look like, and what to do.
     NoFamily(String),
     /// No family here knows this.
     Unsupported(String),
@@ -278,7 +285,7 @@ pub enum ZooError {
 impl fmt::Display for ZooError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFamily(what) => write!(f, "neither 'model_type' nor 'architecture' says what it is: {what}"),
+            Self::NoFamily(what) => f.write_str(what),
             Self::Unsupported(what) => write!(
                 f,
                 "{what} is not supported; there are vit, vit_mae, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, \

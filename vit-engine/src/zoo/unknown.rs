@@ -6,51 +6,55 @@ use super::{Catalog, ZooError, timm};
 /// The `model_type` of a config that gives sizes in transformers' words and forgets to say whose they are.
 ///
 /// # Errors
-/// When the tensors are no family's, more than one family's, or the sizes are not there: with what to do.
+/// When the tensors are no family's, could be of several architectures, or the sizes are not there: with what to do.
 pub(super) fn family(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, ZooError> {
+    told(config, tensors)
+        .map_err(|hint| ZooError::NoFamily(format!("neither 'model_type' nor 'architecture' says what it is; {hint}")))
+}
+
+/// The family, or what to do.
+fn told(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, String> {
     let any = |part: &str| tensors.names().any(|name| name.contains(part));
     if any("blocks.0.") && any("patch_embed.") {
-        return Err(ZooError::NoFamily(of_timm(tensors)));
+        return Err(of_timm(tensors));
     }
     if any("transformer.layers.0.0.") {
-        return Err(ZooError::NoFamily(
+        return Err(
             "this looks like vit-pytorch: write its constructor's arguments into config.json, with \"model_type\": \
              \"vit-pytorch\""
                 .into(),
-        ));
+        );
     }
-    let candidates: &[&'static str] = if any("pre_layrnorm.") {
-        &["clip_vision_model"]
+    let family = if any("pre_layrnorm.") {
+        "clip_vision_model"
     } else if any("visual.transformer.resblocks.") || any("visual.trunk.") {
-        &["open_clip"]
+        "open_clip"
     } else if any("embeddings.position_embedding.") {
-        &["siglip_vision_model"]
+        "siglip_vision_model"
     } else if any("embeddings.patch_embeddings.weight") {
-        &["dinov3_vit"]
+        "dinov3_vit"
     } else if any("lambda_1") || any("relative_position_bias_table") {
-        &["beit"]
+        "beit"
     } else if any("layer_scale1.") {
-        if any("register_tokens") { &["dinov2_with_registers"] } else { &["dinov2"] }
+        if any("register_tokens") { "dinov2_with_registers" } else { "dinov2" }
     } else if any("distillation_token") {
-        &["deit"]
+        "deit"
     } else if any("layernorm_before.") {
         // MAE's encoder has ViT's tensors, and means the same.
-        &["vit"]
+        "vit"
     } else {
-        &[]
+        return Err("the tensors are no family's that is known here; put the model's own config.json beside the \
+                    weights, or name the family with --as"
+            .into());
     };
-    match candidates {
-        [family] if config.get("hidden_size").is_some() || config.get("vision_config").is_some() => Ok(family),
-        [family] => Err(ZooError::NoFamily(format!(
-            "by its tensors this is a '{family}', but the heads, eps and activation do not show in tensors: put the \
-             model's own config.json beside the weights"
-        ))),
-        _ => Err(ZooError::NoFamily(
-            "and the tensors are no family's that is known here; put the model's own config.json beside the weights, or \
-             name the family with --as"
-                .into(),
-        )),
+    if config.get("hidden_size").is_some() || config.get("vision_config").is_some() {
+        return Ok(family);
     }
+    let file = if family == "open_clip" { "open_clip_config.json" } else { "config.json" };
+    Err(format!(
+        "by its tensors this is a '{family}', but the heads, eps and activation do not show in tensors: put the model's \
+         own {file} beside the weights"
+    ))
 }
 
 /// What to do about timm's tensors without an architecture: those that fit in width, depth and patch size.
