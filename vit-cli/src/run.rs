@@ -59,7 +59,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config = *model.config();
     let mut session = Session::new(model, &args.model, args.features, batch)?;
     let plan = session.plan(batch)?;
-    let mut out = vec![0.0; plan.output_len()];
+    let mut out = Vec::new();
+    let len = plan.output_len();
+    out.try_reserve_exact(len)
+        .with_context(|| format!("the output has {len} elements, and the system does not give the memory"))?;
+    out.resize(len, 0.0);
     session.forward(&plan, &pixels, &mut out)?;
     let mut shape = vec![batch];
     shape.extend(shape_of(args.features, &config));

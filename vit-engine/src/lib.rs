@@ -20,6 +20,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`zoo`] has the families of checkpoints that load as they are, and what their features mean;
+//! [`Loaded::model_at`](file::Loaded::model_at) runs one over images of another size. (Both need `std`.)
+//!
 //! # Without: `no_std`, no `alloc`
 //! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. Weights stand in the caller's memory,
 //! put there by [`Model::fill`] from any [`Source`], or by a program that ran before; pixels are pulled from a slice

@@ -630,7 +630,7 @@ fn files_that_are_not_there() {
     fs::write(no_config.path().join("model.safetensors"), golden.weights.file()).unwrap();
     for path in [no_config.path(), &no_config.path().join("model.safetensors")] {
         let error = path_error(path, Precision::F32);
-        says(&error, "config.json", &["neither 'model_type' nor 'architecture'", "this looks like vit-pytorch"]);
+        says(&error, "model.safetensors", &["neither 'model_type' nor 'architecture'", "this looks like vit-pytorch"]);
     }
 }
 

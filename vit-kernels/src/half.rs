@@ -1,6 +1,8 @@
 //! f16 as a storage type: read and written through f32, the arithmetic stays f32.
 use crate::simd::{LANES, Simd};
 
+/// What checkpoints may hold; no kernel computes on it.
+pub use ::half::bf16;
 pub use ::half::f16;
 
 /// A type that rows and weights may be stored in: `f32` or [`struct@f16`].

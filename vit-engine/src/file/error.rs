@@ -157,12 +157,5 @@ impl fmt::Display for Problem {
     }
 }
 
-impl core::error::Error for LoadError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match &self.problem {
-            Problem::Io(error) | Problem::NoConfig(error) => Some(error),
-            Problem::Zoo(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+// What it comes from is in the message already.
+impl core::error::Error for LoadError {}

@@ -55,7 +55,8 @@ impl Files {
         for (weights, config) in LAYOUTS {
             let weights = path.join(weights);
             if weights.exists() {
-                let config = Some(path.join(config)).filter(|config| config.exists());
+                let configs = [config, "config.json", "open_clip_config.json"].map(|config| path.join(config));
+                let config = configs.into_iter().find(|config| config.exists());
                 let sharded = weights.extension().is_some_and(|extension| extension == "json");
                 let weights = if sharded { Weights::Sharded(weights) } else { Weights::One(weights) };
                 return Ok(Self { config, weights });

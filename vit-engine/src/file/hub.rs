@@ -17,7 +17,7 @@ pub fn cache() -> PathBuf {
 
 /// The folder of a model's files, if `name` is `org/name`; `None` if it is not such a name.
 pub(super) fn snapshot(name: &Path) -> Result<Option<PathBuf>, Problem> {
-    let Some(text) = name.to_str() else { return Ok(None) };
+    let Some(text) = name.to_str().map(|text| text.trim_end_matches('/')) else { return Ok(None) };
     let plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')

@@ -34,7 +34,7 @@ use crate::weights::{FillError, Precision};
 use crate::zoo::{self, OtherSizes, Preprocessing, Rotary};
 use folder::{Files, Index, Weights};
 use map::Bytes;
-use safetensors::{Parameters, Tensors};
+use safetensors::{Parameters, Rounding, Tensors};
 use sizes::Cache;
 
 /// An opened checkpoint.
@@ -54,6 +54,8 @@ pub struct Loaded {
     precision: Precision,
     memory: AlignedBox,
     other_sizes: OtherSizes,
+    /// What positions are stored as.
+    rounding: Rounding,
     rotary: Option<Rotary>,
     /// Positions at other sizes, as far as they were asked for.
     cache: Cache,
@@ -94,9 +96,8 @@ impl<'a> Checkpoint<'a> {
                 (path, weights, Some(index))
             }
         };
-        let no_config = || weights_path.parent().unwrap_or(Path::new("")).join("config.json");
         let (config_path, config) = match files.config {
-            None => (no_config(), Value::Null),
+            None => (weights_path.clone(), Value::Null),
             Some(path) => {
                 let text = folder::read_small(&path, LARGEST_CONFIG).map_err(|problem| match problem {
                     Problem::Io(error) => at(&path, Problem::NoConfig(error)),
@@ -177,6 +178,7 @@ impl<'a> Checkpoint<'a> {
 
         let parameters = Parameters { tensors: &tensors, recipe: &recipe };
         let (used, unused) = parameters.check().map_err(in_weights)?;
+        let rounding = parameters.rounding();
         let bytes = Model::bytes(&config, precision).map_err(|error| in_config(Problem::Zoo(error.into())))?;
         let mut memory = AlignedBox::new(bytes).ok_or_else(|| in_weights(Problem::OutOfMemory { bytes }))?;
         Model::fill(&config, precision, &parameters, &mut memory).map_err(|error| {
@@ -200,6 +202,7 @@ impl<'a> Checkpoint<'a> {
             precision,
             memory,
             other_sizes: recipe.other_sizes,
+            rounding,
             rotary: recipe.rotary,
             cache: Cache::default(),
             preprocessing: recipe.preprocessing,

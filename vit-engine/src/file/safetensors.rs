@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use vit_kernels::half::f16;
+use vit_kernels::half::{bf16, f16};
 
 use super::error::Problem;
-use crate::parameters::{Param, Site, for_each_param};
+use crate::parameters::{Param, Part, Site, for_each_param};
 use crate::weights::{Source, Values};
-use crate::zoo::{Catalog, Recipe, View};
+use crate::zoo::{Catalog, Place, Recipe, View};
 
 /// The tensors of a checkpoint, by their own names, over one or several files.
 pub(super) struct Tensors<'a> {
@@ -75,7 +75,11 @@ impl<'a> Tensors<'a> {
     ) -> Result<Self, Problem> {
         let mut shards = HashMap::new();
         for (name, bytes) in files {
-            shards.insert(name, parse(bytes)?);
+            let tensors = parse(bytes).map_err(|problem| match problem {
+                Problem::Safetensors(error) => Problem::Safetensors(format!("{name}: {error}")),
+                problem => problem,
+            })?;
+            shards.insert(name, tensors);
         }
         let mut tensors = HashMap::new();
         for (tensor, file) in map {
@@ -119,7 +123,9 @@ impl Parameters<'_> {
                 }
                 Err(problem) => other = other.take().or(Some(problem)),
                 Ok(_) => {
-                    used.insert(self.recipe.names.place(param, shape).tensor);
+                    let place = self.recipe.names.place(param, shape);
+                    used.insert(place.tensor);
+                    used.extend(place.plus);
                 }
             }
             // A config of a million layers is not followed to its end.
@@ -150,13 +156,24 @@ impl Source for Parameters<'_> {
             let c = &self.recipe.config;
             return Ok(Reading::Computed { values: rotary.table(c.grid(), c.head_dim), columns: c.head_dim });
         }
-        let [rows, columns] = shape;
         let place = self.recipe.names.place(param, shape);
-        let Some(tensor) = self.tensors.tensors.get(&place.tensor) else {
-            return Err(Problem::Missing { tensors: vec![place.tensor], more: false });
+        let first = self.tensor(&place, &place.tensor, shape)?;
+        Ok(match &place.plus {
+            Some(second) => Reading::Sum(first, self.tensor(&place, second, shape)?),
+            None => Reading::Tensor(first),
+        })
+    }
+}
+
+impl<'a> Parameters<'a> {
+    /// A tensor, read as a place says.
+    fn tensor(&self, place: &Place, name: &str, shape: [usize; 2]) -> Result<Rows<'a>, Problem> {
+        let [rows, columns] = shape;
+        let Some(tensor) = self.tensors.tensors.get(name) else {
+            return Err(Problem::Missing { tensors: vec![name.to_owned()], more: false });
         };
         let misfit = || Problem::Shape {
-            tensor: place.tensor.clone(),
+            tensor: name.to_owned(),
             expected: without_ones(&place.shape).to_vec(),
             found: tensor.shape.clone(),
         };
@@ -164,19 +181,31 @@ impl Source for Parameters<'_> {
             return Err(misfit());
         }
         let decode = decoder(tensor.dtype)
-            .ok_or_else(|| Problem::Dtype { tensor: place.tensor.clone(), found: format!("{:?}", tensor.dtype) })?;
+            .ok_or_else(|| Problem::Dtype { tensor: name.to_owned(), found: format!("{:?}", tensor.dtype) })?;
         let size = tensor.dtype.bitsize() / 8;
         let row_len: usize = place.shape.iter().skip(1).product();
         let bytes = tensor.data.get(place.first_row * row_len * size..);
         let bytes = bytes.filter(|bytes| bytes.len() >= rows * columns * size).ok_or_else(misfit)?;
-        Ok(Reading::Tensor { bytes, size, decode, shape, view: place.view })
+        Ok(Rows { bytes, size, decode, shape, view: place.view })
+    }
+
+    /// What the position embedding is stored as.
+    pub(super) fn rounding(&self) -> Rounding {
+        let place = self.recipe.names.place(Param { site: Site::Positions, part: Part::Weight }, [1, 1]);
+        match self.tensors.tensors.get(&place.tensor).map(|tensor| tensor.dtype) {
+            Some(Dtype::F16) => Rounding::F16,
+            Some(Dtype::BF16) => Rounding::Bf16,
+            _ => Rounding::None,
+        }
     }
 }
 
 /// A parameter that is being read.
 enum Reading<'a> {
-    /// Off a tensor, from its first row on.
-    Tensor { bytes: &'a [u8], size: usize, decode: Decode, shape: [usize; 2], view: View },
+    /// Off a tensor.
+    Tensor(Rows<'a>),
+    /// Off two, added up.
+    Sum(Rows<'a>, Rows<'a>),
     /// Out of memory.
     Computed { values: Vec<f32>, columns: usize },
 }
@@ -184,28 +213,63 @@ enum Reading<'a> {
 impl Values for Reading<'_> {
     fn read(&self, row: usize, start: usize, into: &mut [f32]) {
         match self {
+            Self::Tensor(tensor) => tensor.read(row, start, into),
+            Self::Sum(first, second) => {
+                first.read(row, start, into);
+                for (column, x) in (start..).zip(into) {
+                    let mut other = [0.0];
+                    second.read(row, column, &mut other);
+                    *x += other[0];
+                }
+            }
             Self::Computed { values, columns } => {
                 into.copy_from_slice(&values[row * columns + start..][..into.len()]);
             }
-            Self::Tensor { bytes, size, decode, shape: [rows, columns], view } => {
-                let at = |element: usize, into: &mut [f32]| decode(&bytes[element * size..][..into.len() * size], into);
-                match *view {
-                    View::Rows => at(row * columns + start, into),
-                    View::PairsToHalves { head_dim } if *rows > 1 => {
-                        at(paired(row, head_dim) * columns + start, into);
-                    }
-                    View::PairsToHalves { head_dim } => {
-                        for (column, x) in (start..).zip(into) {
-                            at(paired(column, head_dim), core::slice::from_mut(x));
-                        }
-                    }
-                    View::Transposed => {
-                        for (column, x) in (start..).zip(into) {
-                            at(column * rows + row, core::slice::from_mut(x));
-                        }
-                    }
-                }
-            }
+        }
+    }
+}
+
+/// A tensor's bytes, from the parameter's first row on.
+struct Rows<'a> {
+    bytes: &'a [u8],
+    size: usize,
+    decode: Decode,
+    shape: [usize; 2],
+    view: View,
+}
+
+impl Rows<'_> {
+    fn read(&self, row: usize, start: usize, into: &mut [f32]) {
+        let [rows, columns] = self.shape;
+        let at = |element: usize, into: &mut [f32]| {
+            (self.decode)(&self.bytes[element * self.size..][..into.len() * self.size], into);
+        };
+        let one_by_one = |place: &dyn Fn(usize) -> usize, into: &mut [f32]| {
+            (start..).zip(into).for_each(|(column, x)| at(place(column), core::slice::from_mut(x)));
+        };
+        match self.view {
+            View::Rows => at(row * columns + start, into),
+            View::PairsToHalves { head_dim } if rows > 1 => at(paired(row, head_dim) * columns + start, into),
+            View::PairsToHalves { head_dim } => one_by_one(&|column| paired(column, head_dim), into),
+            View::Transposed => one_by_one(&|column| column * rows + row, into),
+        }
+    }
+}
+
+/// A precision to which numbers are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounding {
+    None,
+    F16,
+    Bf16,
+}
+
+impl Rounding {
+    pub(super) fn round(self, x: f32) -> f32 {
+        match self {
+            Self::None => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
         }
     }
 }
@@ -237,12 +301,9 @@ fn decoder(dtype: Dtype) -> Option<Decode> {
             let (bytes, _) = bytes.as_chunks();
             into.iter_mut().zip(bytes).for_each(|(x, bytes)| *x = f16::from_le_bytes(*bytes).to_f32());
         }),
-        // bf16 is the upper half of an f32.
         Dtype::BF16 => Some(|bytes, into| {
             let (bytes, _) = bytes.as_chunks();
-            into.iter_mut()
-                .zip(bytes)
-                .for_each(|(x, bytes)| *x = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16));
+            into.iter_mut().zip(bytes).for_each(|(x, bytes)| *x = bf16::from_le_bytes(*bytes).to_f32());
         }),
         _ => None,
     }

@@ -42,17 +42,25 @@ impl Loaded {
     }
 
     fn tables(&self, own: &Model<'_>, other: &Config) -> Result<AlignedBox, SizeError> {
-        let OtherSizes { filter, by_count, .. } = self.other_sizes;
+        let OtherSizes { filter, by_count, from_square, rounded, .. } = self.other_sizes;
         let same_grid = other.grid() == self.config.grid() || by_count && other.patches() == self.config.patches();
         let learned = self.config.positions != Positions::Absent || self.config.relative_bias;
-        if filter.is_none() && learned && !same_grid {
+        let [rows, columns] = self.config.grid();
+        let from_other = from_square && rows != columns && self.config.positions != Positions::Absent;
+        if learned && !same_grid && (filter.is_none() || from_other) {
             return Err(SizeError::Unsupported { own: self.config.image });
         }
         let bytes = Model::table_bytes(other).map_err(SizeError::Config)?;
         let out_of_memory = || SizeError::OutOfMemory { bytes };
         let mut memory = AlignedBox::new(bytes).ok_or_else(out_of_memory)?;
         let positions = own.positions().map(|table| match filter {
-            Some(filter) if !same_grid => resample::positions(filter, table, &self.config, other),
+            Some(filter) if !same_grid => {
+                let mut positions = resample::positions(filter, table, &self.config, other);
+                if rounded {
+                    positions.iter_mut().for_each(|x| *x = self.rounding.round(*x));
+                }
+                positions
+            }
             _ => table.to_vec(),
         });
         let tables = Tables { positions, rotary: self.rotary, config: other };

@@ -29,9 +29,6 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     let json = merged(defaults(), config);
     let own: Own = fields(&json)?;
     let mut c = hf::plain(&json)?;
-    if own.use_relative_position_bias && own.use_shared_relative_position_bias {
-        return Err(ZooError::Unsupported("BEiT with relative position biases both of each layer and shared".into()));
-    }
     c.bias.key = false;
     c.positions = if own.use_absolute_position_embeddings { Positions::All } else { Positions::Absent };
     c.relative_bias = own.use_relative_position_bias || own.use_shared_relative_position_bias;
@@ -60,6 +57,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     let other_sizes = if c.relative_bias { OtherSizes::NONE } else { OtherSizes::HF };
     let names = Layout {
         config: c,
+        own_bias: own.use_relative_position_bias,
         layers: LayerNames::new(tensors, &prefix),
         shared: own.use_shared_relative_position_bias.then(|| {
             let tensor = "relative_position_bias.relative_position_bias_table";
@@ -76,6 +74,8 @@ struct Layout {
     config: Config,
     prefix: String,
     layers: LayerNames,
+    /// Whether each layer has a table.
+    own_bias: bool,
     /// The table that all layers share.
     shared: Option<String>,
     /// Whether a layer's own table stands within its attention.
@@ -104,8 +104,10 @@ impl Names for Layout {
                     LayerSite::RelativeBias => {
                         let own = "relative_position_bias.relative_position_bias_table";
                         let within = if self.old_bias { "attention.attention." } else { "" };
-                        let tensor = self.shared.clone().unwrap_or_else(|| layer(&format!("{within}{own}")));
-                        Place::tensor([columns, rows], tensor).view(View::Transposed)
+                        let own = self.own_bias.then(|| layer(&format!("{within}{own}")));
+                        let mut tables = own.into_iter().chain(self.shared.clone());
+                        let table = Place::tensor([columns, rows], tables.next().unwrap_or_default());
+                        Place { plus: tables.next(), ..table.view(View::Transposed) }
                     }
                     _ => module(self.layers.module(index, site).unwrap_or_else(|| none(param.site))),
                 }

@@ -29,6 +29,7 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
     let json = merged(defaults(registers), config);
     let own: Own = fields(&json)?;
     let mut c = hf::plain(&json)?;
+    hf::square_grid(&c)?;
     c.mlp_dim = scaled(c.dim, own.mlp_ratio)?;
     if own.use_swiglu_ffn {
         // Two thirds as wide, rounded up to a multiple of 8, and SiLU whatever hidden_act says.

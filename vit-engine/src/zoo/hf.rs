@@ -55,6 +55,15 @@ pub(super) fn plain(json: &Value) -> Result<Config, ZooError> {
     Ok(c)
 }
 
+/// Families whose code takes their own grid for a square.
+pub(super) fn square_grid(c: &Config) -> Result<(), ZooError> {
+    let [height, width] = c.image;
+    if c.patch.contains(&0) || c.grid()[0] == c.grid()[1] {
+        return Ok(());
+    }
+    Err(ZooError::Unsupported(format!("image_size [{height}, {width}], which is not square in patches,")))
+}
+
 /// Classes of a classifier: its rows. Where a classifier is announced and not there, as many as there are labels, so that
 /// it is missed.
 pub(super) fn classes(json: &Value, tensors: &dyn Catalog, classifier: &str) -> usize {

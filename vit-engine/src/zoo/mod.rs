@@ -11,7 +11,7 @@
 //! | [`siglip`], fixed-size SigLIP2 | `siglip`, `siglip_vision_model` | `last_hidden_state` | `pooler_output`: the attention pool | mean of patches |
 //! | [`dinov3`] | `dinov3_vit` | `last_hidden_state` | class token (`pooler_output`) | – |
 //! | [`beit`] | `beit` | `last_hidden_state` | `pooler_output` | the embedding |
-//! | [`open_clip`] | `open_clip_config.json` | tokens before `ln_post` | `encode_image` | – |
+//! | [`open_clip`] | `open_clip_config.json` | tokens before `ln_post`, after it where their mean is taken | `encode_image` | – |
 //! | [`timm`]: ViT, DeiT, EVA, DINOv3, BEiT | `architecture` | `forward_features` | `forward_head(…, pre_logits=True)` | the embedding |
 //! | [`vit_pytorch`] | `model_type` `vit-pytorch` | what the transformer gives | what the head reads | the same |
 //!
@@ -57,6 +57,8 @@ pub struct Place {
     pub first_row: usize,
     /// How the parameter is read off those rows.
     pub view: View,
+    /// Another tensor, read in the same way, that is added.
+    pub plus: Option<String>,
 }
 
 /// How a parameter is read off a tensor's rows.
@@ -82,12 +84,12 @@ impl Place {
             (Part::Weight, 1) => ("weight", vec![1, k]),
             (Part::Weight, _) => ("weight", vec![n, k]),
         };
-        Self { tensor: format!("{name}.{suffix}"), shape, first_row: 0, view: View::Rows }
+        Self { tensor: format!("{name}.{suffix}"), shape, first_row: 0, view: View::Rows, plus: None }
     }
 
     /// A tensor of that very name.
     fn tensor([n, k]: [usize; 2], name: impl Into<String>) -> Self {
-        Self { tensor: name.into(), shape: vec![n, k], first_row: 0, view: View::Rows }
+        Self { tensor: name.into(), shape: vec![n, k], first_row: 0, view: View::Rows, plus: None }
     }
 
     /// Part `index` of `count` alike, fused into one tensor.
@@ -225,7 +227,10 @@ impl Size {
 
 /// Reads a family's own fields out of a JSON object.
 fn fields<'a, T: Deserialize<'a>>(json: &'a Value) -> Result<T, ZooError> {
-    T::deserialize(json).map_err(|error| ZooError::Field(error.to_string()))
+    serde_path_to_error::deserialize(json).map_err(|error| match error.path().to_string().as_str() {
+        "." => ZooError::Field(error.inner().to_string()),
+        path => ZooError::Field(format!("{path}: {}", error.inner())),
+    })
 }
 
 /// An object's fields over defaults. A field that is null counts as not there.

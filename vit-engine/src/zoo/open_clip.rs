@@ -13,7 +13,7 @@ fn defaults() -> Value {
     json!({
         "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224,
         "no_ln_pre": false, "final_ln_after_pool": false, "pool_type": "tok", "pos_embed_type": "learnable",
-        "attentional_pool": false, "timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": false,
+        "attentional_pool": false,
     })
 }
 
@@ -42,7 +42,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     let vision = model.get("vision_cfg").ok_or_else(|| ZooError::Field("model_cfg has no vision_cfg".into()))?;
     let json = merged(defaults(), vision);
     match json.get("timm_model_name").and_then(Value::as_str) {
-        Some(name) => trunk(name, &json, tensors),
+        Some(name) => trunk(name, vision, tensors),
         None => native(model, &json, tensors),
     }
 }
@@ -87,7 +87,8 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     c.final_norm = !readout.norm;
     c.embedding = Some(readout);
     c.projection = tensors.shape("visual.proj").and_then(|shape| shape.get(1)).map_or(0, |columns| *columns);
-    let other_sizes = OtherSizes { whole_patches: false, by_count: true, ..OtherSizes::TIMM };
+    let other_sizes =
+        OtherSizes { whole_patches: false, by_count: true, from_square: true, rounded: false, ..OtherSizes::TIMM };
     Ok(Recipe::new(c, Layout { config: c }, other_sizes))
 }
 
@@ -138,10 +139,11 @@ impl Names for Layout {
 }
 
 /// A tower of timm's, under `visual.trunk.`, and the projection that OpenCLIP puts after it.
-fn trunk(name: &str, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
-    let text = |field: &str| json.get(field).and_then(Value::as_str).unwrap_or_default();
+fn trunk(name: &str, vision: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
+    // What is null is not what is left out: it asks for nothing.
+    let text = |field: &str, default| vision.get(field).map_or(default, |value| value.as_str().unwrap_or_default());
     let rows = |tensor: &str| tensors.shape(tensor).and_then(|shape| shape.first()).copied();
-    let (projection, pool) = (text("timm_proj"), text("timm_pool"));
+    let (projection, pool) = (text("timm_proj", "linear"), text("timm_pool", "avg"));
     // The trunk's size is the one that its name says.
     let (class, mut args) = timm::arguments(name, &Value::Null)?;
     let own_head = projection.is_empty();
@@ -162,12 +164,13 @@ fn trunk(name: &str, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooE
     match projection {
         "linear" => {
             config.projection = rows("visual.head.proj.weight").unwrap_or(1);
-            config.bias.projection = json["timm_proj_bias"] == Value::Bool(true);
+            config.bias.projection = vision["timm_proj_bias"] == Value::Bool(true);
         }
         "" => (config.projection, config.classes) = (config.classes, 0),
         "none" => {}
         other => return Err(ZooError::Unsupported(format!("timm_proj '{other}'"))),
     }
+    recipe.other_sizes.rounded = false;
     recipe.names = Box::new(Trunk { names: recipe.names, own_head });
     Ok(recipe)
 }

@@ -12,16 +12,21 @@ pub struct OtherSizes {
     pub whole_patches: bool,
     /// Whether a grid of as many patches is taken for the same grid, whatever its shape.
     pub by_count: bool,
+    /// Whether the checkpoint's own grid has to be square.
+    pub from_square: bool,
+    /// Whether what is resampled is rounded to the precision that the checkpoint stores positions in.
+    pub rounded: bool,
 }
 
 impl OtherSizes {
-    /// Hugging Face: bicubic without antialiasing; what is left over is dropped.
-    pub(super) const HF: Self = Self { filter: Some(Filter::Bicubic), whole_patches: false, by_count: false };
-    /// timm: antialiased; whole patches alone.
-    pub(super) const TIMM: Self =
-        Self { filter: Some(Filter::BicubicAntialiased), whole_patches: true, by_count: false };
     /// The checkpoint's own size and no other.
-    pub(super) const NONE: Self = Self { filter: None, whole_patches: true, by_count: false };
+    pub(super) const NONE: Self =
+        Self { filter: None, whole_patches: true, by_count: false, from_square: false, rounded: false };
+    /// Hugging Face: bicubic without antialiasing, from a square grid; what is left over is dropped.
+    pub(super) const HF: Self =
+        Self { filter: Some(Filter::Bicubic), whole_patches: false, from_square: true, ..Self::NONE };
+    /// timm: antialiased, in the precision of the file; whole patches alone.
+    pub(super) const TIMM: Self = Self { filter: Some(Filter::BicubicAntialiased), rounded: true, ..Self::NONE };
 }
 
 /// A resampling filter.

@@ -97,6 +97,7 @@ MODELS = {
     "dinov3-no-mlp-bias": ("DINOv3ViTModel", DINOV3 | dict(mlp_bias=False, image_size=[12, 20]), {}),
     "beit-relative": ("BeitModel", VIT | RELATIVE, {}),
     "beit-shared": ("BeitModel", VIT | SHARED, {}),
+    "beit-both": ("BeitModel", VIT | RELATIVE | SHARED, {}),
     "beit-absolute": ("BeitModel", VIT | ABSOLUTE, {}),
     "beit-class-pool": ("BeitModel", VIT | RELATIVE | dict(use_mean_pooling=False, hidden_size=24), {}),
     "beit-no-layer-scale": ("BeitModel", VIT | RELATIVE | dict(layer_scale_init_value=0.0), {}),

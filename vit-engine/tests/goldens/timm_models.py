@@ -40,6 +40,8 @@ MODELS = {
     ),  # fmt: skip
     "timm-clip": ("vit_base_patch16_clip_224", LARGE, dict(sizes=SIZES[2:])),
     "timm-clip-quickgelu": ("vit_base_patch16_clip_quickgelu_224", SMALL, {}),
+    # The position table is resampled in the file's precision.
+    "timm-half": (PLAIN, LARGE, dict(types=(torch.float16,), sizes=SIZES)),
     "timm-siglip": ("vit_base_patch16_siglip_224", LARGE, dict(sizes=SIZES)),
     "timm-siglip-tanh": ("vit_base_patch32_siglip_256", SMALL | dict(num_classes=0), {}),
     "timm-siglip-remainder": ("vit_base_patch16_siglip_224", SMALL | dict(img_size=14, depth=1), {}),
@@ -75,6 +77,7 @@ MODELS = {
         "vit_small_plus_patch16_dinov3_qkvb", LARGE, dict(sizes=SIZES[2:], has_table=False),
     ),  # fmt: skip
     "timm-beit": ("beit_base_patch16_224", SMALL, {}),
+    "timm-beit-both": ("beit_base_patch16_224", SMALL | dict(use_shared_rel_pos_bias=True), {}),
     "timm-beitv2": ("beitv2_base_patch16_224", SMALL | dict(num_classes=0), {}),
 }
 

@@ -31,12 +31,13 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
     c.layer_scale = truthy(&common.init_values);
     let norm_after = a.use_fc_norm.unwrap_or(common.global_pool == "avg");
     c.final_norm = !norm_after;
-    read_out(&mut c, pool(&common.global_pool, false)?, norm_after)?;
-    let other_sizes = if c.relative_bias { OtherSizes::NONE } else { OtherSizes::TIMM };
+    read_out(&mut c, pool(&common.global_pool, false)?, norm_after);
+    let other_sizes =
+        if c.relative_bias { OtherSizes::NONE } else { OtherSizes { from_square: true, ..OtherSizes::TIMM } };
     let names = Layout {
         qkv: Qkv::FusedApartFromBiases,
         scales: ["gamma_1", "gamma_2"],
-        shared_bias: a.use_shared_rel_pos_bias,
+        biases: [a.use_rel_pos_bias, a.use_shared_rel_pos_bias],
         ..Layout::new(c, prefix)
     };
     Ok(Recipe::new(c, names, other_sizes))

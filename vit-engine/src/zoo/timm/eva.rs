@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use vit_kernels::Activation;
 
-use super::super::{OtherSizes, Recipe, Rotary, Size, ZooError, fields, scaled};
+use super::super::{Recipe, Rotary, Size, ZooError, fields, scaled};
 use super::names::{Layout, Qkv};
-use super::{Common, only, pool, read_out};
+use super::{Common, only, other_sizes, pool, read_out};
 use crate::config::{AttentionPool, Pool, Positions};
 
 /// The constructor's arguments that not all classes have.
@@ -37,6 +37,7 @@ struct Arguments {
     use_fc_norm: Option<bool>,
     attn_pool_num_heads: Option<usize>,
     attn_pool_mlp_ratio: Option<f64>,
+    dynamic_img_size: bool,
     dynamic_img_pad: bool,
     ref_feat_shape: Option<Size>,
 }
@@ -64,7 +65,10 @@ impl Arguments {
         }
         let theta = self.rope_temperature;
         match (self.rope_type.as_deref().unwrap_or("cat"), self.rope_rotate_half) {
-            ("dinov3", true) => Ok(Some((Rotary::Normalised { theta }, false))),
+            ("dinov3", true) if self.rope_grid_offset == 0.0 => {
+                only("rope_type 'dinov3' with rope_grid_indexing", &self.rope_grid_indexing, &["ij"])?;
+                Ok(Some((Rotary::Normalised { theta }, false)))
+            }
             ("cat", false) => {
                 only("rope_grid_indexing", &self.rope_grid_indexing, &["ij", "xy"])?;
                 let counted = Rotary::Counted {
@@ -75,7 +79,10 @@ impl Arguments {
                 };
                 Ok(Some((counted, true)))
             }
-            (kind, half) => Err(ZooError::Unsupported(format!("rope_type '{kind}' with rope_rotate_half {half}"))),
+            (kind, half) => Err(ZooError::Unsupported(format!(
+                "rope_type '{kind}' with rope_rotate_half {half} and rope_grid_offset {}",
+                self.rope_grid_offset
+            ))),
         }
     }
 }
@@ -129,7 +136,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         }
         pool => pool,
     };
-    read_out(&mut c, pool, norm_after)?;
+    read_out(&mut c, pool, norm_after);
     let names = Layout {
         qkv: match (a.qkv_fused, &*a.attn_type) {
             (false, _) => Qkv::Apart,
@@ -141,7 +148,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         scales: ["gamma_1", "gamma_2"],
         ..Layout::new(c, prefix)
     };
-    let mut recipe = Recipe::new(c, names, OtherSizes::TIMM);
+    let mut recipe = Recipe::new(c, names, other_sizes(&c, a.dynamic_img_size)?);
     recipe.rotary = rotary.map(|rotary| rotary.0);
     Ok(recipe)
 }

@@ -16,8 +16,8 @@ pub(super) struct Layout {
     pub(super) packed: bool,
     /// The names of the two layer scales.
     pub(super) scales: [&'static str; 2],
-    /// Whether all layers share one table of relative biases.
-    pub(super) shared_bias: bool,
+    /// Whether each layer has a table of relative biases, and whether all share one.
+    pub(super) biases: [bool; 2],
 }
 
 /// How queries, keys and values stand.
@@ -34,7 +34,7 @@ pub(super) enum Qkv {
 impl Layout {
     pub(super) fn new(config: Config, prefix: &str) -> Self {
         let scales = ["ls1.gamma", "ls2.gamma"];
-        Self { config, prefix: prefix.into(), qkv: Qkv::Fused, pairs: false, packed: false, scales, shared_bias: false }
+        Self { config, prefix: prefix.into(), qkv: Qkv::Fused, pairs: false, packed: false, scales, biases: [false; 2] }
     }
 
     /// Queries, keys or values: 0, 1, 2.
@@ -66,8 +66,11 @@ impl Layout {
             LayerSite::KeyNorm => module("attn.k_norm").view(view),
             LayerSite::RelativeBias => {
                 let [heads, biases] = shape;
-                let own = if self.shared_bias { format!("{}rel_pos_bias.", self.prefix) } else { block("attn.") };
-                Place::tensor([biases, heads], own + "relative_position_bias_table").view(View::Transposed)
+                let own = self.biases[0].then(|| block("attn."));
+                let shared = self.biases[1].then(|| format!("{}rel_pos_bias.", self.prefix));
+                let mut tables = own.into_iter().chain(shared).map(|within| within + "relative_position_bias_table");
+                let table = Place::tensor([biases, heads], tables.next().unwrap_or_default());
+                Place { plus: tables.next(), ..table.view(View::Transposed) }
             }
             LayerSite::MixedNorm => module("attn.norm"),
             LayerSite::Out => module("attn.proj"),

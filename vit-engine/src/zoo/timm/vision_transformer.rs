@@ -2,9 +2,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::{OtherSizes, Recipe, ZooError, activation, fields};
+use super::super::{Recipe, ZooError, activation, fields};
 use super::names::Layout;
-use super::{Common, Norm, only, pool, read_out, truthy};
+use super::{Common, Norm, only, other_sizes, pool, read_out, truthy};
 use crate::config::{AttentionPool, Pool, Positions, Readout};
 
 /// The constructor's arguments that not all classes have.
@@ -22,6 +22,7 @@ struct Arguments {
     final_norm: bool,
     fc_norm: Option<bool>,
     pool_include_prefix: bool,
+    dynamic_img_size: bool,
     dynamic_img_pad: bool,
     embed_layer: String,
     embed_norm_layer: Option<Norm>,
@@ -56,6 +57,11 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         ("learn", true) => Positions::Patches,
         _ => Positions::Absent,
     };
+    if distilled {
+        // Its class has positions whatever it is told, and its forward pass leaves registers aside.
+        c.positions = if a.no_embed_class { Positions::Patches } else { Positions::All };
+        c.registers = 0;
+    }
     (c.pre_norm, c.embed_norm) = (a.pre_norm, a.embed_norm_layer.is_some());
     (c.qk_norm, c.mixed_norm, c.hidden_norm) = (a.qk_norm, a.scale_attn_norm, a.scale_mlp_norm);
     c.layer_scale = truthy(&common.init_values);
@@ -69,7 +75,7 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
     let averages = matches!(&*common.global_pool, "avg" | "avgmax" | "max");
     let norm_after = a.fc_norm.unwrap_or(averages);
     c.final_norm = a.final_norm && !norm_after;
-    read_out(&mut c, pool, a.final_norm && norm_after)?;
+    read_out(&mut c, pool, a.final_norm && norm_after);
     if distilled {
         if common.global_pool != "token" {
             return Err(ZooError::Unsupported(format!(
@@ -80,5 +86,6 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         c.embedding = Some(Readout { pool: Pool::ClassAndDistillation, norm: false });
         (c.logits, c.distillation_head) = (Readout { pool: Pool::ClassAndDistillation, norm: false }, c.classes > 0);
     }
-    Ok(Recipe::new(c, Layout { packed, ..Layout::new(c, prefix) }, OtherSizes::TIMM))
+    let other_sizes = other_sizes(&c, a.dynamic_img_size)?;
+    Ok(Recipe::new(c, Layout { packed, ..Layout::new(c, prefix) }, other_sizes))
 }
