@@ -119,6 +119,7 @@ pub(crate) struct Layout {
     pub(crate) table_bytes: usize,
 }
 
+// As many as `parameters` lists; the compiler checks the last two.
 const OUTER: usize = 19;
 const LAYER: usize = 15;
 const TABLES: usize = 2;
@@ -203,6 +204,7 @@ impl Layout {
         let table_bytes = at.at.ok_or(ConfigError::TooLarge)?;
         tables_start.checked_add(table_bytes).ok_or(ConfigError::TooLarge)?;
 
+        debug_assert_eq!(before.len() + after.len(), OUTER);
         let mut outer = [(Site::Patch, None); OUTER];
         for (out, slot) in outer.iter_mut().zip(before.into_iter().chain(after)) {
             *out = slot;
