@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use vit_engine::{Features, Isa, Precision};
+use vit_engine::{Isa, Precision};
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
@@ -78,33 +78,6 @@ impl From<PrecisionName> for Precision {
     }
 }
 
-/// [`Features`], as they are written.
-pub(crate) fn features(text: &str) -> Result<Features, String> {
-    Ok(match text {
-        "logits" => Features::Logits,
-        "class" => Features::Class,
-        "patches" => Features::Patches,
-        "registers" => Features::Registers,
-        "embedding" => Features::Embedding,
-        "attention" => Features::Attention,
-        _ => match text.strip_prefix("layer:").map(str::parse) {
-            Some(Ok(layer)) => Features::Layer(layer),
-            Some(Err(_)) => return Err("layers are counted from 0, the input of the first: layer:0, layer:1, …".into()),
-            None => {
-                return Err("there are logits, class, patches, registers, embedding, layer:N and attention".into());
-            }
-        },
-    })
-}
-
-/// How they are written.
-pub(crate) fn features_name(features: Features) -> String {
-    match features {
-        Features::Layer(layer) => format!("layer:{layer}"),
-        other => format!("{other:?}").to_lowercase(),
-    }
-}
-
 /// How results are printed.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct JsonOption {
@@ -156,18 +129,6 @@ fn bytes(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn features_are_read_as_they_are_written() {
-        for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
-            assert_eq!(features(text).map(features_name), Ok(text.to_owned()));
-        }
-        assert!(
-            ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"]
-                .iter()
-                .all(|text| features(text).is_err())
-        );
-    }
 
     #[test]
     fn image_sizes() {

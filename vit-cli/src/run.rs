@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use vit_engine::{Config, Features};
 
-use crate::options::{ModelOptions, features};
+use crate::options::ModelOptions;
 use crate::session::{Session, load};
 
 /// Run a model on normalised pixels from a .npy file
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     out: PathBuf,
 
     /// What to compute
-    #[arg(long, value_name = "KIND", default_value = "logits", value_parser = features)]
+    #[arg(long, value_name = "KIND", default_value = "logits")]
     features: Features,
 
     #[command(flatten)]

@@ -1,4 +1,5 @@
 //! The binary, as a user meets it.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -153,6 +154,7 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(&["classify", sample, "--model", "no/such/model"], 1, "no/such/model");
     fails(&["classify", sample, "--model", sample], 1, "not a valid safetensors file");
     fails(&["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()], 1, "pretrained_cfg");
+    fails(&["bench", "--model", "vit-gigantic"], 1, "'vit_gigantic' is not supported");
     fails(&["bench", "--model", "vit-base-patch16-225"], 1, "near it are vit_base_patch16_224,");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "layer:x"], 2, "layer:0");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "pooler"], 2, "embedding");
@@ -162,31 +164,51 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(&["eval", "--images", sample, "--labels", sample], 1, "not an IDX file");
 }
 
+/// What PyTorch computes with a golden checkpoint: shapes and numbers by name.
+struct Truth(BTreeMap<String, (Vec<u64>, Vec<f32>)>);
+
+impl Truth {
+    fn of(model: &Path) -> Self {
+        let file = fs::read(model.join("golden.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let entry = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+            let numbers = view.data().chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+            (name, (view.shape().iter().map(|n| *n as u64).collect(), numbers))
+        };
+        Self(file.tensors().into_iter().map(entry).collect())
+    }
+
+    fn write(&self, path: &str, name: &str) {
+        let (shape, numbers) = &self.0[name];
+        write_npy(path, shape, numbers);
+    }
+
+    /// That a .npy file holds what PyTorch computes.
+    fn agrees(&self, path: &str, name: &str) {
+        let (shape, want) = &self.0[name];
+        let file = fs::read(path).unwrap();
+        let npy = npyz::NpyFile::new(&*file).unwrap();
+        assert_eq!(npy.shape(), shape);
+        let got = npy.into_vec::<f32>().unwrap();
+        let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest), "{name}");
+    }
+}
+
 #[test]
 fn run_gives_pytorchs_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let model = golden("timm-rect");
-    let truth = fs::read(model.join("golden.safetensors")).unwrap();
-    let truth = safetensors::SafeTensors::deserialize(&truth).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let data = truth.tensor(name).unwrap().data();
-        data.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
-    };
-    let shape = |name: &str| -> Vec<u64> { truth.tensor(name).unwrap().shape().iter().map(|n| *n as u64).collect() };
-    write_npy(&at("x.npy"), &shape("pixels"), &floats("pixels"));
+    let truth = Truth::of(&model);
+    truth.write(&at("x.npy"), "pixels");
     let kinds = ["logits", "class", "patches", "embedding", "layer:0", "layer:2", "attention"];
-    for features in kinds.into_iter().filter(|kind| truth.tensor(kind).is_ok()) {
+    for features in kinds.into_iter().filter(|kind| truth.0.contains_key(*kind)) {
         let (x, y) = (at("x.npy"), at("y.npy"));
         let arguments = ["run", "--pixels", &x, "--out", &y, "--features", features, "--model"];
         let output = vit(&[&arguments[..], &[model.to_str().unwrap()]].concat());
         assert!(output.status.success(), "{}", stderr(&output));
-        let file = fs::read(&y).unwrap();
-        let npy = npyz::NpyFile::new(&*file).unwrap();
-        assert_eq!(npy.shape(), shape(features));
-        let (got, want) = (npy.into_vec::<f32>().unwrap(), floats(features));
-        let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-        assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest), "{features}");
+        truth.agrees(&y, features);
     }
 
     let run = |x: &str| vec!["run".to_owned(), "--pixels".into(), at(x), "--out".into(), at("y.npy"), "--model".into()];
@@ -215,15 +237,9 @@ fn run_takes_what_people_have() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let model = golden("dinov2-registers");
-    let truth = fs::read(model.join("golden.safetensors")).unwrap();
-    let truth = safetensors::SafeTensors::deserialize(&truth).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let data = truth.tensor(name).unwrap().data();
-        data.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
-    };
-    let shape = |name: &str| -> Vec<u64> { truth.tensor(name).unwrap().shape().iter().map(|n| *n as u64).collect() };
+    let truth = Truth::of(&model);
     let agrees = |model: &str, home: &str, x: &str, name: &str| {
-        write_npy(&at("x.npy"), &shape(x), &floats(x));
+        truth.write(&at("x.npy"), x);
         let kind = name.split('@').next().unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_vit"))
             .args(["run", "--model", model, "--features", kind, "--pixels", &at("x.npy"), "--out", &at("y.npy")])
@@ -232,16 +248,11 @@ fn run_takes_what_people_have() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let file = fs::read(at("y.npy")).unwrap();
-        let npy = npyz::NpyFile::new(&*file).unwrap();
-        assert_eq!(npy.shape(), shape(name));
-        let (got, want) = (npy.into_vec::<f32>().unwrap(), floats(name));
-        let largest = want.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-        assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest), "{name}");
+        truth.agrees(&at("y.npy"), name);
         stderr(&output)
     };
     let path = model.to_str().unwrap();
-    for pixels in truth.names().into_iter().filter(|name| name.starts_with("pixels")) {
+    for pixels in truth.0.keys().filter(|name| name.starts_with("pixels")) {
         for kind in ["patches", "embedding"] {
             let name = pixels.replacen("pixels", kind, 1);
             assert_eq!(agrees(path, "", pixels, &name), "", "no warnings");

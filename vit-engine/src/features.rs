@@ -1,4 +1,7 @@
 //! What a user may ask for.
+use core::fmt;
+use core::str::FromStr;
+
 use crate::config::{Config, Pool};
 
 /// The output of a forward pass.
@@ -59,6 +62,52 @@ impl Features {
     }
 }
 
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Logits => "logits",
+            Self::Class => "class",
+            Self::Patches => "patches",
+            Self::Registers => "registers",
+            Self::Embedding => "embedding",
+            Self::Attention => "attention",
+            Self::Layer(layer) => return write!(f, "layer:{layer}"),
+        })
+    }
+}
+
+impl FromStr for Features {
+    type Err = UnknownFeatures;
+
+    /// Reads what `Display` writes: 'patches', 'layer:3'.
+    fn from_str(text: &str) -> Result<Self, UnknownFeatures> {
+        Ok(match text {
+            "logits" => Self::Logits,
+            "class" => Self::Class,
+            "patches" => Self::Patches,
+            "registers" => Self::Registers,
+            "embedding" => Self::Embedding,
+            "attention" => Self::Attention,
+            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownFeatures)?),
+        })
+    }
+}
+
+/// A text that names no features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownFeatures;
+
+impl fmt::Display for UnknownFeatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "there are logits, class, patches, registers, embedding, attention, and layer:0, the input of the first \
+             layer, layer:1, …",
+        )
+    }
+}
+
+impl core::error::Error for UnknownFeatures {}
+
 impl Pool {
     /// How many of an image's first tokens it reads.
     fn rows(self, config: &Config) -> usize {
@@ -66,6 +115,23 @@ impl Pool {
             Self::Class => 1,
             Self::ClassAndDistillation => 2,
             _ => config.tokens(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn they_are_read_as_they_are_written() {
+        for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
+            assert_eq!(text.parse::<Features>().unwrap().to_string(), text);
+        }
+        for text in ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"] {
+            assert_eq!(text.parse::<Features>(), Err(UnknownFeatures));
         }
     }
 }

@@ -62,7 +62,7 @@ pub use arena::AlignedBox;
 pub use arena::{ALIGN, Aligned, MemoryError};
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
-pub use features::Features;
+pub use features::{Features, UnknownFeatures};
 pub use forward::ForwardError;
 pub use model::{Model, ModelError};
 pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};

@@ -22,11 +22,9 @@ fn five(pixels: &[f32], image: usize) -> Vec<f32> {
 
 #[test]
 fn every_block_size_and_every_group_of_images() {
-    // Each part that a model may have, once.
-    let names = [
-        "vp-old-cls",
-        "vp-middle-mean",
-        "timm-rect",
+    // Every block size; and each part that a model may have, at fewer of them.
+    let plain = ["vp-old-cls", "vp-middle-mean", "vp-new-mean", "timm-rect", "timm-avg"].map(|name| (name, true));
+    let parts = [
         "timm-distilled",
         "timm-siglip-tanh",
         "timm-beit3",
@@ -35,7 +33,7 @@ fn every_block_size_and_every_group_of_images() {
         "eva02-base",
         "dinov2-registers-classes",
     ];
-    for name in names {
+    for (name, every) in plain.into_iter().chain(parts.map(|name| (name, false))) {
         let golden = golden(name);
         let pixels = golden.tensor("pixels").unwrap();
         for (isa, precision) in levels().into_iter().flat_map(|isa| Precision::ALL.map(|p| (isa, p))) {
@@ -47,10 +45,9 @@ fn every_block_size_and_every_group_of_images() {
                 let whole = Plan::new(&config, features, 5, None).unwrap();
                 let want = run_plan(&model, &whole, &batch, &Serial);
                 assert!(want.iter().all(|x| x.is_finite()));
-                for images in [1, 2, 5] {
-                    // Every remainder of tiles, tasks and images, and then some larger ones.
-                    let all = images * config.tokens();
-                    for rows in (1..all.min(30)).chain((30..all).step_by(7)).chain([all]) {
+                for images in 1..=5 {
+                    let step = |rows: &usize| every || *rows < 30 || rows.is_multiple_of(7);
+                    for rows in (1..=images * config.tokens()).filter(step) {
                         let plan = Plan::with_blocks(&config, features, 5, images, rows).unwrap();
                         let got = run_plan(&model, &plan, &batch, &Serial);
                         assert!(got == want, "{name} {isa} {precision:?} {features:?} {images} images, {rows} rows");
@@ -109,8 +106,11 @@ fn fused_levels_agree() {
     for pair in fused.windows(2) {
         for golden in support::goldens() {
             let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
-            let run = |isa| support::run(&loaded.model(isa), Features::Patches, &pixels);
-            assert!(run(pair[0]) == run(pair[1]), "{}: {} and {}", golden.name, pair[0], pair[1]);
+            for features in KINDS.into_iter().filter(|features| features.len(loaded.config()).is_some()) {
+                let run = |isa| support::run(&loaded.model(isa), features, &pixels);
+                let same = run(pair[0]) == run(pair[1]);
+                assert!(same, "{} {features:?}: {} and {}", golden.name, pair[0], pair[1]);
+            }
         }
     }
 }

@@ -17,15 +17,7 @@ fn parse(name: &str) -> (&str, Option<[usize; 2]>) {
 }
 
 fn features(kind: &str) -> Features {
-    match kind {
-        "logits" => Features::Logits,
-        "class" => Features::Class,
-        "patches" => Features::Patches,
-        "registers" => Features::Registers,
-        "embedding" => Features::Embedding,
-        "attention" => Features::Attention,
-        layer => Features::Layer(layer.strip_prefix("layer:").unwrap().parse().unwrap()),
-    }
+    kind.parse().unwrap()
 }
 
 fn model(loaded: &Loaded, isa: Isa, size: Option<[usize; 2]>) -> Model<'_> {
@@ -38,13 +30,18 @@ fn every_output_of_every_model_agrees() {
     for golden in goldens() {
         let loaded = golden.load(Precision::F32);
         assert!(loaded.unused.is_empty(), "{}: {:?}", golden.name, loaded.unused);
-        for name in golden.truths() {
-            let (kind, size) = parse(&name);
+        let names = golden.truths();
+        let has = |kind: &str| names.iter().any(|name| name == kind);
+        let c = loaded.config();
+        assert!(has("pixels") && has("patches") && has("class") == c.class_token, "{}", golden.name);
+        assert!(has("logits") == (c.classes > 0), "{}", golden.name);
+        for name in &names {
+            let (kind, size) = parse(name);
             if kind == "pixels" {
                 continue;
             }
             let pixels = golden.tensor(&name.replacen(kind, "pixels", 1)).unwrap();
-            let want = golden.tensor(&name).unwrap();
+            let want = golden.tensor(name).unwrap();
             for isa in levels() {
                 let got = run(&model(&loaded, isa, size), features(kind), &pixels);
                 if got.len() != want.data.len() {
@@ -66,7 +63,7 @@ fn main_kind(golden: &Golden) -> &'static str {
     if golden.truths().iter().any(|name| name == "logits") { "logits" } else { "patches" }
 }
 
-/// The f16 path is the f32 path with rounded weights: far from exact, and far from wrong.
+/// The f16 path is the f32 path with rounded weights: far from exact, unless they are f16 already, and far from wrong.
 #[test]
 fn f16_weights_are_close() {
     for golden in goldens() {
@@ -75,7 +72,8 @@ fn f16_weights_are_close() {
         for isa in levels() {
             let loaded = golden.load(Precision::F16);
             let distance = distance(&run(&loaded.model(isa), features(kind), &pixels), &want.data);
-            assert!((1e-7..1e-2).contains(&distance), "{} on {isa}: {distance:e}", golden.name);
+            let exact = golden.is_f16() && distance <= BOUND;
+            assert!(exact || (1e-6..5e-3).contains(&distance), "{} on {isa}: {distance:e}", golden.name);
         }
     }
 }
@@ -89,7 +87,7 @@ fn invisible(loaded: &Loaded, tensor: &str, fused_key: bool) -> bool {
     !c.rope && (ends(&["k_norm.bias"]) || of_keys && !c.qk_norm)
 }
 
-/// How far zeroing elements of a tensor, a part out of `of`, moves any of the outputs at the model's own size.
+/// How far zeroing elements of a tensor, a part out of `of`, moves the logits, patches or embedding.
 fn effect_of_zeroing(golden: &Golden, tensor: &str, part: usize, of: usize) -> f32 {
     let mut weights = golden.weights.clone();
     for file in weights.files_mut() {
@@ -103,10 +101,9 @@ fn effect_of_zeroing(golden: &Golden, tensor: &str, part: usize, of: usize) -> f
     }
     let loaded = golden.load_weights(&weights, Precision::F32);
     let pixels = golden.tensor("pixels").unwrap();
-    let outputs = golden.truths().into_iter().filter(|name| !name.contains('@') && name != "pixels");
-    let moved = outputs.map(|name| {
-        let got = run(&loaded.model(Isa::best()), features(&name), &pixels);
-        distance(&got, &golden.tensor(&name).unwrap().data)
+    let moved = ["logits", "patches", "embedding"].into_iter().filter_map(|kind| {
+        let want = golden.tensor(kind)?;
+        Some(distance(&run(&loaded.model(Isa::best()), features(kind), &pixels), &want.data))
     });
     moved.fold(0.0, f32::max)
 }
@@ -167,7 +164,7 @@ fn another_activation_or_eps_is_noticed() {
                 let same = own == other || own == "gelu_new" && other == "gelu_pytorch_tanh";
                 if !same {
                     let moved = with("hidden_act", other.into());
-                    assert!(moved > 2.0 * BOUND, "{}: {own} and {other} differ by {moved:e}", golden.name);
+                    assert!(moved > 3.0 * BOUND, "{}: {own} and {other} differ by {moved:e}", golden.name);
                     activations += 1;
                 }
             }
@@ -175,7 +172,7 @@ fn another_activation_or_eps_is_noticed() {
         if let Some(eps) = own["layer_norm_eps"].as_f64() {
             let other = if eps < 1e-9 { 1e-6 } else { eps * 10.0 };
             let moved = with("layer_norm_eps", other.into());
-            assert!(moved > 2.0 * BOUND, "{}: eps {eps} and {other} differ by {moved:e}", golden.name);
+            assert!(moved > 3.0 * BOUND, "{}: eps {eps} and {other} differ by {moved:e}", golden.name);
             epses += 1;
         }
     }

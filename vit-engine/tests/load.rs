@@ -506,7 +506,7 @@ fn a_config_that_makes_no_model() {
     };
     let whole_vp = whole(25, 6);
     let space = "address space";
-    let cases: [(&Golden, &str, Value, &str); 35] = [
+    let cases: [(&Golden, &str, Value, &str); 36] = [
         (&vp, "/model_type", json!("bert"), "model_type 'bert' is not supported"),
         (&vp, "/heads", json!(0), "heads is 0"),
         (&vp, "/dim_head", json!(0), "head_dim is 0"),
@@ -529,6 +529,7 @@ fn a_config_that_makes_no_model() {
         (&vp, "/layer_norm_eps", json!(-1e-5), "eps"),
         (&vp, "/layer_norm_eps", json!(1e39), "eps"),
         (&timm, "/model_type", json!("bert"), "model_type 'bert' is not supported"),
+        (&timm, "/architecture", json!("vit_enormous_patch1_9000"), "'vit_enormous_patch1_9000' is not supported"),
         (&timm, "/architecture", json!("vit_tiny_patch16_225"), "near it are vit_tiny_patch16_224,"),
         (&timm, "/architecture", json!(""), "'' is not supported"),
         (&timm, "/model_args/reg_token", json!(4), "model_args: 'reg_token'"),
@@ -630,6 +631,7 @@ fn files_that_are_not_there() {
     fs::write(no_config.path().join("model.safetensors"), golden.weights.file()).unwrap();
     for path in [no_config.path(), &no_config.path().join("model.safetensors")] {
         let error = path_error(path, Precision::F32);
+        assert!(matches!(error.problem, Problem::Zoo(_)), "{error}");
         says(&error, "model.safetensors", &["neither 'model_type' nor 'architecture'", "this looks like vit-pytorch"]);
     }
 }

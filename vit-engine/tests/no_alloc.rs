@@ -29,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 1000;
 
 fn allocations(executor: &impl Executor) -> u64 {
     let mut worst = 0;
@@ -46,7 +46,7 @@ fn allocations(executor: &impl Executor) -> u64 {
                 let mut out = vec![0.0; plan.output_len()];
                 let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
                 let mut forward = || model.forward(&plan, &mut images, &mut arena, executor, &mut out).unwrap();
-                (0..20).for_each(|_| forward());
+                (0..50).for_each(|_| forward());
                 let before = ALLOCATIONS.load(Ordering::SeqCst);
                 (0..ROUNDS).for_each(|_| forward());
                 worst = worst.max(ALLOCATIONS.load(Ordering::SeqCst) - before);

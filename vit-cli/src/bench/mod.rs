@@ -14,7 +14,7 @@ use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 use vit_engine::{AlignedBox, Features, Images, Model, Plan};
 
-use crate::options::{JsonOption, RunOptions, default_threads, features, features_name, image_size, positive};
+use crate::options::{JsonOption, RunOptions, default_threads, image_size, positive};
 use crate::output;
 use crate::session::{Workers, image_shape};
 use peak::Window;
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     batch: Vec<usize>,
 
     /// What the model delivers: logits, class, patches, registers, embedding, layer:N, attention
-    #[arg(long, value_name = "KIND", default_value = "logits", value_parser = features)]
+    #[arg(long, value_name = "KIND", default_value = "logits")]
     features: Features,
 
     /// Measure for at least this long
@@ -193,7 +193,7 @@ fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Re
         cpu: cpu_name(),
         precision: model.precision().name(),
         isa: model.isa().name(),
-        features: features_name(args.features),
+        features: args.features.to_string(),
         threads: workers.threads(),
         pinned: false,
         batch: plan.batch(),

@@ -87,6 +87,12 @@ impl Place {
         Self { tensor: format!("{name}.{suffix}"), shape, first_row: 0, view: View::Rows, plus: None }
     }
 
+    /// Queries, keys or values, 0, 1, 2, of an `nn.MultiheadAttention`, whose fused tensors' names have no dot.
+    fn in_proj(param: Param, shape: [usize; 2], attention: &str, index: usize) -> Self {
+        let suffix = if param.part == Part::Weight { "weight" } else { "bias" };
+        Self { tensor: format!("{attention}.in_proj_{suffix}"), ..Self::module(param, shape, attention).part(index, 3) }
+    }
+
     /// A tensor of that very name.
     fn tensor([n, k]: [usize; 2], name: impl Into<String>) -> Self {
         Self { tensor: name.into(), shape: vec![n, k], first_row: 0, view: View::Rows, plus: None }

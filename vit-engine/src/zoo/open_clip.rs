@@ -7,7 +7,7 @@ use vit_kernels::Activation;
 use super::hf::none;
 use super::{Catalog, Names, OtherSizes, Place, Recipe, Size, View, ZooError, fields, merged, scaled, timm};
 use crate::config::{Config, Pool, Readout};
-use crate::parameters::{LayerSite, Param, Part, Site};
+use crate::parameters::{LayerSite, Param, Site};
 
 fn defaults() -> Value {
     json!({
@@ -63,6 +63,9 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     if n.pos_embed_type != "learnable" {
         return Err(ZooError::Unsupported(format!("pos_embed_type '{}'", n.pos_embed_type)));
     }
+    if let Some(argument) = n.norm_kwargs.keys().find(|name| *name != "eps") {
+        return Err(ZooError::Unsupported(format!("norm_kwargs '{argument}'")));
+    }
     if !n.act_kwargs.is_empty() {
         return Err(ZooError::Unsupported("act_kwargs".into()));
     }
@@ -110,11 +113,7 @@ impl Names for Layout {
             Site::Layer(index, site) => {
                 let block = |name: &str| own(&format!("transformer.resblocks.{index}.{name}"));
                 let module = |name: &str| Place::module(param, shape, block(name));
-                let fused = |index| {
-                    let suffix = if param.part == Part::Weight { "weight" } else { "bias" };
-                    let tensor = block(&format!("attn.in_proj_{suffix}"));
-                    Place { tensor, ..module("attn.in_proj").part(index, 3) }
-                };
+                let fused = |index| Place::in_proj(param, shape, &block("attn"), index);
                 match site {
                     LayerSite::AttentionNorm => module("ln_1"),
                     LayerSite::Query => fused(0),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::hf::{self, none};
 use super::{Catalog, Names, OtherSizes, Place, Recipe, ZooError, fields, merged};
 use crate::config::{AttentionPool, Config, Pool, Readout};
-use crate::parameters::{Param, Part, PoolSite, Site};
+use crate::parameters::{Param, PoolSite, Site};
 
 fn defaults() -> Value {
     json!({
@@ -53,12 +53,7 @@ impl Names for Layout {
             Site::Head => module("classifier".into()),
             Site::Layer(index, site) => module(hf::clip_layer(&self.prefix, index, site)),
             Site::Pool(site) => {
-                // nn.MultiheadAttention: queries, keys, values in one tensor whose name has no dot.
-                let fused = |index: usize| {
-                    let suffix = if param.part == Part::Weight { "weight" } else { "bias" };
-                    let place = module(own("head.attention.in_proj")).part(index, 3);
-                    Place { tensor: own(&format!("head.attention.in_proj_{suffix}")), ..place }
-                };
+                let fused = |index| Place::in_proj(param, shape, &own("head.attention"), index);
                 match site {
                     PoolSite::Probe => Place::tensor(shape, own("head.probe")),
                     PoolSite::Query => fused(0),

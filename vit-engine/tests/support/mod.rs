@@ -73,6 +73,13 @@ impl Golden {
         }
     }
 
+    /// Whether its weights are stored in f16, all of them.
+    pub fn is_f16(&self) -> bool {
+        let Weights::One(file) = &self.weights else { return false };
+        let file = SafeTensors::deserialize(file).unwrap();
+        file.tensors().iter().all(|(_, view)| view.dtype() == safetensors::Dtype::F16)
+    }
+
     /// The names of the tensors that it stores.
     pub fn truths(&self) -> Vec<String> {
         let file = SafeTensors::deserialize(&self.truth).unwrap();

@@ -11,7 +11,7 @@ use crate::simd::{Kernel, LANES, Simd};
 /// softmax(scale·q·kᵀ + bias) of some query rows, written out; a task per head and group of rows.
 ///
 /// The scores are computed twice, once for the softmax's maximum and sum, so that no more of them are kept than
-/// [`Attention`](super::Attention) keeps. Error per probability p, with S as there: at most (16 + tokens + head_dim·S)·2⁻²³·p + 2⁻¹²⁶.
+/// [`Attention`](super::Attention) keeps. Error per probability p, with S as there: at most (16 + tokens + head_dim·S)·2⁻²³·p; below 2⁻¹²⁶ of the row's largest it is 0.
 pub struct AttentionMaps<'a> {
     scores: Scores<'a>,
     first_row: usize,
