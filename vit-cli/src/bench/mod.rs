@@ -27,8 +27,8 @@ use subject::Subject;
 /// of independent multiply-adds on the same threads, between the forward passes, so that both see the same machine.
 #[derive(clap::Args)]
 #[command(after_help = "\
-NAME is one of timm's plain Vision Transformers, with seeded random weights: vit-tiny-patch16-224,
-vit-small-patch16-224, vit-base-patch16-224, vit-large-patch16-224, …
+NAME is an architecture of timm's, with seeded random weights: vit-tiny-patch16-224, vit-small-patch16-224,
+vit-base-patch16-224, vit-large-patch16-224, eva02-base-patch14-448, vit-base-patch16-dinov3, …
 
 Every thread is pinned to a core of its own. 'load' is the time from opening a checkpoint to a model that can run, and
 'first' that of the first forward pass, caches cold; together they are the cold start.
