@@ -82,8 +82,9 @@ pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: [f32; N]) ->
     sum
 }
 
-/// 1.5·2²³: adding it rounds to an integer, which then stands in the lowest bits.
-const MAGIC: f32 = 12_582_912.0;
+/// 1.5·2²³ + 127. Adding it to a number of at most 2²¹ rounds that to an integer n, and leaves n + 127 in the lowest bits:
+/// the exponent of 2ⁿ, which [`Simd::power_of_two`] moves into place.
+pub(crate) const ROUND_TO_EXPONENT: f32 = 12_582_912.0 + 127.0;
 
 /// ln 2 in two parts; the first has so few bits that n times it is exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
@@ -97,16 +98,16 @@ const EXP_TAIL: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_918, 0.0
 pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::V) -> S::V {
     // Beyond these eˣ is 0 or infinite in f32 already. `b` is what comes back for NaN.
     let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
-    let magic = s.splat(MAGIC);
-    let n = s.sub(s.mul_add(x, s.splat(core::f32::consts::LOG2_E), magic), magic);
+    let round = s.splat(ROUND_TO_EXPONENT);
+    let n = s.sub(s.mul_add(x, s.splat(core::f32::consts::LOG2_E), round), round);
     let r = s.mul_add(n, s.splat(-LN_2_HIGH), x);
     let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
     let q = polynomial(s, r, EXP_TAIL);
     let e = s.add(s.mul_add(s.mul(r, r), q, r), s.splat(1.0));
-    // 2ⁿ in two factors, because n reaches from -150 to 128.
-    let half = s.mul_add(n, s.splat(0.5), magic);
-    let rest = s.add(s.sub(n, s.sub(half, magic)), magic);
-    s.mul(s.scale_by_shifted(e, half), s.scale_by_shifted(s.splat(1.0), rest))
+    // 2ⁿ in two factors, because n reaches from -150 to 128. A product, so that NaN stays NaN.
+    let half = s.mul_add(n, s.splat(0.5), round);
+    let rest = s.add(s.sub(n, s.sub(half, round)), round);
+    s.mul(s.mul(e, s.power_of_two(half)), s.power_of_two(rest))
 }
 
 /// 2ˣ for lanes that are not positive: within 2 ULP, and 0 below 2⁻¹²⁶. NaN → NaN.
@@ -117,13 +118,14 @@ pub(crate) fn exp2_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
     let least = s.splat(-126.0);
     let negligible = s.gt(least, x);
     let x = s.max(least, x);
-    let magic = s.splat(MAGIC);
-    let shifted = s.add(x, magic);
-    let r = s.sub(x, s.sub(shifted, magic));
+    let round = s.splat(ROUND_TO_EXPONENT);
+    let rounded = s.add(x, round);
+    let r = s.sub(x, s.sub(rounded, round));
     // 2ʳ for |r| ≤ ½; minimax, relative error 2·10⁻⁹.
     const C: [f32; 7] =
         [1.0, core::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 1.535_336_2e-4];
-    s.select(negligible, s.splat(0.0), s.scale_by_shifted(polynomial(s, r, C), shifted))
+    // A product, so that NaN stays NaN.
+    s.select(negligible, s.splat(0.0), s.mul(polynomial(s, r, C), s.power_of_two(rounded)))
 }
 
 /// Beyond this erf rounds to ±1.

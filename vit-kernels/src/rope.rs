@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
     use crate::reference;
-    use crate::testing::{levels, noise};
+    use crate::testing::{levels, nans, noise};
 
     fn check(isa: Isa, rows: usize, heads: usize, half: usize, gap: usize, seed: u64) {
         let (head_dim, stride) = (2 * half, heads * 2 * half + gap);
@@ -138,6 +138,18 @@ mod tests {
         for isa in levels() {
             for half in (1..=35).chain([48, 64]) {
                 check(isa, 1 + half % 5 * 20, 1 + half % 3, half, half % 7, half as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn nan_stays_within_its_pair() {
+        for isa in levels() {
+            for nan in nans() {
+                let (mut x, table) = ([1.0; 12], [0.5; 6]);
+                x[7] = nan;
+                Rope::new(isa, &mut x, 12, [2, 6], &table).unwrap().run();
+                assert!(x.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 7 || i == 10)), "{isa} {x:?}");
             }
         }
     }

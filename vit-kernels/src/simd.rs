@@ -63,8 +63,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn gt(self, a: Self::V, b: Self::V) -> Self::M;
     /// Lane by lane `if m { a } else { b }`.
     fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
-    /// v·2ⁿ, by way of the exponent's bits: `shifted` is n + 1.5·2²³, and neither v nor the result is zero, subnormal or infinite.
-    fn scale_by_shifted(self, v: Self::V, shifted: Self::V) -> Self::V;
+    /// 2ⁿ for every lane of `rounded` = n + [`ROUND_TO_EXPONENT`](crate::math::ROUND_TO_EXPONENT), −126 ≤ n ≤ 127: its
+    /// low bits become the exponent. Where `rounded` is NaN the result may be any number.
+    fn power_of_two(self, rounded: Self::V) -> Self::V;
 
     /// Rows to columns.
     #[inline(always)]

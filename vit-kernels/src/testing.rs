@@ -23,24 +23,27 @@ pub(crate) fn lengths() -> impl Iterator<Item = usize> + Clone {
     (0..=3 * LANES + 1).chain([63, 64, 65, 127, 128, 129, 197, 768, 1000])
 }
 
-pub(crate) fn specials() -> [f32; 14] {
-    let tiny = f32::from_bits(1);
+/// Zeros, subnormals, the largest numbers, infinities and [`nans`].
+pub(crate) fn specials() -> Vec<f32> {
+    let positive = [0.0, 1.0, f32::from_bits(1), f32::MIN_POSITIVE, f32::MAX, f32::INFINITY];
+    positive.into_iter().flat_map(|x| [x, -x]).chain(nans()).collect()
+}
+
+/// NaN, quiet and signalling, of both signs, with low, middle and all bits of the payload set.
+pub(crate) fn nans() -> [f32; 10] {
     [
-        0.0,
-        -0.0,
-        1.0,
-        -1.0,
-        tiny,
-        -tiny,
-        f32::MIN_POSITIVE,
-        -f32::MIN_POSITIVE,
-        f32::MAX,
-        f32::MIN,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        f32::NAN,
-        -f32::NAN,
+        0x7fc0_0000,
+        0xffc0_0000,
+        0x7fc0_0001,
+        0x7fc0_01ff,
+        0x7fff_ffff,
+        0xffff_ffff,
+        0x7f80_0001,
+        0xff80_0080,
+        0x7f80_2000,
+        0x7fa0_0000,
     ]
+    .map(f32::from_bits)
 }
 
 /// Seeded values in −scale..scale.

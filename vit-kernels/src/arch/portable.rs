@@ -95,11 +95,11 @@ impl Simd for Portable {
         m.bitselect(a, b)
     }
     #[inline(always)]
-    fn scale_by_shifted(self, v: f32x16, shifted: f32x16) -> f32x16 {
-        let (mut v, shifted) = (v.to_array(), shifted.to_array());
-        for (v, shifted) in v.iter_mut().zip(shifted) {
-            *v = f32::from_bits(v.to_bits().wrapping_add(shifted.to_bits() << 23));
+    fn power_of_two(self, rounded: f32x16) -> f32x16 {
+        let mut lanes = rounded.to_array();
+        for x in &mut lanes {
+            *x = f32::from_bits(x.to_bits() << 23);
         }
-        f32x16::new(v)
+        f32x16::new(lanes)
     }
 }

@@ -514,7 +514,7 @@ mod tests {
 
     use super::*;
     use crate::reference;
-    use crate::testing::{levels, noise};
+    use crate::testing::{levels, nans, noise};
 
     /// Runs over q, k, v as rows of [heads·head_dim], the query rows in blocks.
     fn run(isa: Isa, layout: KvLayout, scale: f32, [q, k, v]: [&[f32]; 3], block: usize) -> Vec<f32> {
@@ -672,12 +672,34 @@ mod tests {
                 x[at] = value;
                 x
             };
-            let out = run(isa, layout, 0.5, [&with(&q, 1, f32::NAN), &k, &v], 20);
-            assert!(out[..4].iter().all(|x| x.is_nan()) && out[4..].iter().all(|x| x.is_finite()), "{isa}");
-            let out = run(isa, layout, 0.5, [&q, &with(&k, 77, f32::NAN), &v], 20);
-            assert!(out.iter().all(|x| x.is_nan()), "{isa}");
-            let out = run(isa, layout, 0.5, [&q, &k, &with(&v, 77, f32::NAN)], 20);
-            assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i % 4 == 1)), "{isa}");
+            for nan in nans() {
+                let out = run(isa, layout, 0.5, [&with(&q, 1, nan), &k, &v], 20);
+                assert!(out[..4].iter().all(|x| x.is_nan()) && out[4..].iter().all(|x| x.is_finite()), "{isa}");
+                let out = run(isa, layout, 0.5, [&q, &with(&k, 77, nan), &v], 20);
+                assert!(out.iter().all(|x| x.is_nan()), "{isa}");
+                let out = run(isa, layout, 0.5, [&q, &k, &with(&v, 77, nan)], 20);
+                assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i % 4 == 1)), "{isa}");
+            }
+        }
+    }
+
+    #[test]
+    fn nan_shows_in_the_maps_and_in_every_block_of_keys() {
+        for isa in levels() {
+            for tokens in [20, KEY_BLOCK + 20] {
+                let layout = KvLayout { heads: 1, head_dim: 4, tokens };
+                for nan in nans() {
+                    for key in [0, 3, tokens - 1] {
+                        let (q, mut kv) = (noise(8, 1, 1.0), noise(8 * tokens, 2, 1.0));
+                        kv[8 * key + 2] = nan;
+                        let (mut maps, mut out) = (vec![0.0; tokens * tokens], vec![0.0; 8]);
+                        Scores::new(isa, layout, 0.5, &q, &kv).unwrap().maps(0, &mut maps).unwrap().run();
+                        Scores::new(isa, layout, 0.5, &q, &kv).unwrap().attend(&mut out).unwrap().run();
+                        assert!(maps[..2 * tokens].iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
+                        assert!(out.iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
+                    }
+                }
+            }
         }
     }
 

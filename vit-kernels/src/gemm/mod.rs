@@ -242,9 +242,10 @@ impl<E: Storage> Part<'_, E> {
                 let so_far = unsafe { partial.part(elements(row)) };
                 sums[..columns.len()].copy_from_slice(so_far);
             }
-            tile.resume = Some(sums.as_ptr().cast());
         }
+        // One pointer for reading and writing: a second one would make the first invalid.
         (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
+        tile.resume = (!first).then(|| tile.out.cast_const());
         // SAFETY: the slices above hold the rows of A and the panels; `sums` has room for the largest tile, and is ours.
         unsafe { tile.run(s, rows.len(), panels.len()) }
         for (row, sums) in rows.zip(&sums) {
@@ -302,7 +303,7 @@ mod tests {
     use super::*;
     use crate::half::Element;
     use crate::reference;
-    use crate::testing::{levels, noise};
+    use crate::testing::{levels, nans, noise};
     use crate::{Activation, activate};
 
     fn packed<E: Element>(w: &[f32], n: usize, k: usize) -> Vec<E> {
@@ -506,6 +507,24 @@ mod tests {
                         assert_eq!(cut, whole, "{isa} {rows}x{n}x{k} {epilogue:?}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_reaches_every_output_of_its_row() {
+        for isa in levels() {
+            let (n, k) = (50, 9);
+            let panels = packed::<f32>(&noise(n * k, 2, 1.0), n, k);
+            let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+            let forms =
+                [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
+            for (nan, form) in nans().into_iter().flat_map(|nan| forms.map(|form| (nan, form))) {
+                let (mut a, mut out) = (noise(3 * k, 1, 1.0), vec![0.0; 3 * n]);
+                a[k + 4] = nan;
+                let epilogue = Epilogue { activation: Some(form), ..Epilogue::default() };
+                matmul(isa, &a, weights, epilogue, &mut out).unwrap();
+                assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{isa} {form:?}");
             }
         }
     }

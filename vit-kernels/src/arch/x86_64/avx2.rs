@@ -157,14 +157,12 @@ impl Simd for Avx2 {
         lanewise!(_mm256_blendv_ps(b, a, m))
     }
     #[inline(always)]
-    fn scale_by_shifted(self, v: V, shifted: V) -> V {
+    fn power_of_two(self, rounded: V) -> V {
         // SAFETY: the token proves the features.
         unsafe {
-            let n0 = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
-            let n1 = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.1));
             V(
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v.0), n0)),
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v.1), n1)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.0))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.1))),
             )
         }
     }

@@ -121,12 +121,9 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(m, b, a) }
     }
     #[inline(always)]
-    fn scale_by_shifted(self, v: __m512, shifted: __m512) -> __m512 {
+    fn power_of_two(self, rounded: __m512) -> __m512 {
         // SAFETY: the token proves the features.
-        unsafe {
-            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), n))
-        }
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(rounded))) }
     }
     #[inline(always)]
     fn transpose(self, r: [__m512; LANES]) -> [__m512; LANES] {
