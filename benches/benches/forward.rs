@@ -6,11 +6,10 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use rayon::ThreadPoolBuilder;
 use vit_benches::{noise, run};
 use vit_engine::zoo::timm;
 use vit_engine::{AlignedBox, Biases, Config, Executor, Features, Images, Isa, Model, Param, Plan, Precision, Serial};
-use vit_engine::{Source, Threads, Values};
+use vit_engine::{Source, ThreadPool, Values};
 
 const TINY: &str = "vit_tiny_patch16_224";
 const BASE: &str = "vit_base_patch16_224";
@@ -20,7 +19,8 @@ fn main() {
     let base = timm::architecture(BASE).expect("timm has it");
     let models = [("fashion-vit", fashion(&tiny), [1, 8].as_slice()), (TINY, tiny, &[1]), (BASE, base, &[1])];
     // As many threads as cores.
-    let pool = ThreadPoolBuilder::new().build().expect("threads can be had");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = ThreadPool::new(cores).expect("the system starts threads");
     // The fewest samples that criterion takes: a pass of ViT-B on the lowest level takes seconds.
     run(10, |criterion| {
         let mut group = criterion.benchmark_group("forward");
@@ -30,7 +30,7 @@ fn main() {
                 for &batch in batches {
                     for isa in Isa::available() {
                         weights.bench(&mut group, isa, batch, ("serial", &Serial));
-                        weights.bench(&mut group, isa, batch, ("threads", &Threads(&pool)));
+                        weights.bench(&mut group, isa, batch, ("threads", &pool));
                     }
                 }
             }
@@ -65,12 +65,12 @@ struct Weights {
 }
 
 impl Weights {
-    fn bench<X: Executor>(
+    fn bench(
         &self,
         group: &mut BenchmarkGroup<'_, WallTime>,
         isa: Isa,
         batch: usize,
-        (executor_name, executor): (&str, &X),
+        (executor_name, executor): (&str, &dyn Executor),
     ) {
         let Self { name, config: c, precision, memory } = self;
         let plan = Plan::new(c, Features::Logits, batch, None).expect("there is no budget to exceed");
@@ -83,12 +83,9 @@ impl Weights {
             let mut images = Images::new(&pixels, [c.channels, c.image[0], c.image[1]]).expect("whole images");
             let mut arena = AlignedBox::new(plan.arena_bytes()).expect("memory for the arena");
             let mut logits = vec![0.0; plan.output_len()];
-            // Enters the pool once, as a server would: to hand over every pass would cost a wake-up each.
-            executor.enter(|_| {
-                b.iter(|| {
-                    let images = black_box(&mut images);
-                    model.forward(&plan, images, &mut arena, executor, black_box(&mut logits)).expect("all of it fits");
-                });
+            b.iter(|| {
+                let images = black_box(&mut images);
+                model.forward(&plan, images, &mut arena, executor, black_box(&mut logits)).expect("all of it fits");
             });
         });
     }

@@ -75,9 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut answers = Vec::new();
     let mut failed = false;
     let progress = output::progress(paths.len(), "pictures");
-    let workers = Arc::clone(&session.workers);
+    let pool = Arc::clone(&session.pool);
     let read = |index: usize, pixels: &mut [f32]| preparer.read(&paths[index], pixels);
-    let times = pipeline::run(&workers, (paths.len(), BATCH, preparer.len()), read, |batch| {
+    let times = pipeline::run(&pool, (paths.len(), BATCH, preparer.len()), read, |batch| {
         for answer in classify(batch, &paths, &mut session, args.top, &loaded.labels)? {
             progress.inc(1);
             if let Some(error) = &answer.error {

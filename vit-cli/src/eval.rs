@@ -88,9 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let (mut top1, mut top5, mut failed, mut predictions) = (0, 0, 0, Vec::with_capacity(data.len()));
     let progress = output::progress(data.len(), "pictures");
-    let workers = Arc::clone(&session.workers);
+    let pool = Arc::clone(&session.pool);
     let read = |index: usize, pixels: &mut [f32]| data.read(index, &preparer, pixels);
-    let times = pipeline::run(&workers, (data.len(), BATCH, preparer.len()), read, |batch| {
+    let times = pipeline::run(&pool, (data.len(), BATCH, preparer.len()), read, |batch| {
         let plan = session.plan(batch.range.len())?;
         let mut logits = vec![0.0; plan.output_len()];
         session.forward(&plan, &batch.pixels, &mut logits)?;
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         times,
         precision: session.model.precision().name(),
         isa: session.model.isa().name(),
-        threads: session.workers.threads(),
+        threads: session.pool.threads(),
         classes_from,
     };
     if args.json.json {

@@ -1,12 +1,11 @@
 //! Pictures through a model, batch by batch: while one batch is computed, the next one is decoded.
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
-
-use crate::session::Workers;
+use vit_engine::ThreadPool;
 
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -38,10 +37,10 @@ pub(crate) struct Batch {
 
 /// Prepares pictures 0 to `count` by `prepare`, `len` elements each, and hands them to `compute` in order.
 ///
-/// With several threads the pool decodes the next batch while this one is computed: whichever thread has nothing left to
-/// decode helps to compute.
+/// With several threads the next batch is decoded while this one is computed: threads that have nothing left to decode
+/// help to compute.
 pub(crate) fn run(
-    workers: &Workers,
+    pool: &ThreadPool,
     (count, size, len): (usize, usize, usize),
     prepare: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
     mut compute: impl FnMut(&mut Batch) -> Result<()>,
@@ -52,44 +51,35 @@ pub(crate) fn run(
         let (pixels, results) = (vec![0.0; range.len() * len], range.clone().map(|_| Ok(())).collect());
         Batch { range, pixels, results }
     };
-    let one = |index: usize, pixels: &mut [f32], result: &mut Result<()>| {
-        let start = Instant::now();
-        *result = prepare(index, pixels);
-        *decoding.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += start.elapsed();
+    let decode = |batch: &mut Batch| {
+        let mut pictures: Vec<_> = batch.pixels.chunks_exact_mut(len).zip(&mut batch.results).collect();
+        pool.for_each(&mut pictures, |i, (pixels, result)| {
+            let start = Instant::now();
+            **result = prepare(batch.range.start + i, pixels);
+            *decoding.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
+        });
     };
-    let one = &one;
     let mut next = empty(0);
-    workers.scope(|scope| prepare_all(scope, &mut next, len, one));
+    decode(&mut next);
     while !next.range.is_empty() {
         let following = empty(next.range.end);
         let mut batch = std::mem::replace(&mut next, following);
-        let computed = workers.scope(|scope| {
-            prepare_all(scope, &mut next, len, one);
+        std::thread::scope(|scope| {
+            if pool.threads() > 1 {
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, || decode(&mut next))
+                    .context("cannot start a thread")?;
+            } else {
+                decode(&mut next);
+            }
             let start = Instant::now();
             let result = compute(&mut batch);
             computing += start.elapsed();
             result
-        });
-        computed?;
+        })?;
     }
     let decode_seconds = decoding.into_inner().unwrap_or_default().as_secs_f64();
     Ok(Times { seconds: start.elapsed().as_secs_f64(), decode_seconds, compute_seconds: computing.as_secs_f64() })
-}
-
-/// Has every picture of a batch prepared: by the scope's pool, or at once if there is none.
-fn prepare_all<'s>(
-    scope: Option<&rayon::Scope<'s>>,
-    batch: &'s mut Batch,
-    len: usize,
-    one: &'s (impl Fn(usize, &mut [f32], &mut Result<()>) + Sync),
-) {
-    let pictures = batch.pixels.chunks_exact_mut(len).zip(&mut batch.results);
-    for (index, (pixels, result)) in batch.range.clone().zip(pictures) {
-        match scope {
-            Some(scope) => scope.spawn(move |_| one(index, pixels, result)),
-            None => one(index, pixels, result),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -99,7 +89,7 @@ mod tests {
     #[test]
     fn every_picture_once_and_in_order() {
         for threads in [1, 2, 3] {
-            let workers = Workers::new(threads).unwrap();
+            let pool = ThreadPool::new(threads).unwrap();
             for count in [0, 1, 4, 5, 17] {
                 let prepare = |index: usize, pixels: &mut [f32]| {
                     pixels.fill(index as f32);
@@ -107,7 +97,7 @@ mod tests {
                     Ok(())
                 };
                 let mut seen = Vec::new();
-                let times = run(&workers, (count, 4, 2), prepare, |batch| {
+                let times = run(&pool, (count, 4, 2), prepare, |batch| {
                     for (i, index) in batch.range.clone().enumerate() {
                         assert_eq!(batch.pixels[2 * i..2 * i + 2], [index as f32; 2]);
                         assert_eq!(batch.results[i].is_err(), index % 7 == 3);

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use core_affinity::CoreId;
-use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Config, Executor, Features, Images, Model, Plan, Serial, Team, Threads};
+use vit_engine::{AlignedBox, Config, Features, Images, Model, Plan, ThreadPool};
 
 use crate::options::{ModelOptions, RunOptions};
 
@@ -14,72 +13,24 @@ use crate::options::{ModelOptions, RunOptions};
 const BUILT_IN: [&[u8]; 2] =
     [include_bytes!("../models/fashion-vit/config.json"), include_bytes!("../models/fashion-vit/model.safetensors")];
 
-/// Threads as asked for.
-pub(crate) enum Workers {
-    /// The caller's thread.
-    One,
-    /// A pool.
-    Pool(ThreadPool),
+/// A pool of that many threads, the caller's among them.
+pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
+    ThreadPool::new(threads).with_context(|| format!("cannot start {threads} threads"))
 }
 
-impl Workers {
-    pub(crate) fn new(threads: usize) -> Result<Self> {
-        if threads == 1 {
-            return Ok(Self::One);
-        }
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-        Ok(Self::Pool(pool.with_context(|| format!("cannot start {threads} threads"))?))
+/// A pool of threads with one of `cores` each, if there are enough: this thread, which stays pinned, has the first. Says
+/// whether they have.
+pub(crate) fn pinned_pool(threads: usize, cores: &[CoreId]) -> Result<(ThreadPool, bool)> {
+    if cores.len() < threads {
+        return Ok((pool(threads)?, false));
     }
-
-    /// Workers with one of `cores` each, if there are enough. Says whether they have.
-    ///
-    /// One worker is the caller's thread, which stays pinned.
-    pub(crate) fn pinned(threads: usize, cores: &[CoreId]) -> Result<(Self, bool)> {
-        if cores.len() < threads {
-            return Ok((Self::new(threads)?, false));
-        }
-        let cores = cores.to_vec();
-        if threads == 1 {
-            return Ok((Self::One, core_affinity::set_for_current(cores[0])));
-        }
-        let start = move |index: usize| {
-            core_affinity::set_for_current(cores[index]);
-        };
-        let pool = ThreadPoolBuilder::new().num_threads(threads).start_handler(start).build();
-        Ok((Self::Pool(pool.with_context(|| format!("cannot start {threads} threads"))?), true))
-    }
-
-    /// Runs `work` on one of these threads, where rayon's parallel iterators then use all of them.
-    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self {
-            Self::One => work(),
-            Self::Pool(pool) => pool.install(work),
-        }
-    }
-
-    /// Runs `work` on this thread; what it spawns in the scope runs on the pool meanwhile. One worker has no scope.
-    pub(crate) fn scope<'s, R>(&self, work: impl FnOnce(Option<&Scope<'s>>) -> R) -> R {
-        match self {
-            Self::One => work(None),
-            Self::Pool(pool) => pool.in_place_scope(|scope| work(Some(scope))),
-        }
-    }
-
-    pub(crate) fn threads(&self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Pool(pool) => pool.current_num_threads(),
-        }
-    }
-}
-
-impl Executor for Workers {
-    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
-        match self {
-            Self::One => Serial.enter(pass),
-            Self::Pool(pool) => Threads(pool).enter(pass),
-        }
-    }
+    let of_helpers = cores.to_vec();
+    let start = move |number: usize| {
+        core_affinity::set_for_current(of_helpers[number]);
+    };
+    let pool = ThreadPool::with_start(threads, start).with_context(|| format!("cannot start {threads} threads"))?;
+    let pinned = core_affinity::set_for_current(cores[0]);
+    Ok((pool, pinned))
 }
 
 /// Opens and loads what `--model` names.
@@ -103,7 +54,7 @@ pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
 /// Runs forward passes of changing batch sizes in one arena.
 pub(crate) struct Session<'a> {
     pub(crate) model: Model<'a>,
-    pub(crate) workers: Arc<Workers>,
+    pub(crate) pool: Arc<ThreadPool>,
     features: Features,
     budget: Option<usize>,
     arena: AlignedBox,
@@ -116,7 +67,7 @@ impl<'a> Session<'a> {
         let plan = Plan::new(model.config(), features, batch, budget)?;
         let arena = AlignedBox::new(plan.arena_bytes())
             .with_context(|| format!("the system does not give {} bytes of working memory", plan.arena_bytes()))?;
-        Ok(Self { model, workers: Arc::new(Workers::new(options.threads())?), features, budget, arena })
+        Ok(Self { model, pool: Arc::new(pool(options.threads())?), features, budget, arena })
     }
 
     pub(crate) fn plan(&self, batch: usize) -> Result<Plan> {
@@ -128,7 +79,7 @@ impl<'a> Session<'a> {
     /// Runs the model over whole images, \[batch, channels, height, width\], as `plan` says.
     pub(crate) fn forward(&mut self, plan: &Plan, pixels: &[f32], out: &mut [f32]) -> Result<()> {
         let mut images = Images::new(pixels, image_shape(self.model.config())).context("not whole images")?;
-        Ok(self.model.forward(plan, &mut images, &mut self.arena, &*self.workers, out)?)
+        Ok(self.model.forward(plan, &mut images, &mut self.arena, &*self.pool, out)?)
     }
 }
 

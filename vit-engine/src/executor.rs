@@ -44,8 +44,8 @@ impl Stage {
 
 /// Threads for forward passes: one or several. Results do not depend on it.
 pub trait Executor: Sync {
-    /// Runs a whole forward pass with a team at its service: where to enter a thread pool, once.
-    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R;
+    /// Calls `pass` once, on whichever thread, with a team at its service.
+    fn enter(&self, pass: &mut (dyn FnMut(&dyn Team) + Send));
 }
 
 /// Runs the jobs of one forward pass.
@@ -59,8 +59,8 @@ pub trait Team {
 pub struct Serial;
 
 impl Executor for Serial {
-    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
-        pass(self)
+    fn enter(&self, pass: &mut (dyn FnMut(&dyn Team) + Send)) {
+        pass(self);
     }
 }
 

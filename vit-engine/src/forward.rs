@@ -31,7 +31,7 @@ impl Model<'_> {
         plan: &Plan,
         pixels: &mut P,
         arena: &mut [u8],
-        executor: &impl Executor,
+        executor: &dyn Executor,
         out: &mut [f32],
     ) -> Result<(), ForwardError<P::Error>> {
         if *plan.config() != self.config {
@@ -44,15 +44,17 @@ impl Model<'_> {
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
         let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
         let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
-        executor.enter(|team| {
+        let mut result = Err(ForwardError::NotRun);
+        executor.enter(&mut |team| {
             let per_group = plan.images() * plan.output_len() / plan.batch();
-            for (group, out) in out.chunks_mut(per_group).enumerate() {
+            let mut groups = out.chunks_mut(per_group).enumerate();
+            result = groups.try_for_each(|(group, out)| {
                 let first = group * plan.images();
                 let images = plan.images().min(plan.batch() - first);
-                Pass { model: self, plan, team, images }.run(first, pixels, arena, out)?;
-            }
-            Ok(())
-        })
+                Pass { model: self, plan, team, images }.run(first, pixels, arena, out)
+            });
+        });
+        result
     }
 }
 
@@ -153,6 +155,8 @@ pub enum ForwardError<E> {
     },
     /// The source of pixels failed.
     Pixels(E),
+    /// The executor did not call the pass.
+    NotRun,
 }
 
 impl<E: fmt::Display> fmt::Display for ForwardError<E> {
@@ -164,6 +168,7 @@ impl<E: fmt::Display> fmt::Display for ForwardError<E> {
                 write!(f, "the output has {found} elements, and the plan delivers {expected}")
             }
             Self::Pixels(error) => error.fmt(f),
+            Self::NotRun => write!(f, "the executor did not run the forward pass"),
         }
     }
 }

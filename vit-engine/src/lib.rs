@@ -69,6 +69,6 @@ pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};
 pub use plan::{Plan, PlanError};
 #[cfg(feature = "std")]
-pub use threads::Threads;
+pub use threads::ThreadPool;
 pub use vit_kernels::{Activation, Isa, IsaError};
 pub use weights::{FillError, Precision, Source, Values};

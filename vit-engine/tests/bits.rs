@@ -2,7 +2,7 @@
 mod support;
 
 use support::{golden, levels, run_plan};
-use vit_engine::{Features, Isa, Plan, PlanError, Precision, Serial, Threads};
+use vit_engine::{Features, Isa, Plan, PlanError, Precision, Serial, ThreadPool};
 
 const KINDS: [Features; 8] = [
     Features::Logits,
@@ -91,8 +91,8 @@ fn every_number_of_threads() {
                 let plan = Plan::new(loaded.config(), features, 2, None).unwrap();
                 let want = run_plan(&model, &plan, &pixels.data, &Serial);
                 for threads in 1..=5 {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let got = run_plan(&model, &plan, &pixels.data, &Threads(&pool));
+                    let pool = ThreadPool::new(threads).unwrap();
+                    let got = run_plan(&model, &plan, &pixels.data, &pool);
                     assert!(got == want, "{name} {isa} {features:?} {threads} threads");
                 }
             }

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::golden;
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Plan, Precision, Serial, Threads};
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Plan, Precision, Serial, ThreadPool};
 
 /// Counts what every thread of the process asks of the system's allocator.
 struct Counting;
@@ -31,7 +31,7 @@ static COUNTING: Counting = Counting;
 
 const ROUNDS: usize = 1000;
 
-fn allocations(executor: &impl Executor) -> u64 {
+fn allocations(executor: &dyn Executor) -> u64 {
     let mut worst = 0;
     for name in ["vp-middle-mean", "timm-token", "timm-siglip-tanh", "timm-beit", "eva02-base", "timm-qk-norm"] {
         let golden = golden(name);
@@ -64,11 +64,13 @@ fn main() {
     assert_eq!(allocations(&Serial), 0);
     println!("no allocations in {ROUNDS} forward passes on one thread");
 
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    // Threads allocate as they start: wait until all have.
-    pool.broadcast(|_| ());
-    // A caller in the pool: entering it from outside passes a queue that allocates a block now and then.
-    assert_eq!(pool.install(|| allocations(&Threads(&pool))), 0);
+    let pool = ThreadPool::new(2).unwrap();
+    // Threads allocate as they start: wait until both are there.
+    let both = std::sync::Barrier::new(2);
+    pool.for_each(&mut [(); 2], |_, ()| {
+        both.wait();
+    });
+    assert_eq!(allocations(&pool), 0);
     println!("no allocations in {ROUNDS} forward passes on two threads");
     println!("2 passed, 0 failed");
 }

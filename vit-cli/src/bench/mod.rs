@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
-use vit_engine::{AlignedBox, Features, Images, Model, Plan};
+use vit_engine::{AlignedBox, Features, Images, Model, Plan, ThreadPool};
 
 use crate::options::{JsonOption, RunOptions, default_threads, image_size, positive};
 use crate::output;
-use crate::session::{Workers, image_shape};
+use crate::session::{image_shape, pinned_pool};
 use peak::Window;
 use profile::Profile;
 use subject::Subject;
@@ -118,10 +118,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cores = core_affinity::get_core_ids().filter(|_| !args.no_pin).unwrap_or_default();
     let mut measurements = Vec::new();
     for &threads in &threads {
-        let (workers, pinned) = Workers::pinned(threads, &cores)?;
+        let (pool, pinned) = pinned_pool(threads, &cores)?;
         for &batch in &args.batch {
             let plan = Plan::new(model.config(), args.features, batch, args.how.memory)?;
-            let mut measured = measure(&model, &plan, &workers, args)?;
+            let mut measured = measure(&model, &plan, &pool, args)?;
             measured.model = args.model.clone().unwrap_or_else(|| "fashion-vit".into());
             (measured.load_ms, measured.pinned) = (subject.load_ms(), pinned);
             measurements.push(measured);
@@ -136,7 +136,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Forward passes, and windows of the peak between them.
-fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Result<Measurement> {
+fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Result<Measurement> {
     /// Between two windows of the peak.
     const STRETCH: Duration = Duration::from_millis(150);
     let mut rng = fastrand::Rng::with_seed(7);
@@ -149,39 +149,36 @@ fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Re
     let mut out = vec![0.0; plan.output_len()];
     let (mut times, mut peaks) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 12));
 
-    // The pool is entered once around all: what is timed is the forward pass alone.
-    let (first_ms, allocations, profile) = workers.install(|| -> Result<_> {
-        let start = Instant::now();
-        model.forward(plan, &mut images, &mut arena, workers, &mut out)?;
-        let first_ms = start.elapsed().as_secs_f64() * 1e3;
-        let window = Window::new(model.isa());
-        let mut forward = || model.forward(plan, &mut images, &mut arena, workers, &mut out);
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(300) {
+    let start = Instant::now();
+    model.forward(plan, &mut images, &mut arena, pool, &mut out)?;
+    let first_ms = start.elapsed().as_secs_f64() * 1e3;
+    let window = Window::new(model.isa());
+    let mut forward = || model.forward(plan, &mut images, &mut arena, pool, &mut out);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        forward()?;
+    }
+    let mut allocations = 0;
+    let start = Instant::now();
+    while (times.len() < 10 || start.elapsed().as_secs_f64() < args.seconds) && peaks.len() < peaks.capacity() {
+        peaks.push(window.measure(pool));
+        let region = Region::new(&INSTRUMENTED_SYSTEM);
+        let stretch = Instant::now();
+        while stretch.elapsed() < STRETCH && times.len() < times.capacity() {
+            let start = Instant::now();
             forward()?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
         }
-        let mut allocations = 0;
-        let start = Instant::now();
-        while (times.len() < 10 || start.elapsed().as_secs_f64() < args.seconds) && peaks.len() < peaks.capacity() {
-            peaks.push(window.measure(workers));
-            let region = Region::new(&INSTRUMENTED_SYSTEM);
-            let stretch = Instant::now();
-            while stretch.elapsed() < STRETCH && times.len() < times.capacity() {
-                let start = Instant::now();
-                forward()?;
-                times.push(start.elapsed().as_secs_f64() * 1e3);
-            }
-            let change = region.change();
-            allocations += change.allocations + change.reallocations;
-        }
-        peaks.push(window.measure(workers));
-        let profile = args.profile.then(|| {
-            profile::profile(workers, model.isa(), plan, args.seconds, |timed| {
-                model.forward(plan, &mut images, &mut arena, timed, &mut out)
-            })
-        });
-        Ok((first_ms, allocations, profile.transpose()?))
-    })?;
+        let change = region.change();
+        allocations += change.allocations + change.reallocations;
+    }
+    peaks.push(window.measure(pool));
+    let profile = args.profile.then(|| {
+        profile::profile(pool, model.isa(), plan, args.seconds, |timed| {
+            model.forward(plan, &mut images, &mut arena, timed, &mut out)
+        })
+    });
+    let profile = profile.transpose()?;
     black_box(&out);
 
     let (median_ms, peak_gflops) = (median(&mut times), median(&mut peaks));
@@ -194,7 +191,7 @@ fn measure(model: &Model<'_>, plan: &Plan, workers: &Workers, args: &Args) -> Re
         precision: model.precision().name(),
         isa: model.isa().name(),
         features: args.features.to_string(),
-        threads: workers.threads(),
+        threads: pool.threads(),
         pinned: false,
         batch: plan.batch(),
         passes: times.len(),

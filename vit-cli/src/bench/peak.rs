@@ -2,10 +2,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use vit_engine::Isa;
+use vit_engine::{Isa, ThreadPool};
 use vit_kernels::peak::multiply_adds;
-
-use crate::session::Workers;
 
 /// A window of multiply–adds on all threads at once.
 pub(super) struct Window {
@@ -35,10 +33,9 @@ impl Window {
     }
 
     /// GFLOP/s of all threads together.
-    pub(super) fn measure(&self, workers: &Workers) -> f64 {
-        match workers {
-            Workers::One => self.run().0,
-            Workers::Pool(pool) => pool.broadcast(|_| self.run().0).into_iter().sum(),
-        }
+    pub(super) fn measure(&self, pool: &ThreadPool) -> f64 {
+        let mut rates = vec![0.0; pool.threads()];
+        pool.for_each(&mut rates, |_, rate| *rate = self.run().0);
+        rates.iter().sum()
     }
 }

@@ -4,11 +4,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use serde::Serialize;
-use vit_engine::{Executor, Plan, Stage, Team};
+use vit_engine::{Executor, Plan, Stage, Team, ThreadPool};
 use vit_kernels::{Isa, Job, activate, softmax};
 
 use super::median;
-use crate::session::Workers;
 
 /// Where a pass's time goes.
 #[derive(Serialize)]
@@ -30,15 +29,15 @@ pub(super) struct Row {
     pub(super) share: f64,
 }
 
-/// Runs `pass` for about `seconds` on `workers`, looking at the clock between its jobs.
+/// Runs `pass` for about `seconds` on `pool`, looking at the clock between its jobs.
 pub(super) fn profile<E>(
-    workers: &Workers,
+    pool: &ThreadPool,
     isa: Isa,
     plan: &Plan,
     seconds: f64,
     mut pass: impl FnMut(&Timed<'_>) -> Result<(), E>,
 ) -> Result<Profile, E> {
-    let timed = Timed { workers, spent: Mutex::new([0.0; STAGES]) };
+    let timed = Timed { pool, spent: Mutex::new([0.0; STAGES]) };
     let (mut totals, mut spent): (Vec<f64>, Vec<[f64; STAGES]>) = Default::default();
     let start = Instant::now();
     while totals.len() < 5 || start.elapsed().as_secs_f64() < seconds {
@@ -65,13 +64,13 @@ pub(super) fn profile<E>(
         .collect();
     let rest = (total - stages.iter().map(|row| row.ms).sum::<f64>()).max(0.0);
     stages.push(row("Rest".into(), rest, 0));
-    let fused = fused(workers, isa, plan).into_iter().map(|(name, ms)| row(name, ms, 0)).collect::<Vec<_>>();
+    let fused = fused(pool, isa, plan).into_iter().map(|(name, ms)| row(name, ms, 0)).collect::<Vec<_>>();
     let other = stages.iter().filter(|row| row.gflops.is_none() && row.ms > 0.0).chain(&fused).map(|row| row.share);
     Ok(Profile { other_than_matmul: other.sum(), stages, fused })
 }
 
 /// GELU and softmax over as many elements as a pass has of them, a block that stays in L1 at a time.
-fn fused(workers: &Workers, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
+fn fused(pool: &ThreadPool, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
     const BLOCK: usize = 4096;
     let c = plan.config();
     let ms = |elements: u64, run: &dyn Fn(&mut [f32])| {
@@ -82,7 +81,7 @@ fn fused(workers: &Workers, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
             run(black_box(&mut block));
             best = best.min(start.elapsed().as_secs_f64() * 1e3);
         }
-        best * elements as f64 / BLOCK as f64 / workers.threads() as f64
+        best * elements as f64 / BLOCK as f64 / pool.threads() as f64
     };
     let hidden = plan.stage_macs(Stage::Up) / c.dim as u64;
     let scores = plan.stage_macs(Stage::Attention) / (2 * c.head_dim) as u64;
@@ -95,9 +94,9 @@ fn fused(workers: &Workers, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
 
 const STAGES: usize = Stage::ALL.len();
 
-/// Workers that note how long each stage's jobs took.
+/// Threads that note how long each stage's jobs took.
 pub(super) struct Timed<'a> {
-    workers: &'a Workers,
+    pool: &'a ThreadPool,
     spent: Mutex<[f64; STAGES]>,
 }
 
@@ -108,8 +107,8 @@ impl Timed<'_> {
 }
 
 impl Executor for Timed<'_> {
-    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
-        self.workers.enter(|team| pass(&Clock { team, timed: self }))
+    fn enter(&self, pass: &mut (dyn FnMut(&dyn Team) + Send)) {
+        self.pool.enter(&mut |team| pass(&Clock { team, timed: self }));
     }
 }
 

@@ -139,7 +139,7 @@ pub fn run(model: &Model<'_>, features: Features, pixels: &Tensor) -> Vec<f32> {
 }
 
 /// Runs a plan. The arena holds junk before.
-pub fn run_plan(model: &Model<'_>, plan: &Plan, pixels: &[f32], executor: &impl Executor) -> Vec<f32> {
+pub fn run_plan(model: &Model<'_>, plan: &Plan, pixels: &[f32], executor: &dyn Executor) -> Vec<f32> {
     let c = model.config();
     let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
     arena.fill(0xff);

@@ -1,8 +1,7 @@
-//! This engine: the forward pass on the caller's thread, or on a rayon pool.
+//! This engine: the forward pass on the caller's thread, or with a pool's help.
 use anyhow::{Context, Result};
-use rayon::ThreadPoolBuilder;
 use vit_engine::file::{Access, Checkpoint};
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, Serial, Threads};
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, ThreadPool};
 
 use super::SHAPE;
 use crate::Task;
@@ -12,14 +11,10 @@ pub(super) fn serve(task: &Task, features: Features) -> Result<()> {
     let loaded = Checkpoint::open(&task.folder, Access::Map)?.load(Precision::F32)?;
     let model = loaded.model(Isa::best());
     let plan = Plan::new(model.config(), features, SHAPE[0], None)?;
-    if task.threads == 1 {
-        return answer(task, &model, &plan, &Serial);
-    }
-    let pool = ThreadPoolBuilder::new().num_threads(task.threads).build()?;
-    pool.install(|| answer(task, &model, &plan, &Threads(&pool)))
+    answer(task, &model, &plan, &ThreadPool::new(task.threads)?)
 }
 
-fn answer(task: &Task, model: &Model<'_>, plan: &Plan, executor: &impl Executor) -> Result<()> {
+fn answer(task: &Task, model: &Model<'_>, plan: &Plan, executor: &dyn Executor) -> Result<()> {
     let mut arena = AlignedBox::new(plan.arena_bytes()).context("the system does not give the working memory")?;
     let mut images = Images::new(&task.pixels, [SHAPE[1], SHAPE[2], SHAPE[3]]).context("not whole images")?;
     let ready =

@@ -1,87 +1,62 @@
-//! Tasks over a rayon pool.
+//! The threads that share one forward pass, and how the pass hands them its jobs.
 //!
-//! A forward pass enters the pool once and calls for helpers by `join`, which allocates nothing: whichever workers are
-//! idle take part from then on, and the pass goes on alone if none is. Within the pass jobs follow each other every few
-//! microseconds, far too soon for threads to go to sleep in between, so helpers look out for the next job and are handed
-//! tasks through memory alone.
-#![allow(unsafe_code)] // The job behind a pointer, and each index once.
-
-use core::cell::UnsafeCell;
+//! Jobs follow each other every few microseconds, far too soon for threads to sleep in between. So helpers stay for the
+//! whole pass, look out for the next job, and take its tasks through atomics alone.
+//!
+//! A helper increments `inside` and then reads `epoch`; the pass's thread writes `epoch` and then reads `inside`, each with
+//! a `SeqCst` fence in between. So one of them sees the other: either the helper finds the job closed and leaves it
+//! alone, or the pass's thread waits for the helper. (`cargo test` with `--cfg loom` tries every order.)
+use core::any::Any;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
 
-use rayon::ThreadPool;
 use vit_kernels::Job;
 
-use crate::executor::{Executor, Stage, Team};
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, UnsafeCell, fence, wait_until};
+use crate::executor::{Stage, Team};
 
-/// Runs tasks on the threads of a rayon pool, the caller's own if it likes.
-///
-/// A caller that already runs in the pool pays nothing for entering it, and nothing is then allocated. Helpers are busy
-/// for as long as the pass lasts; they never keep it waiting but for tasks that they have begun.
-#[derive(Debug, Clone, Copy)]
-pub struct Threads<'a>(pub &'a ThreadPool);
-
-/// Threads that share a pass at most.
-const MOST: usize = 64;
+/// Threads that have tasks of their own, at most; more of them take from those.
+const MOST: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// Bands of rows that have threads of their own at most: with more of them, each reading all weights, memory is what is
 /// short.
 const MOST_BANDS: usize = 8;
 
-impl Executor for Threads<'_> {
-    fn enter<R: Send>(&self, pass: impl FnOnce(&dyn Team) -> R + Send) -> R {
-        self.0.install(|| {
-            let crew = Crew::new();
-            let helpers = (self.0.current_num_threads() - 1).min(MOST - 1);
-            with_helpers(&crew, helpers, || {
-                let _end = OnDrop(|| crew.over.store(true, Release));
-                pass(&crew)
-            })
-        })
-    }
-}
-
-/// Runs `pass` while up to `count` idle workers help.
-fn with_helpers<R: Send>(crew: &Crew, count: usize, pass: impl FnOnce() -> R + Send) -> R {
-    fn next<R: Send>(crew: &Crew, count: usize, pass: &mut (dyn FnMut() -> R + Send)) -> R {
-        match count {
-            0 => pass(),
-            _ => rayon::join(|| next(crew, count - 1, pass), || crew.help()).0,
-        }
-    }
-    let mut pass = Some(pass);
-    next(crew, count, &mut || pass.take().expect("it is called once")())
-}
-
-/// The threads that share one pass, and the job that they are at.
-struct Crew {
+/// One forward pass, open to helpers until it is [ended](Self::end).
+pub(super) struct Crew {
     /// Odd while a job is open to helpers.
     epoch: AtomicUsize,
-    /// The open job. Written by the pass's thread while no helper is inside.
+    /// The open job. The pass's thread writes it while no helper is inside.
     job: UnsafeCell<Option<*const (dyn Job + 'static)>>,
     /// Helpers that may be looking at the job.
     inside: AtomicUsize,
     /// Helpers that have come so far.
     helpers: AtomicUsize,
+    /// Helpers that have come and not gone.
+    present: AtomicUsize,
     /// Each thread's share of the job's tasks, from which the others take the last ones when they have none left.
     shares: [Share; MOST],
     /// How many of them are in use.
     parts: AtomicUsize,
     over: AtomicBool,
+    /// What a task on a helper panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: all but the job is atomic, and `run` and `help` say when who may touch the job.
+// SAFETY: all but the job is atomic or behind a lock, and `run` and `help` say when who may touch the job.
 unsafe impl Sync for Crew {}
+// SAFETY: as above. The pointer to the job is only followed while the job is open, when its owner waits in `run`.
+unsafe impl Send for Crew {}
 
 impl Team for Crew {
     fn run(&self, _: Stage, job: &mut (dyn Job + '_)) {
         let [rows, columns] = job.grid();
-        let threads = (self.helpers.load(Relaxed) + 1).min(MOST);
-        if threads < 2 || rows.saturating_mul(columns) < 2 || rows.max(columns) > u16::MAX.into() {
+        if rows.saturating_mul(columns) < 2 || rows.max(columns) > u16::MAX.into() {
             return job.run();
         }
+        let threads = (self.helpers.load(Relaxed) + 1).min(MOST);
         // As many bands of rows as can be, and columns where those are fewer than threads.
         let bands = (1..=rows.min(MOST_BANDS)).rev().find(|bands| threads.is_multiple_of(*bands)).unwrap_or(1);
         let parts = [bands, (threads / bands).min(columns)];
@@ -93,16 +68,15 @@ impl Team for Crew {
         let job: *const (dyn Job + '_) = job;
         // SAFETY: the epoch is even and nobody inside: nobody else looks at the cell. The lifetime is forgotten, but
         // this function does not return before the job is closed and every helper has left it.
-        unsafe {
-            *self.job.get() = Some(core::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job))
-        };
+        self.job.with_mut(|cell| unsafe {
+            *cell = Some(core::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job));
+        });
         let epoch = self.epoch.load(Relaxed);
-        self.epoch.store(epoch + 1, SeqCst);
+        self.epoch.store(epoch + 1, Release);
         let close = OnDrop(|| {
-            // A helper says that it is inside before it looks at the epoch, and here it is the other way round, all in
-            // one order: a helper that is not waited for finds the job closed.
-            self.epoch.store(epoch + 2, SeqCst);
-            wait_until(|| self.inside.load(SeqCst) == 0);
+            self.epoch.store(epoch + 2, Relaxed);
+            fence(SeqCst);
+            wait_until(|| self.inside.load(Acquire) == 0);
         });
         // SAFETY: the job is open, and this thread's share is the first.
         unsafe { self.work(&*job, 0) };
@@ -111,23 +85,53 @@ impl Team for Crew {
 }
 
 impl Crew {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             inside: AtomicUsize::new(0),
             helpers: AtomicUsize::new(0),
-            shares: [const { Share::empty() }; MOST],
+            present: AtomicUsize::new(0),
+            shares: core::array::from_fn(|_| Share::empty()),
             parts: AtomicUsize::new(0),
             over: AtomicBool::new(false),
+            panic: Mutex::new(None),
         }
     }
 
-    /// Takes part in one job after the other until the pass is over.
-    fn help(&self) {
-        if self.over.load(Acquire) {
-            return;
+    /// Announces a helper that will call [`help`](Self::help): from now on [`end`](Self::end) waits for it.
+    pub(super) fn join(&self) {
+        self.present.fetch_add(1, Relaxed);
+    }
+
+    /// Helpers that are there.
+    pub(super) fn present(&self) -> usize {
+        self.present.load(Relaxed)
+    }
+
+    /// Takes part in one job after the other until the pass is over. Its last access to the crew is that it says so.
+    pub(super) fn help(&self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_part())) {
+            *self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(panic);
         }
+        self.present.fetch_sub(1, Release);
+    }
+
+    /// Sends the helpers away and waits until they have gone. None may join any more.
+    pub(super) fn end(&self) {
+        self.over.store(true, Release);
+        wait_until(|| self.present.load(Acquire) == 0);
+    }
+
+    /// Goes on with a helper's panic, if there was one.
+    pub(super) fn resume_panic(&self) {
+        let panic = self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    fn take_part(&self) {
         let me = self.helpers.fetch_add(1, Relaxed) + 1;
         let mut last = 0;
         loop {
@@ -139,15 +143,16 @@ impl Crew {
             if self.over.load(Acquire) {
                 return;
             }
-            self.inside.fetch_add(1, SeqCst);
+            self.inside.fetch_add(1, Relaxed);
+            fence(SeqCst);
             let _leave = OnDrop(|| {
                 self.inside.fetch_sub(1, Release);
             });
-            if self.epoch.load(SeqCst) == epoch {
+            if self.epoch.load(Relaxed) == epoch {
                 last = epoch;
                 // SAFETY: this helper is inside and the job is open, so its owner waits in `run`.
                 unsafe {
-                    if let Some(job) = *self.job.get() {
+                    if let Some(job) = self.job.with(|cell| *cell) {
                         self.work(&*job, me);
                     }
                 }
@@ -185,7 +190,7 @@ struct Share {
 }
 
 impl Share {
-    const fn empty() -> Self {
+    fn empty() -> Self {
         Self { place: AtomicU64::new(0), left: AtomicU64::new(0) }
     }
 
@@ -221,19 +226,6 @@ impl Share {
     }
 }
 
-/// Looks again and again: at first without giving way, because what is awaited comes within microseconds.
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let mut looks = 0;
-    while !done() {
-        looks += 1;
-        if looks < 200 {
-            core::hint::spin_loop();
-        } else {
-            std::thread::yield_now();
-        }
-    }
-}
-
 /// Calls a function at the end of a scope, be it by a panic.
 struct OnDrop<F: Fn()>(F);
 
@@ -243,69 +235,49 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
 mod tests {
-    use std::sync::atomic::AtomicU32;
-    use std::vec::Vec;
+    use loom::sync::Arc;
+    use loom::thread;
 
     use super::*;
 
-    /// Counts how often each task of a grid has run.
-    struct Counts([usize; 2], Vec<AtomicU32>);
+    /// Writes to plain memory, so that loom sees two threads at one task, or a task after `run` has returned.
+    struct Once(Vec<UnsafeCell<usize>>);
 
-    // SAFETY: tasks write atomics alone.
-    unsafe impl Job for Counts {
+    // SAFETY: task i touches cell i alone.
+    unsafe impl Sync for Once {}
+    // SAFETY: as above.
+    unsafe impl Job for Once {
         fn grid(&self) -> [usize; 2] {
-            self.0
+            [self.0.len(), 1]
         }
-        unsafe fn task(&self, row: usize, column: usize) {
-            self.1[row * self.0[1] + column].fetch_add(1, Relaxed);
+        unsafe fn task(&self, row: usize, _: usize) {
+            // SAFETY: the crew's promise, which this test is for.
+            self.0[row].with_mut(|cell| unsafe { *cell += 1 });
         }
     }
 
+    /// Two jobs, one after the other in the same memory, with a helper that comes whenever it comes.
     #[test]
-    fn every_task_runs_once() {
-        for threads in [1, 2, 3, 5, 8, 9, 70] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let caller = || {
-                Threads(&pool).enter(|team| {
-                    for grid in (0..20).flat_map(|rows| [0, 1, 2, 3, 17, 500].map(|columns| [rows, columns])) {
-                        let counts = (0..grid[0] * grid[1]).map(|_| AtomicU32::new(0)).collect();
-                        let mut job = Counts(grid, counts);
-                        team.run(Stage::Head, &mut job);
-                        assert!(job.1.iter_mut().all(|count| *count.get_mut() == 1), "{grid:?} tasks");
-                    }
-                });
+    fn every_task_runs_once_and_none_after_its_job() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let crew = Arc::new(Crew::new());
+            crew.join();
+            let helper = {
+                let crew = crew.clone();
+                thread::spawn(move || crew.help())
             };
-            // Two callers share the pool.
-            std::thread::scope(|scope| {
-                scope.spawn(caller);
-                scope.spawn(caller);
-            });
-        }
-    }
-
-    /// Panics at one task.
-    struct Broken;
-
-    // SAFETY: tasks write nothing.
-    unsafe impl Job for Broken {
-        fn grid(&self) -> [usize; 2] {
-            [10, 10]
-        }
-        unsafe fn task(&self, row: usize, column: usize) {
-            assert!((row, column) != (7, 0), "on purpose");
-            std::thread::sleep(std::time::Duration::from_micros(50));
-        }
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        for _ in 0..5 {
-            let pass = || Threads(&pool).enter(|team| team.run(Stage::Head, &mut Broken));
-            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).is_err());
-        }
-        assert_eq!(Threads(&pool).enter(|_| 3), 3);
+            for _ in 0..2 {
+                let mut job = Once((0..2).map(|_| UnsafeCell::new(0)).collect());
+                crew.run(Stage::Head, &mut job);
+                assert!(job.0.iter().all(|cell| cell.with(|cell| unsafe { *cell == 1 })));
+            }
+            crew.end();
+            crew.resume_panic();
+            helper.join().unwrap();
+        });
     }
 }

@@ -1,0 +1,391 @@
+//! Threads for forward passes.
+//!
+//! The pool is the engine's own because a pass must not run anybody else's work while it waits: a thread that waits inside
+//! a general-purpose pool takes other tasks of that pool meanwhile, which may want the very lock that the pass's
+//! caller holds.
+#![allow(unsafe_code)] // Crews behind pointers.
+
+mod crew;
+mod sync;
+
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::{Acquire, Release};
+use core::time::Duration;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle, yield_now};
+use std::time::Instant;
+
+use vit_kernels::Job;
+
+use crate::executor::{Executor, Serial, Stage, Team};
+use crew::Crew;
+
+/// Threads that help with forward passes, for any number of callers.
+///
+/// A pass runs on the thread that calls [`Model::forward`](crate::Model::forward); threads of the pool that have nothing
+/// else to do help it. So a pass never waits for a thread, but for tasks that a helper has begun; callers never wait for
+/// each other; and whatever a caller's [`Pixels`](crate::Pixels) do, even another pass on this pool, cannot deadlock with
+/// it. At most as many threads compute at a time as the pool was made for, callers included, unless there are more callers
+/// than that: then each pass runs on its caller's thread alone. A pass allocates nothing.
+///
+/// # A server
+/// One pool, made once; one arena for each pass that may run at the same time; and any number of threads that serve.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use vit_engine::{AlignedBox, Images, Model, Plan, ThreadPool};
+///
+/// struct Server<'m> {
+///     model: Model<'m>,
+///     plan: Plan,
+///     pool: ThreadPool,
+///     arenas: Vec<Mutex<AlignedBox>>, // one for each worker of the server
+/// }
+///
+/// impl Server<'_> {
+///     /// Called by worker `worker`, at the same time as by others.
+///     fn answer(&self, worker: usize, pixels: &[f32], logits: &mut [f32]) -> Result<(), Box<dyn std::error::Error>> {
+///         let mut arena = self.arenas[worker].lock().map_err(|_| "a worker panicked")?;
+///         let mut images = Images::new(pixels, [3, 224, 224]).ok_or("not whole images")?;
+///         self.model.forward(&self.plan, &mut images, &mut arena, &self.pool, logits)?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+/// What the pool's threads and its callers share.
+struct Shared {
+    /// Threads that may compute at the same time, callers included.
+    threads: usize,
+    state: Mutex<State>,
+    /// Wakes helpers.
+    work: Condvar,
+    /// Counts whatever may give a helper something to do: helpers look at it for a while before they sleep.
+    changes: AtomicUsize,
+}
+
+struct State {
+    /// Passes that helpers may join. There is room for as many as can have helpers at a time, so that none is allocated.
+    open: Vec<Open>,
+    /// Threads that compute: the callers of passes, and helpers.
+    busy: usize,
+    /// Helpers that sleep.
+    asleep: usize,
+    stop: bool,
+}
+
+/// A pass that helpers may join.
+#[derive(Clone, Copy, PartialEq)]
+struct Open(*const Crew);
+
+// SAFETY: crews are `Sync`; one stays where it is for as long as its pointer is in `State::open` or a helper is present.
+unsafe impl Send for Open {}
+
+/// How long a helper looks out for the next pass before it sleeps: passes often follow each other at once, and to be
+/// woken takes tens of microseconds.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+impl ThreadPool {
+    /// A pool for `threads` threads: that many less one of its own, because callers compute, too. 0 counts as 1.
+    ///
+    /// # Errors
+    /// When the system does not start them.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        Self::with_start(threads, |_| ())
+    }
+
+    /// [`new`](Self::new), where every thread of the pool first calls `start` with its number, from 1 on: to pin it to a
+    /// core.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_start(threads: usize, start: impl Fn(usize) + Clone + Send + 'static) -> io::Result<Self> {
+        let threads = threads.max(1);
+        let state = State { open: Vec::with_capacity(threads), busy: 0, asleep: 0, stop: false };
+        let (work, changes) = (Condvar::new(), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { threads, state: Mutex::new(state), work, changes });
+        // Dropped on an error, it stops those that have started.
+        let mut pool = Self { shared, helpers: Vec::new() };
+        for number in 1..threads {
+            let (shared, start) = (Arc::clone(&pool.shared), start.clone());
+            let helper = Builder::new().name(format!("vit {number}")).spawn(move || {
+                start(number);
+                shared.help();
+            })?;
+            pool.helpers.push(helper);
+        }
+        Ok(pool)
+    }
+
+    /// The threads that it was made for, the caller's among them.
+    pub fn threads(&self) -> usize {
+        self.shared.threads
+    }
+
+    /// Calls `f` with every item and its index, on this thread and on those of the pool that have nothing else to do.
+    ///
+    /// For work around a forward pass, such as decoding the next pictures.
+    pub fn for_each<T: Send>(&self, items: &mut [T], f: impl Fn(usize, &mut T) + Sync) {
+        /// Items by a pointer: tasks take one each.
+        struct Each<T, F> {
+            items: *mut T,
+            len: usize,
+            f: F,
+        }
+        // SAFETY: tasks have different items, which may go to other threads; `f` may be called by several at a time.
+        unsafe impl<T: Send, F: Sync> Sync for Each<T, F> {}
+        // SAFETY: a task touches the item of its own index alone.
+        unsafe impl<T: Send, F: Fn(usize, &mut T) + Sync> Job for Each<T, F> {
+            fn grid(&self) -> [usize; 2] {
+                [self.len, 1]
+            }
+            unsafe fn task(&self, row: usize, column: usize) {
+                if row < self.len && column == 0 {
+                    // SAFETY: in bounds, and no two calls for the same task overlap.
+                    (self.f)(row, unsafe { &mut *self.items.add(row) });
+                }
+            }
+        }
+        let mut job = Each { items: items.as_mut_ptr(), len: items.len(), f };
+        self.lead(|team| team.run(Stage::Head, &mut job));
+    }
+
+    /// Runs a pass on this thread, open to helpers.
+    fn lead(&self, mut pass: impl FnMut(&dyn Team)) {
+        if self.threads() == 1 {
+            return pass(&Serial);
+        }
+        let crew = Crew::new();
+        let opened = Opened::new(&self.shared, &crew);
+        pass(&crew);
+        drop(opened);
+        crew.resume_panic();
+    }
+}
+
+impl Executor for ThreadPool {
+    fn enter(&self, pass: &mut (dyn FnMut(&dyn Team) + Send)) {
+        self.lead(pass);
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changes.fetch_add(1, Release);
+        self.shared.work.notify_all();
+        for helper in self.helpers.drain(..) {
+            // A helper catches what its tasks panic with; there is nobody to tell of anything else.
+            let _ = helper.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells helpers that there may be something to do for `count` of them.
+    fn wake(&self, state: &State, count: usize) {
+        self.changes.fetch_add(1, Release);
+        for _ in 0..count.min(state.asleep) {
+            self.work.notify_one();
+        }
+    }
+
+    /// What a thread of the pool does until the pool is dropped.
+    fn help(&self) {
+        let mut state = self.lock();
+        while !state.stop {
+            let Some(Open(crew)) = self.join(&mut state) else {
+                state = self.idle(state);
+                continue;
+            };
+            drop(state);
+            // SAFETY: it was open under the lock when this helper joined it, so its pass waits until this one has gone.
+            unsafe { (*crew).help() };
+            state = self.lock();
+            state.busy -= 1;
+        }
+    }
+
+    /// Joins the open pass that has the fewest helpers, if this thread may compute.
+    fn join(&self, state: &mut State) -> Option<Open> {
+        if state.busy >= self.threads {
+            return None;
+        }
+        // SAFETY: what is in `open` is there, for it is taken out under this lock.
+        let open = state.open.iter().copied().min_by_key(|open| unsafe { (*open.0).present() })?;
+        // SAFETY: as above.
+        unsafe { (*open.0).join() };
+        state.busy += 1;
+        Some(open)
+    }
+
+    /// Waits until something has changed: awake for a while, and then asleep.
+    fn idle<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let seen = self.changes.load(Acquire);
+        drop(state);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if self.changes.load(Acquire) != seen {
+                return self.lock();
+            }
+            yield_now();
+        }
+        let mut state = self.lock();
+        // Changes are made under the lock: none is missed between this look and the sleep.
+        if self.changes.load(Acquire) == seen {
+            state.asleep += 1;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep -= 1;
+        }
+        state
+    }
+}
+
+/// A pass while helpers may join it.
+struct Opened<'a> {
+    shared: &'a Shared,
+    crew: &'a Crew,
+}
+
+impl<'a> Opened<'a> {
+    fn new(shared: &'a Shared, crew: &'a Crew) -> Self {
+        let mut state = shared.lock();
+        state.busy += 1;
+        // More passes than threads have no helpers to hope for.
+        if state.open.len() < shared.threads {
+            state.open.push(Open(crew));
+            shared.wake(&state, shared.threads.saturating_sub(state.busy));
+        }
+        Self { shared, crew }
+    }
+}
+
+impl Drop for Opened<'_> {
+    /// Closes the pass, be it by a panic, and waits until its helpers have left.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.busy -= 1;
+        let open = Open(self.crew);
+        state.open.retain(|other| *other != open);
+        if !state.open.is_empty() {
+            self.shared.wake(&state, 1);
+        }
+        drop(state);
+        self.crew.end();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Counts how often each task of a grid has run.
+    struct Counts([usize; 2], Vec<AtomicU32>);
+
+    // SAFETY: tasks write atomics alone.
+    unsafe impl Job for Counts {
+        fn grid(&self) -> [usize; 2] {
+            self.0
+        }
+        unsafe fn task(&self, row: usize, column: usize) {
+            self.1[row * self.0[1] + column].fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once() {
+        for threads in [0, 1, 2, 3, 5, 8, 9, 70] {
+            let pool = ThreadPool::new(threads).unwrap();
+            let caller = || {
+                pool.enter(&mut |team| {
+                    for grid in (0..20).flat_map(|rows| [0, 1, 2, 3, 17, 500].map(|columns| [rows, columns])) {
+                        let counts = (0..grid[0] * grid[1]).map(|_| AtomicU32::new(0)).collect();
+                        let mut job = Counts(grid, counts);
+                        team.run(Stage::Head, &mut job);
+                        assert!(job.1.iter_mut().all(|count| *count.get_mut() == 1), "{grid:?} tasks");
+                    }
+                });
+            };
+            // Two callers share the pool.
+            std::thread::scope(|scope| {
+                scope.spawn(caller);
+                scope.spawn(caller);
+            });
+        }
+    }
+
+    #[test]
+    fn for_each_visits_every_item_once_wherever_helpers_are() {
+        for threads in [1, 2, 5] {
+            let pool = ThreadPool::new(threads).unwrap();
+            for len in [0, 1, 2, 100, 70_000] {
+                let mut items = vec![0; len];
+                pool.for_each(&mut items, |index, item| *item += index + 1);
+                assert!(items.iter().enumerate().all(|(index, item)| *item == index + 1));
+            }
+        }
+    }
+
+    /// Panics at one task.
+    struct Broken;
+
+    // SAFETY: tasks write nothing.
+    unsafe impl Job for Broken {
+        fn grid(&self) -> [usize; 2] {
+            [10, 10]
+        }
+        unsafe fn task(&self, row: usize, column: usize) {
+            assert!((row, column) != (7, 0), "on purpose");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = ThreadPool::new(3).unwrap();
+        for _ in 0..20 {
+            let pass = || pool.enter(&mut |team| team.run(Stage::Head, &mut Broken));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).is_err());
+        }
+        let mut result = 0;
+        pool.enter(&mut |_| result = 3);
+        assert_eq!(result, 3);
+    }
+
+    /// While a pass waits for what another pass of the same pool does, and that one for a third: all go on.
+    #[test]
+    fn passes_that_wait_for_each_other_go_on() {
+        for threads in [1, 2, 3, 8] {
+            let pool = ThreadPool::new(threads).unwrap();
+            for _ in 0..20 {
+                let mut sum = 0;
+                pool.enter(&mut |outer| {
+                    let mut first = vec![1; 50];
+                    pool.for_each(&mut first, |_, x| {
+                        // From within a task of another pass.
+                        let mut second = vec![1; 3];
+                        pool.for_each(&mut second, |_, y| *y += 1);
+                        *x = second.iter().sum();
+                    });
+                    outer.run(Stage::Head, &mut Counts([2, 2], (0..4).map(|_| AtomicU32::new(0)).collect()));
+                    sum = first.iter().sum();
+                });
+                assert_eq!(sum, 300);
+            }
+        }
+    }
+}
