@@ -267,7 +267,7 @@ impl Config {
         if self.distillation_token && !self.class_token {
             return Err(ConfigError::NoToken("a distillation token follows a class token"));
         }
-        for readout in self.embedding.into_iter().chain((self.classes > 0).then_some(self.logits)) {
+        for readout in self.embedding.into_iter().chain(self.logits_readout()) {
             self.has_what_is_pooled(readout.pool)?;
         }
         if self.distillation_head && !self.distillation_token {
@@ -283,6 +283,16 @@ impl Config {
             return Err(ConfigError::NotFinite);
         }
         Ok(())
+    }
+
+    /// What the head reads, if there is a head.
+    pub(crate) fn logits_readout(&self) -> Option<Readout> {
+        (self.classes > 0).then_some(self.logits)
+    }
+
+    /// Those of embedding and logits that are normalised: by the same norm.
+    pub(crate) fn normed_readouts(&self) -> impl Iterator<Item = Readout> {
+        self.embedding.into_iter().chain(self.logits_readout()).filter(|readout| readout.norm)
     }
 
     fn has_what_is_pooled(&self, pool: Pool) -> Result<(), ConfigError> {

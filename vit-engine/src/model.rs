@@ -162,6 +162,10 @@ impl<'a> Model<'a> {
         self.layout.linear(self.data, site)
     }
 
+    fn keys_values(&self, sites: [Site; 2]) -> Option<Linear<'a>> {
+        self.layout.keys_values(self.data, sites)
+    }
+
     /// A token, registers, positions, rotations.
     pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
         self.layout.rows(if site.is_table() { self.tables } else { self.data }, site)
@@ -180,7 +184,7 @@ impl<'a> Model<'a> {
         let every = "every layer has one";
         Layer {
             attention_norm: norm(LayerSite::AttentionNorm).expect(every),
-            kv: linear(LayerSite::Key).expect(every),
+            kv: self.keys_values([at(LayerSite::Key), at(LayerSite::Value)]).expect(every),
             q: linear(LayerSite::Query).expect(every),
             qk_norm: norm(LayerSite::QueryNorm).zip(norm(LayerSite::KeyNorm)).map(|(query, key)| QkNorm { query, key }),
             relative_bias: rows(LayerSite::RelativeBias),
@@ -201,7 +205,7 @@ impl<'a> Model<'a> {
         Some(PoolWeights {
             probe: self.rows(Site::Pool(PoolSite::Probe))?,
             q: linear(PoolSite::Query)?,
-            kv: linear(PoolSite::Key)?,
+            kv: self.keys_values([PoolSite::Key, PoolSite::Value].map(Site::Pool))?,
             out: linear(PoolSite::Out)?,
             norm: self.norm(Site::Pool(PoolSite::Norm))?,
             up: linear(PoolSite::Up)?,

@@ -1,6 +1,6 @@
 //! What parameters a model of some config has, and in which order they stand in memory: that of their use, so that what
 //! is fetched ahead is the next matrix.
-use crate::config::Config;
+use crate::config::{Config, Positions, Readout};
 
 /// A parameter: a matrix \[out, in\], or a vector seen as \[1, len\].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,105 +116,134 @@ pub enum PoolSite {
     Down,
 }
 
-/// What stands at a site.
+/// Parameters that stand together in a model's memory, with their shapes. `S` names parts of the model: a [`Site`], or
+/// within a layer a [`LayerSite`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Shape {
+pub(crate) enum Entry<S> {
     /// Rows of f32.
-    Rows { rows: usize, cols: usize },
+    Rows { site: S, rows: usize, cols: usize },
     /// gamma and beta.
-    Norm { len: usize },
+    Norm { site: S, len: usize },
     /// A matrix \[n, k\] and its bias.
-    Linear { n: usize, k: usize, bias: bool },
+    Linear { site: S, n: usize, k: usize, bias: bool },
     /// Keys \[n, k\] and then values \[n, k\] in one matrix. If one has a bias, the other's is 0 where it has none.
-    KeysValues { n: usize, k: usize, bias: [bool; 2] },
+    KeysValues { sites: [S; 2], n: usize, k: usize, bias: [bool; 2] },
 }
 
-/// What a layer has, in the order of memory. Values stand with the keys.
-pub(crate) fn layer(c: &Config) -> [(LayerSite, Option<Shape>); 15] {
+impl<S: Copy + PartialEq> Entry<S> {
+    /// Whether it holds the parameters of exactly these sites, in this order.
+    pub(crate) fn holds(&self, sites: &[S]) -> bool {
+        match self {
+            Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => sites == [*site],
+            Self::KeysValues { sites: own, .. } => sites == own,
+        }
+    }
+
+    /// The same entry under other names of its sites.
+    pub(crate) fn named<T>(self, name: impl Fn(S) -> T) -> Entry<T> {
+        match self {
+            Self::Rows { site, rows, cols } => Entry::Rows { site: name(site), rows, cols },
+            Self::Norm { site, len } => Entry::Norm { site: name(site), len },
+            Self::Linear { site, n, k, bias } => Entry::Linear { site: name(site), n, k, bias },
+            Self::KeysValues { sites, n, k, bias } => Entry::KeysValues { sites: sites.map(name), n, k, bias },
+        }
+    }
+}
+
+impl Entry<LayerSite> {
+    /// The entry of layer `index`.
+    pub(crate) fn of_layer(self, index: usize) -> Entry<Site> {
+        self.named(|site| Site::Layer(index, site))
+    }
+}
+
+/// Entries of a layer, before the layers, after them, and of what depends on the image's size: as many as a config can
+/// ask for.
+pub(crate) const LAYER: usize = 15;
+pub(crate) const BEFORE: usize = 7;
+pub(crate) const AFTER: usize = 12;
+pub(crate) const TABLES: usize = 2;
+
+/// What a layer has, in the order of memory.
+pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
     use LayerSite::*;
     let (inner, mlp) = (c.inner(), c.mlp_dim);
-    let norm = |len| Shape::Norm { len };
-    let scale = c.layer_scale.then_some(Shape::Rows { rows: 1, cols: c.dim });
-    let linear = |n, k, bias| Shape::Linear { n, k, bias };
+    let norm = |site, len| Entry::Norm { site, len };
+    let scale = |site| c.layer_scale.then_some(Entry::Rows { site, rows: 1, cols: c.dim });
+    let linear = |site, n, k, bias| Entry::Linear { site, n, k, bias };
+    let keys_values = Entry::KeysValues { sites: [Key, Value], n: inner, k: c.dim, bias: [c.bias.key, c.bias.value] };
     let relative = || vit_kernels::RelativeBias::row_len(c.grid()).unwrap_or(usize::MAX);
     [
-        (AttentionNorm, Some(norm(c.dim))),
-        (Key, Some(Shape::KeysValues { n: inner, k: c.dim, bias: [c.bias.key, c.bias.value] })),
-        (KeyNorm, c.qk_norm.then_some(norm(c.head_dim))),
-        (Query, Some(linear(inner, c.dim, c.bias.query))),
-        (QueryNorm, c.qk_norm.then_some(norm(c.head_dim))),
-        (RelativeBias, c.relative_bias.then(|| Shape::Rows { rows: c.heads, cols: relative() })),
-        (MixedNorm, c.mixed_norm.then_some(norm(inner))),
-        (Out, c.out_proj.then_some(linear(c.dim, inner, c.bias.out))),
-        (AttentionScale, scale),
-        (MlpNorm, Some(norm(c.dim))),
-        (Gate, c.gated.then_some(linear(mlp, c.dim, c.bias.mlp))),
-        (Up, Some(linear(mlp, c.dim, c.bias.mlp))),
-        (HiddenNorm, c.hidden_norm.then_some(norm(mlp))),
-        (Down, Some(linear(c.dim, mlp, c.bias.mlp))),
-        (MlpScale, scale),
+        Some(norm(AttentionNorm, c.dim)),
+        Some(keys_values),
+        c.qk_norm.then_some(norm(KeyNorm, c.head_dim)),
+        Some(linear(Query, inner, c.dim, c.bias.query)),
+        c.qk_norm.then_some(norm(QueryNorm, c.head_dim)),
+        c.relative_bias.then(|| Entry::Rows { site: RelativeBias, rows: c.heads, cols: relative() }),
+        c.mixed_norm.then_some(norm(MixedNorm, inner)),
+        c.out_proj.then_some(linear(Out, c.dim, inner, c.bias.out)),
+        scale(AttentionScale),
+        Some(norm(MlpNorm, c.dim)),
+        c.gated.then_some(linear(Gate, mlp, c.dim, c.bias.mlp)),
+        Some(linear(Up, mlp, c.dim, c.bias.mlp)),
+        c.hidden_norm.then_some(norm(HiddenNorm, mlp)),
+        Some(linear(Down, c.dim, mlp, c.bias.mlp)),
+        scale(MlpScale),
     ]
 }
 
 /// What comes before the layers, in the order of memory.
-pub(crate) fn before_layers(c: &Config) -> [(Site, Option<Shape>); 7] {
-    let row = |rows: usize| (rows > 0).then_some(Shape::Rows { rows, cols: c.dim });
+pub(crate) fn before_layers(c: &Config) -> [Option<Entry<Site>>; BEFORE] {
+    let rows = |site, rows: usize| (rows > 0).then_some(Entry::Rows { site, rows, cols: c.dim });
+    let norm = |site, len| Entry::Norm { site, len };
     [
-        (Site::PatchNorm, c.patch_norm.then_some(Shape::Norm { len: c.patch_len() })),
-        (Site::Patch, Some(Shape::Linear { n: c.dim, k: c.patch_len(), bias: c.bias.patch })),
-        (Site::EmbedNorm, c.embed_norm.then_some(Shape::Norm { len: c.dim })),
-        (Site::ClassToken, row(c.class_token.into())),
-        (Site::DistillationToken, row(c.distillation_token.into())),
-        (Site::Registers, row(c.registers)),
-        (Site::PreNorm, c.pre_norm.then_some(Shape::Norm { len: c.dim })),
+        c.patch_norm.then(|| norm(Site::PatchNorm, c.patch_len())),
+        Some(Entry::Linear { site: Site::Patch, n: c.dim, k: c.patch_len(), bias: c.bias.patch }),
+        c.embed_norm.then_some(norm(Site::EmbedNorm, c.dim)),
+        rows(Site::ClassToken, c.class_token.into()),
+        rows(Site::DistillationToken, c.distillation_token.into()),
+        rows(Site::Registers, c.registers),
+        c.pre_norm.then_some(norm(Site::PreNorm, c.dim)),
     ]
 }
 
-/// What comes after the layers, in the order of memory. The pool's values stand with its keys.
-pub(crate) fn after_layers(c: &Config) -> [(Site, Option<Shape>); 12] {
+/// What comes after the layers, in the order of memory.
+pub(crate) fn after_layers(c: &Config) -> [Option<Entry<Site>>; AFTER] {
+    use PoolSite::*;
     let dim = c.dim;
-    let norm = |len| Shape::Norm { len };
-    let linear = |n, k, bias| Shape::Linear { n, k, bias };
-    let pool = |shape: Shape| c.attention_pool.map(|_| shape);
+    let norm = |site, len| Entry::Norm { site, len };
+    let linear = |site, n, k, bias| Entry::Linear { site, n, k, bias };
+    let pool = |entry: Entry<PoolSite>| c.attention_pool.map(|_| entry.named(Site::Pool));
+    let in_pool = |site, n, k| pool(Entry::Linear { site, n, k, bias: true });
     let hidden = c.attention_pool.map_or(0, |pool| pool.mlp_dim);
-    let embedding = c.embedding.filter(|_| c.projection > 0);
-    let logits = (c.classes > 0).then_some(c.logits);
-    let normed = c.embedding.into_iter().chain(logits).find(|readout| readout.norm);
+    let width = |readout: Readout| readout.pool.width(dim);
+    let (embedding, logits) = (c.embedding.filter(|_| c.projection > 0), c.logits_readout());
     [
-        (Site::FinalNorm, c.final_norm.then_some(norm(dim))),
-        (Site::Pool(PoolSite::Probe), pool(Shape::Rows { rows: 1, cols: dim })),
-        (Site::Pool(PoolSite::Query), pool(linear(dim, dim, true))),
-        (Site::Pool(PoolSite::Key), pool(Shape::KeysValues { n: dim, k: dim, bias: [true; 2] })),
-        (Site::Pool(PoolSite::Out), pool(linear(dim, dim, true))),
-        (Site::Pool(PoolSite::Norm), pool(norm(dim))),
-        (Site::Pool(PoolSite::Up), pool(linear(hidden, dim, true))),
-        (Site::Pool(PoolSite::Down), pool(linear(dim, hidden, true))),
-        (Site::HeadNorm, normed.map(|readout| norm(readout.pool.width(dim)))),
-        (Site::Projection, embedding.map(|r| linear(c.projection, r.pool.width(dim), c.bias.projection))),
-        (Site::Head, logits.map(|r| linear(c.classes, r.pool.width(dim), c.bias.head))),
-        (Site::DistillationHead, logits.filter(|_| c.distillation_head).map(|_| linear(c.classes, dim, c.bias.head))),
+        c.final_norm.then_some(norm(Site::FinalNorm, dim)),
+        pool(Entry::Rows { site: Probe, rows: 1, cols: dim }),
+        in_pool(Query, dim, dim),
+        pool(Entry::KeysValues { sites: [Key, Value], n: dim, k: dim, bias: [true; 2] }),
+        in_pool(Out, dim, dim),
+        pool(Entry::Norm { site: Norm, len: dim }),
+        in_pool(Up, hidden, dim),
+        in_pool(Down, dim, hidden),
+        c.normed_readouts().next().map(|readout| norm(Site::HeadNorm, width(readout))),
+        embedding.map(|readout| linear(Site::Projection, c.projection, width(readout), c.bias.projection)),
+        logits.map(|readout| linear(Site::Head, c.classes, width(readout), c.bias.head)),
+        logits.filter(|_| c.distillation_head).map(|_| linear(Site::DistillationHead, c.classes, dim, c.bias.head)),
     ]
 }
 
 /// What depends on the image's size.
-pub(crate) fn tables(c: &Config) -> [(Site, Option<Shape>); 2] {
-    use crate::config::Positions;
-    let positions = Shape::Rows { rows: c.position_prefix() + c.patches(), cols: c.dim };
+pub(crate) fn tables(c: &Config) -> [Option<Entry<Site>>; TABLES] {
+    let positions = Entry::Rows { site: Site::Positions, rows: c.position_prefix() + c.patches(), cols: c.dim };
     [
-        (Site::Positions, (c.positions != Positions::Absent).then_some(positions)),
-        (Site::Rope, c.rope.then(|| Shape::Rows { rows: c.patches(), cols: c.head_dim })),
+        (c.positions != Positions::Absent).then_some(positions),
+        c.rope.then(|| Entry::Rows { site: Site::Rope, rows: c.patches(), cols: c.head_dim }),
     ]
 }
 
 impl Site {
-    /// The site of the values that stand with these keys.
-    pub(crate) fn values(self) -> Self {
-        match self {
-            Self::Layer(index, _) => Self::Layer(index, LayerSite::Value),
-            _ => Self::Pool(PoolSite::Value),
-        }
-    }
-
     /// Whether it depends on the image's size.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Positions | Self::Rope)
@@ -226,27 +255,24 @@ impl Site {
 /// # Errors
 /// The first that `visit` gives.
 pub fn for_each_param<E>(config: &Config, mut visit: impl FnMut(Param, [usize; 2]) -> Result<(), E>) -> Result<(), E> {
-    let mut site = |site: Site, shape: Option<Shape>| {
-        let mut part = |site, part, rows, cols| visit(Param { site, part }, [rows, cols]);
-        let mut linear = |site, n, k, bias: bool| {
-            part(site, Part::Weight, n, k)?;
-            if bias { part(site, Part::Bias, 1, n) } else { Ok(()) }
+    let mut each = |entry: Entry<Site>| {
+        let mut params = |site, weight, bias: Option<usize>| {
+            visit(Param { site, part: Part::Weight }, weight)?;
+            bias.map_or(Ok(()), |len| visit(Param { site, part: Part::Bias }, [1, len]))
         };
-        match shape {
-            None => Ok(()),
-            Some(Shape::Rows { rows, cols }) => part(site, Part::Weight, rows, cols),
-            Some(Shape::Norm { len }) => linear(site, 1, len, false).and_then(|()| part(site, Part::Bias, 1, len)),
-            Some(Shape::Linear { n, k, bias }) => linear(site, n, k, bias),
-            Some(Shape::KeysValues { n, k, bias: [key, value] }) => {
-                linear(site, n, k, key)?;
-                linear(site.values(), n, k, value)
+        match entry {
+            Entry::Rows { site, rows, cols } => params(site, [rows, cols], None),
+            Entry::Norm { site, len } => params(site, [1, len], Some(len)),
+            Entry::Linear { site, n, k, bias } => params(site, [n, k], bias.then_some(n)),
+            Entry::KeysValues { sites: [keys, values], n, k, bias } => {
+                params(keys, [n, k], bias[0].then_some(n))?;
+                params(values, [n, k], bias[1].then_some(n))
             }
         }
     };
-    before_layers(config).into_iter().try_for_each(|(at, shape)| site(at, shape))?;
+    before_layers(config).into_iter().flatten().try_for_each(&mut each)?;
     for index in 0..config.depth {
-        layer(config).into_iter().try_for_each(|(at, shape)| site(Site::Layer(index, at), shape))?;
+        layer(config).into_iter().flatten().try_for_each(|entry| each(entry.of_layer(index)))?;
     }
-    let rest = after_layers(config).into_iter().chain(tables(config));
-    rest.into_iter().try_for_each(|(at, shape)| site(at, shape))
+    after_layers(config).into_iter().chain(tables(config)).flatten().try_for_each(each)
 }

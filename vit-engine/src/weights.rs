@@ -9,7 +9,7 @@ use vit_kernels::{PackError, Packed, Panels, ShapeError, pack, packed_len};
 
 use crate::arena::{ALIGN, MemoryError, aligned_mut};
 use crate::config::{Config, ConfigError};
-use crate::parameters::{self, LayerSite, Param, Part, Shape, Site};
+use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, LayerSite, Param, Part, Site, TABLES};
 
 /// How weight matrices are stored; everything else (norms, biases, positions, activations, sums) is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,28 +106,24 @@ impl<E: core::error::Error> core::error::Error for FillError<E> {}
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Layout {
     pub(crate) precision: Precision,
-    outer: [(Site, Option<Slot>); OUTER],
+    before: [Option<Slot<Site>>; BEFORE],
     /// Places of the first layer; they are alike and `layer_len` apart.
-    layer: [(LayerSite, Option<Slot>); LAYER],
+    layer: [Option<Slot<LayerSite>>; LAYER],
     layers_start: usize,
     layer_len: usize,
+    after: [Option<Slot<Site>>; AFTER],
     /// What depends on the image's size, relative to where that begins.
-    tables: [(Site, Option<Slot>); TABLES],
+    tables: [Option<Slot<Site>>; TABLES],
     /// Where that begins: everything before is the same for every size.
     pub(crate) tables_start: usize,
     /// The bytes of it.
     pub(crate) table_bytes: usize,
 }
 
-// As many as `parameters` lists; the compiler checks the last two.
-const OUTER: usize = 19;
-const LAYER: usize = 15;
-const TABLES: usize = 2;
-
 /// What stands where: a byte offset within its block.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Slot {
-    shape: Shape,
+struct Slot<S> {
+    entry: Entry<S>,
     offset: usize,
 }
 
@@ -144,13 +140,13 @@ impl Cursor {
         start
     }
 
-    fn slot(&mut self, shape: Shape) -> Slot {
-        let bytes = shape.weight_bytes(self.precision).zip(shape.bias_bytes());
-        Slot { shape, offset: self.reserve(bytes.and_then(|(weight, bias)| weight.checked_add(bias))) }
-    }
-
-    fn slots<K, const N: usize>(&mut self, shapes: [(K, Option<Shape>); N]) -> [(K, Option<Slot>); N] {
-        shapes.map(|(site, shape)| (site, shape.map(|shape| self.slot(shape))))
+    fn slots<S, const N: usize>(&mut self, entries: [Option<Entry<S>>; N]) -> [Option<Slot<S>>; N] {
+        entries.map(|entry| {
+            let entry = entry?;
+            let bytes = entry.weight_bytes(self.precision).zip(entry.bias_bytes());
+            let offset = self.reserve(bytes.and_then(|(weight, bias)| weight.checked_add(bias)));
+            Some(Slot { entry, offset })
+        })
     }
 }
 
@@ -159,25 +155,25 @@ fn row_bytes(rows: usize, cols: usize) -> Option<usize> {
     rows.checked_mul(cols)?.checked_mul(size_of::<f32>())?.checked_next_multiple_of(ALIGN)
 }
 
-impl Shape {
+impl<S> Entry<S> {
     /// Bytes of the weight: where the bias begins.
-    fn weight_bytes(self, precision: Precision) -> Option<usize> {
+    fn weight_bytes(&self, precision: Precision) -> Option<usize> {
         let matrix = |n, k| packed_len(n, k)?.checked_mul(precision.bytes())?.checked_next_multiple_of(ALIGN);
-        match self {
-            Self::Rows { rows, cols } => row_bytes(rows, cols),
-            Self::Norm { len } => row_bytes(1, len),
+        match *self {
+            Self::Rows { rows, cols, .. } => row_bytes(rows, cols),
+            Self::Norm { len, .. } => row_bytes(1, len),
             Self::Linear { n, k, .. } => matrix(n, k),
             Self::KeysValues { n, k, .. } => matrix(n.checked_mul(2)?, k),
         }
     }
 
-    fn bias_bytes(self) -> Option<usize> {
+    fn bias_bytes(&self) -> Option<usize> {
         row_bytes(1, self.bias_len().unwrap_or(0))
     }
 
-    fn bias_len(self) -> Option<usize> {
-        match self {
-            Self::Norm { len } => Some(len),
+    fn bias_len(&self) -> Option<usize> {
+        match *self {
+            Self::Norm { len, .. } => Some(len),
             Self::Linear { n, bias: true, .. } => Some(n),
             Self::KeysValues { n, bias, .. } if bias != [false; 2] => Some(2 * n),
             _ => None,
@@ -203,13 +199,7 @@ impl Layout {
         let tables = at.slots(parameters::tables(config));
         let table_bytes = at.at.ok_or(ConfigError::TooLarge)?;
         tables_start.checked_add(table_bytes).ok_or(ConfigError::TooLarge)?;
-
-        debug_assert_eq!(before.len() + after.len(), OUTER);
-        let mut outer = [(Site::Patch, None); OUTER];
-        for (out, slot) in outer.iter_mut().zip(before.into_iter().chain(after)) {
-            *out = slot;
-        }
-        Ok(Self { precision, outer, layer, layers_start, layer_len, tables, tables_start, table_bytes })
+        Ok(Self { precision, before, layer, layers_start, layer_len, after, tables, tables_start, table_bytes })
     }
 
     /// Bytes of a model: what is the same for every size of image, and what is not.
@@ -217,41 +207,51 @@ impl Layout {
         self.tables_start + self.table_bytes
     }
 
-    /// What stands at a site, and at which byte of the model, or of the tables for those.
-    fn find(&self, site: Site) -> Option<(Shape, usize)> {
-        let outer = |slots: &[(Site, Option<Slot>)]| slots.iter().find(|slot| slot.0 == site)?.1;
-        let slot = match site {
-            Site::Layer(index, site) => {
-                let Slot { shape, offset } = self.layer.iter().find(|slot| slot.0 == site)?.1?;
-                return Some((shape, self.layers_start + index * self.layer_len + offset));
-            }
-            Site::Positions | Site::Rope => outer(&self.tables),
-            _ => outer(&self.outer),
-        }?;
-        Some((slot.shape, slot.offset))
+    /// The entry that holds exactly these sites, and at which byte of the model it stands, or of the tables for those.
+    fn find(&self, sites: &[Site]) -> Option<Slot<Site>> {
+        let holds = |slot: &Slot<Site>| slot.entry.holds(sites);
+        match *sites.first()? {
+            Site::Layer(index, _) => self.layer.iter().flatten().map(|slot| self.of_layer(index, *slot)).find(holds),
+            Site::Positions | Site::Rope => self.tables.iter().flatten().copied().find(holds),
+            _ => self.before.iter().chain(&self.after).flatten().copied().find(holds),
+        }
+    }
+
+    /// What layer `index` has where the first one has `slot`, and where in the model.
+    fn of_layer(&self, index: usize, Slot { entry, offset }: Slot<LayerSite>) -> Slot<Site> {
+        Slot { entry: entry.of_layer(index), offset: self.layers_start + index * self.layer_len + offset }
     }
 
     /// A token, positions, a scale.
     pub(crate) fn rows<'a>(&self, data: &'a [u8], site: Site) -> Option<&'a [f32]> {
-        match self.find(site)? {
-            (Shape::Rows { rows, cols }, offset) => Some(floats(data, offset, rows * cols)),
+        match self.find(&[site])? {
+            Slot { entry: Entry::Rows { rows, cols, .. }, offset } => Some(floats(data, offset, rows * cols)),
             _ => None,
         }
     }
 
     pub(crate) fn norm<'a>(&self, data: &'a [u8], site: Site) -> Option<Norm<'a>> {
-        let (shape, offset) = self.find(site)?;
-        let (len, weight) = (shape.bias_len()?, shape.weight_bytes(self.precision)?);
+        let Slot { entry, offset } = self.find(&[site])?;
+        let Entry::Norm { len, .. } = entry else { return None };
+        let weight = entry.weight_bytes(self.precision)?;
         Some(Norm { gamma: floats(data, offset, len), beta: floats(data, offset + weight, len) })
     }
 
     pub(crate) fn linear<'a>(&self, data: &'a [u8], site: Site) -> Option<Linear<'a>> {
-        let (shape, offset) = self.find(site)?;
-        let (n, k) = match shape {
-            Shape::Linear { n, k, .. } => (n, k),
-            Shape::KeysValues { n, k, .. } => (2 * n, k),
-            Shape::Rows { .. } | Shape::Norm { .. } => return None,
-        };
+        let slot = self.find(&[site])?;
+        let Entry::Linear { n, k, .. } = slot.entry else { return None };
+        Some(self.matrix(data, slot, n, k))
+    }
+
+    /// Keys and values in one matrix, \[2·n, k\].
+    pub(crate) fn keys_values<'a>(&self, data: &'a [u8], sites: [Site; 2]) -> Option<Linear<'a>> {
+        let slot = self.find(&sites)?;
+        let Entry::KeysValues { n, k, .. } = slot.entry else { return None };
+        Some(self.matrix(data, slot, 2 * n, k))
+    }
+
+    /// The matrix of a slot, \[n, k\], and its bias.
+    fn matrix<'a>(&self, data: &'a [u8], Slot { entry, offset }: Slot<Site>, n: usize, k: usize) -> Linear<'a> {
         // With all that follows: it is what a forward pass reads next. Lengths are multiples of ALIGN.
         let bytes = &data[offset..];
         let panels = match self.precision {
@@ -259,8 +259,8 @@ impl Layout {
             Precision::F16 => Panels::F16(bytemuck::cast_slice(bytes)),
         };
         let weight = Packed::before_others(n, k, panels).expect("the layout reserved packed_len(n, k)");
-        let bias = shape.bias_len().zip(shape.weight_bytes(self.precision));
-        Some(Linear { weight, bias: bias.map(|(len, weight)| floats(data, offset + weight, len)) })
+        let bias = entry.bias_len().zip(entry.weight_bytes(self.precision));
+        Linear { weight, bias: bias.map(|(len, weight)| floats(data, offset + weight, len)) }
     }
 }
 
@@ -298,14 +298,11 @@ impl<S: Source> Fill<'_, S> {
     pub(crate) fn model(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
         self.memory = aligned_mut(self.memory, self.layout.bytes()).map_err(FillError::Memory)?;
         let l = *self.layout;
-        for (site, slot) in l.outer {
-            self.slot(0, site, slot)?;
-        }
+        l.before.into_iter().flatten().try_for_each(|slot| self.slot(0, slot))?;
         for index in 0..config.depth {
-            for (site, slot) in l.layer {
-                self.slot(l.layers_start + index * l.layer_len, Site::Layer(index, site), slot)?;
-            }
+            l.layer.into_iter().flatten().try_for_each(|slot| self.slot(0, l.of_layer(index, slot)))?;
         }
+        l.after.into_iter().flatten().try_for_each(|slot| self.slot(0, slot))?;
         self.tables_at(l.tables_start)
     }
 
@@ -316,30 +313,29 @@ impl<S: Source> Fill<'_, S> {
     }
 
     fn tables_at(&mut self, base: usize) -> Result<(), FillError<S::Error>> {
-        self.layout.tables.into_iter().try_for_each(|(site, slot)| self.slot(base, site, slot))
+        self.layout.tables.into_iter().flatten().try_for_each(|slot| self.slot(base, slot))
     }
 
-    fn slot(&mut self, base: usize, site: Site, slot: Option<Slot>) -> Result<(), FillError<S::Error>> {
-        let Some(Slot { shape, offset }) = slot else { return Ok(()) };
+    fn slot(&mut self, base: usize, Slot { entry, offset }: Slot<Site>) -> Result<(), FillError<S::Error>> {
         let start = base + offset;
-        let bias = start + shape.weight_bytes(self.layout.precision).unwrap_or(0);
-        match shape {
-            Shape::Rows { rows, cols } => self.rows(start, Param { site, part: Part::Weight }, [rows, cols]),
-            Shape::Norm { len } => {
+        let bias = start + entry.weight_bytes(self.layout.precision).unwrap_or(0);
+        match entry {
+            Entry::Rows { site, rows, cols } => self.rows(start, Param { site, part: Part::Weight }, [rows, cols]),
+            Entry::Norm { site, len } => {
                 self.rows(start, Param { site, part: Part::Weight }, [1, len])?;
                 self.rows(bias, Param { site, part: Part::Bias }, [1, len])
             }
-            Shape::Linear { n, k, bias: has_bias } => {
+            Entry::Linear { site, n, k, bias: has_bias } => {
                 self.matrix(start, &[site], [n, k])?;
                 self.bias(bias, site, n, has_bias)
             }
-            Shape::KeysValues { n, k, bias: has_bias } => {
-                self.matrix(start, &[site, site.values()], [n, k])?;
+            Entry::KeysValues { sites, n, k, bias: has_bias } => {
+                self.matrix(start, &sites, [n, k])?;
                 if has_bias != [false; 2] {
                     floats_mut(self.memory, bias, 2 * n).fill(0.0);
                 }
-                self.bias(bias, site, n, has_bias[0])?;
-                self.bias(bias + n * size_of::<f32>(), site.values(), n, has_bias[1])
+                self.bias(bias, sites[0], n, has_bias[0])?;
+                self.bias(bias + n * size_of::<f32>(), sites[1], n, has_bias[1])
             }
         }
     }
@@ -387,5 +383,33 @@ impl<S: Source> Fill<'_, S> {
                 FillError::Memory(MemoryError::TooSmall { needed: expected * bytes, found: found * bytes })
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AttentionPool;
+    use crate::parameters::PoolSite;
+    use crate::testing::tiny;
+
+    /// Keys and values are one matrix, which is found under both their sites and under neither alone.
+    #[test]
+    fn keys_and_values_are_found_together() {
+        let attention_pool = Some(AttentionPool { heads: 3, mlp_dim: 5, all_tokens: true });
+        let layout = Layout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
+        for [key, value] in [
+            [LayerSite::Key, LayerSite::Value].map(|site| Site::Layer(1, site)),
+            [PoolSite::Key, PoolSite::Value].map(Site::Pool),
+        ] {
+            assert!(layout.find(&[key, value]).is_some());
+            for sites in [&[value, key][..], &[key], &[value], &[key, key], &[key, value, value], &[]] {
+                assert!(layout.find(sites).is_none(), "{sites:?}");
+            }
+        }
+        // What stands at a site is not taken for something else.
+        let data = [];
+        assert!(layout.linear(&data, Site::FinalNorm).is_none() && layout.norm(&data, Site::Patch).is_none());
+        assert!(layout.rows(&data, Site::FinalNorm).is_none() && layout.rows(&data, Site::Rope).is_none());
     }
 }
