@@ -13,8 +13,8 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use support::{Golden, golden, goldens};
 use tempfile::TempDir;
-use vit_engine::file::{Access, Checkpoint, LoadError, Loaded, Problem};
-use vit_engine::{Features, Isa, Precision};
+use vit_engine::file::{Access, Checkpoint, LoadError, Loaded, Problem, SizeError};
+use vit_engine::{Features, Isa, Positions, Precision};
 use vit_kernels::half::f16;
 
 /// Models with a head whose every tensor is f32 and is used.
@@ -563,6 +563,85 @@ fn a_huge_config_costs_nothing() {
         }
     }
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// Rotary positions are in no tensor: their size is the config's alone.
+#[test]
+fn a_huge_table_of_rotations_is_an_error_with_its_bytes() {
+    for (name, field) in [("dinov3-plain", "/image_size"), ("eva02-base", "/model_args/img_size")] {
+        let golden = golden(name);
+        let own = golden.load(Precision::F32);
+        // Learned positions are found too few before anything is allocated.
+        let learned = own.config().positions != Positions::Absent;
+        let error = error(&config(&golden, field, json!(1 << 24)), golden.weights.file());
+        if !learned {
+            assert!(matches!(error.problem, Problem::OutOfMemory { bytes } if bytes > 1 << 40), "{error}");
+        }
+        says(&error, "model.safetensors", &[if learned { "'pos_embed'" } else { "bytes" }]);
+        let error = own.model_at(Isa::best(), [1 << 24; 2]).unwrap_err();
+        assert!(matches!(error, SizeError::OutOfMemory { bytes } if bytes > 1 << 40), "{error}");
+    }
+}
+
+/// The JSON pointers of all numbers and lists of numbers.
+fn numbers(json: &Value, pointer: &str, found: &mut Vec<String>) {
+    match json {
+        Value::Number(_) => found.push(pointer.to_owned()),
+        Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_number) => found.push(pointer.to_owned()),
+        Value::Object(map) => map.iter().for_each(|(name, x)| numbers(x, &format!("{pointer}/{name}"), found)),
+        _ => {}
+    }
+}
+
+/// Whatever number of whatever config is huge: an error, or a model that does not need it; at once.
+#[test]
+fn any_number_of_any_config_may_be_huge() {
+    let start = Instant::now();
+    let mut errors = 0;
+    for golden in goldens() {
+        let json: Value = serde_json::from_slice(&golden.config).unwrap();
+        let mut pointers = Vec::new();
+        numbers(&json, "", &mut pointers);
+        for pointer in pointers {
+            for size in [1u64 << 24, 1 << 32, 1 << 63, u64::MAX] {
+                let mut json = json.clone();
+                let value = json.pointer_mut(&pointer).unwrap();
+                *value = match value.as_array() {
+                    Some(list) => json!(vec![size; list.len()]),
+                    None => json!(size),
+                };
+                let result = golden.try_load(json.to_string().as_bytes(), &golden.weights, Precision::F32);
+                errors += usize::from(result.is_err());
+            }
+        }
+    }
+    assert!(errors > 1000, "{errors}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+/// Resampling overshoots: half-precision positions that are finite can become infinite at another size.
+#[test]
+fn positions_that_overflow_at_another_size() {
+    let golden = golden("timm-half");
+    let mut weights = golden.weights.clone();
+    let file = &mut weights.files_mut()[0];
+    let range = {
+        let tensors = SafeTensors::deserialize(file).unwrap();
+        let data = tensors.tensor("pos_embed").unwrap().data();
+        let start = data.as_ptr().addr() - file.as_ptr().addr();
+        start..start + data.len()
+    };
+    // An edge between nothing and the largest number.
+    let (largest, half) = (f16::MAX.to_le_bytes(), range.len() / 4);
+    file[range].chunks_exact_mut(2).enumerate().for_each(|(i, x)| {
+        x.copy_from_slice(if i < half { &[0; 2] } else { &largest });
+    });
+    let loaded = golden.load_weights(&weights, Precision::F32);
+    let mut errors = (1..8).map(|patches| {
+        let size = loaded.config().patch.map(|side| side * patches);
+        loaded.model_at(Isa::best(), size).err()
+    });
+    assert!(errors.any(|error| matches!(error, Some(SizeError::NotFinite { .. }))));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use vit_kernels::half::{bf16, f16};
 use super::error::Problem;
 use crate::parameters::{Param, Part, Site, for_each_param};
 use crate::weights::{Source, Values};
-use crate::zoo::{Catalog, Place, Recipe, View};
+use crate::zoo::{Catalog, Place, Recipe, View, rotary};
 
 /// The tensors of a checkpoint, by their own names, over one or several files.
 pub(super) struct Tensors<'a> {
@@ -152,9 +152,10 @@ impl Source for Parameters<'_> {
     type Error = Problem;
 
     fn open(&self, param: Param, shape: [usize; 2]) -> Result<impl Values, Problem> {
-        if let (Site::Rope, Some(rotary)) = (param.site, self.recipe.rotary) {
-            let c = &self.recipe.config;
-            return Ok(Reading::Computed { values: rotary.table(c.grid(), c.head_dim), columns: c.head_dim });
+        let c = &self.recipe.config;
+        let table = || self.recipe.rotary?.table(c.grid(), c.head_dim);
+        if let (Site::Rope, Some(table)) = (param.site, table()) {
+            return Ok(Reading::Rotary(table));
         }
         let place = self.recipe.names.place(param, shape);
         let first = self.tensor(&place, &place.tensor, shape)?;
@@ -206,8 +207,8 @@ enum Reading<'a> {
     Tensor(Rows<'a>),
     /// Off two, added up.
     Sum(Rows<'a>, Rows<'a>),
-    /// Out of memory.
-    Computed { values: Vec<f32>, columns: usize },
+    /// Computed.
+    Rotary(rotary::Table),
 }
 
 impl Values for Reading<'_> {
@@ -222,9 +223,7 @@ impl Values for Reading<'_> {
                     *x += other[0];
                 }
             }
-            Self::Computed { values, columns } => {
-                into.copy_from_slice(&values[row * columns + start..][..into.len()]);
-            }
+            Self::Rotary(table) => table.read(row, start, into),
         }
     }
 }

@@ -5,12 +5,14 @@ use elsa::sync::FrozenMap;
 use vit_kernels::Isa;
 
 use super::Loaded;
+use super::safetensors::Rounding;
 use crate::arena::AlignedBox;
 use crate::config::{Config, ConfigError, Positions};
 use crate::model::{Model, ModelError};
 use crate::parameters::{Param, Site};
 use crate::weights::{FillError, Source, Values};
-use crate::zoo::{OtherSizes, Rotary, resample};
+use crate::zoo::resample::{OutOfMemory, Resampled};
+use crate::zoo::{OtherSizes, Rotary, resample, rotary};
 
 /// What depends on the image's size, by size.
 pub(super) type Cache = FrozenMap<[usize; 2], Box<AlignedBox>>;
@@ -51,46 +53,69 @@ impl Loaded {
             return Err(SizeError::Unsupported { own: self.config.image });
         }
         let bytes = Model::table_bytes(other).map_err(SizeError::Config)?;
-        let out_of_memory = || SizeError::OutOfMemory { bytes };
-        let mut memory = AlignedBox::new(bytes).ok_or_else(out_of_memory)?;
-        let positions = own.positions().map(|table| match filter {
-            Some(filter) if !same_grid => {
-                let mut positions = resample::positions(filter, table, &self.config, other);
-                if rounded {
-                    positions.iter_mut().for_each(|x| *x = self.rounding.round(*x));
-                }
-                positions
+        let mut memory = AlignedBox::new(bytes).ok_or(SizeError::OutOfMemory { bytes })?;
+        let positions = match (own.positions(), filter) {
+            (Some(table), Some(filter)) if !same_grid => {
+                let resampled = resample::positions(filter, table, &self.config, other);
+                let resampled = resampled.map_err(|OutOfMemory { bytes }| SizeError::OutOfMemory { bytes })?;
+                Some(Learned::Resampled(resampled, if rounded { self.rounding } else { Rounding::None }))
             }
-            _ => table.to_vec(),
-        });
+            (table, _) => table.map(Learned::Own),
+        };
         let tables = Tables { positions, rotary: self.rotary, config: other };
         Model::fill_tables(other, &tables, &mut memory).map_err(|error| match error {
             FillError::Config(error) => SizeError::Config(error),
-            _ => out_of_memory(),
+            FillError::Memory(error) => SizeError::Model(ModelError::Memory(error)),
+            FillError::Source(()) => SizeError::Unsupported { own: self.config.image },
+            FillError::NotFinite { row, column, .. } => SizeError::NotFinite { row, column },
         })?;
         Ok(memory)
     }
 }
 
-/// What a size needs, computed.
+/// What a size needs, computed as it is read.
 struct Tables<'a> {
-    positions: Option<Vec<f32>>,
+    positions: Option<Learned<'a>>,
     rotary: Option<Rotary>,
     config: &'a Config,
+}
+
+/// Learned positions.
+enum Learned<'a> {
+    /// As the model has them.
+    Own(&'a [f32]),
+    /// For another grid, rounded.
+    Resampled(Resampled<'a>, Rounding),
+}
+
+/// One of the tables.
+enum Table<'a> {
+    Positions(&'a Learned<'a>, usize),
+    Rotary(rotary::Table),
 }
 
 impl Source for Tables<'_> {
     type Error = ();
 
     fn open(&self, param: Param, [_, columns]: [usize; 2]) -> Result<impl Values, ()> {
-        let values = match param.site {
-            Site::Rope => self.rotary.map(|rotary| rotary.table(self.config.grid(), self.config.head_dim)),
-            _ => self.positions.clone(),
-        };
-        let values = values.ok_or(())?;
-        Ok(move |row: usize, start: usize, into: &mut [f32]| {
-            into.copy_from_slice(&values[row * columns + start..][..into.len()]);
-        })
+        let rotary = || Some(Table::Rotary(self.rotary?.table(self.config.grid(), self.config.head_dim)?));
+        let positions = || Some(Table::Positions(self.positions.as_ref()?, columns));
+        if param.site == Site::Rope { rotary() } else { positions() }.ok_or(())
+    }
+}
+
+impl Values for Table<'_> {
+    fn read(&self, row: usize, start: usize, into: &mut [f32]) {
+        match self {
+            Self::Rotary(table) => table.read(row, start, into),
+            Self::Positions(Learned::Own(table), columns) => {
+                into.copy_from_slice(&table[row * columns + start..][..into.len()]);
+            }
+            Self::Positions(Learned::Resampled(table, rounding), _) => {
+                table.read(row, start, into);
+                into.iter_mut().for_each(|x| *x = rounding.round(*x));
+            }
+        }
     }
 }
 
@@ -110,6 +135,13 @@ pub enum SizeError {
     Unsupported {
         /// That size.
         own: [usize; 2],
+    },
+    /// What is computed for the size is NaN or infinite, or too large for the precision that positions are stored in.
+    NotFinite {
+        /// The row of the positions or rotations.
+        row: usize,
+        /// The column.
+        column: usize,
     },
     /// The tables do not fit the model.
     Model(ModelError),
@@ -132,6 +164,9 @@ impl fmt::Display for SizeError {
             }
             Self::Unsupported { own: [h, w] } => {
                 write!(f, "unsupported: this checkpoint's positions are for images of {h}×{w} alone")
+            }
+            Self::NotFinite { row, column } => {
+                write!(f, "the positions for this size are not finite at [{row}, {column}]")
             }
             Self::Model(error) => error.fmt(f),
             Self::OutOfMemory { bytes } => write!(f, "the system does not give {bytes} bytes for the positions"),

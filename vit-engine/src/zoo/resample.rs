@@ -1,7 +1,10 @@
 //! Position embeddings at other sizes of image, resampled as the checkpoint's own code does it.
 //!
 //! Both filters are separable and agree with `torch.nn.functional.interpolate` to rounding.
+use core::ops::Range;
+
 use crate::config::Config;
+use crate::weights::Values;
 
 /// What happens to positions at other sizes of image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,66 +42,138 @@ pub enum Filter {
     BicubicAntialiased,
 }
 
-/// The positions of `own`'s grid, \[position_prefix + patches, dim\], for `other`'s. Those in front of the patches are left
-/// alone.
-pub fn positions(filter: Filter, table: &[f32], own: &Config, other: &Config) -> Vec<f32> {
+/// The positions of `own`'s grid, `table` \[position_prefix + patches, dim\], for `other`'s, as a parameter's values. Those
+/// in front of the patches are left alone.
+///
+/// # Errors
+/// When the system does not give the memory: 8 bytes for each of rows of `own`'s grid × columns of `other`'s × dim.
+pub fn positions<'a>(
+    filter: Filter,
+    table: &'a [f32],
+    own: &Config,
+    other: &Config,
+) -> Result<Resampled<'a>, OutOfMemory> {
     let dim = own.dim;
     let (prefix, patches) = table.split_at(own.position_prefix() * dim);
     let ([height, width], [new_height, new_width]) = (own.grid(), other.grid());
-    if own.grid() == other.grid() {
-        return table.to_vec();
-    }
-    let along_x = taps(filter, width, new_width);
-    let along_y = taps(filter, height, new_height);
-    // First along x: [height, new_width, dim].
-    let mut rows = vec![0.0f64; height * new_width * dim];
+    let mut rows = zeros(height, new_width, dim)?;
     for (row, out) in patches.chunks_exact(width * dim).zip(rows.chunks_exact_mut(new_width * dim)) {
-        for (taps, out) in along_x.iter().zip(out.chunks_exact_mut(dim)) {
-            for &(x, weight) in taps {
-                out.iter_mut().zip(&row[x * dim..]).for_each(|(out, p)| *out += weight * f64::from(*p));
+        for (x, out) in out.chunks_exact_mut(dim).enumerate() {
+            for (from, weight) in Taps::new(filter, width, new_width, x) {
+                out.iter_mut().zip(&row[from * dim..]).for_each(|(out, p)| *out += weight * f64::from(*p));
             }
         }
     }
-    let mut out = prefix.to_vec();
-    out.reserve(new_height * new_width * dim);
-    let mut sum = vec![0.0f64; new_width * dim];
-    for taps in &along_y {
-        sum.fill(0.0);
-        for &(y, weight) in taps {
-            sum.iter_mut().zip(&rows[y * new_width * dim..]).for_each(|(sum, p)| *sum += weight * p);
-        }
-        out.extend(sum.iter().map(|sum| *sum as f32));
-    }
-    out
+    Ok(Resampled { filter, prefix, rows, dim, width: new_width, heights: [height, new_height] })
 }
 
-/// For each of `to` places the places among `from` that it is made of, and their weights.
-fn taps(filter: Filter, from: usize, to: usize) -> Vec<Vec<(usize, f64)>> {
-    // torch computes the step in f32.
-    let step = f64::from(from as f32 / to as f32);
-    let place = |i: usize| match filter {
-        Filter::Bicubic => {
-            let centre = step * (i as f64 + 0.5) - 0.5;
-            let first = centre.floor();
-            let tap = |k: i64| {
-                let index = (first as i64 + k).clamp(0, from as i64 - 1) as usize;
-                (index, cubic(centre - first - k as f64, -0.75))
-            };
-            (-1..=2).map(tap).collect()
+/// `height` × `width` × `dim` zeros.
+fn zeros(height: usize, width: usize, dim: usize) -> Result<Vec<f64>, OutOfMemory> {
+    let len = height.saturating_mul(width).saturating_mul(dim);
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len).map_err(|_| OutOfMemory { bytes: len.saturating_mul(size_of::<f64>()) })?;
+    zeros.resize(len, 0.0);
+    Ok(zeros)
+}
+
+/// The system does not give the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// The bytes asked for.
+    pub bytes: usize,
+}
+
+/// Positions for another grid, resampled along x, and along y as they are read; see [`positions`].
+#[derive(Debug)]
+pub struct Resampled<'a> {
+    filter: Filter,
+    prefix: &'a [f32], // [position_prefix, dim]
+    rows: Vec<f64>,    // [own height, width, dim]
+    dim: usize,
+    width: usize,
+    heights: [usize; 2],
+}
+
+impl Values for Resampled<'_> {
+    fn read(&self, row: usize, start: usize, into: &mut [f32]) {
+        let Self { dim, width, heights: [own, new], .. } = *self;
+        let prefix = self.prefix.len() / dim;
+        let Some(patch) = row.checked_sub(prefix) else {
+            into.copy_from_slice(&self.prefix[row * dim + start..][..into.len()]);
+            return;
+        };
+        let (y, x) = (patch / width, patch % width);
+        // The sum is f64, a few columns at a time.
+        let mut sums = [0.0f64; 256];
+        for (index, into) in into.chunks_mut(sums.len()).enumerate() {
+            let (start, sums) = (start + index * sums.len(), &mut sums[..into.len()]);
+            sums.fill(0.0);
+            for (from, weight) in Taps::new(self.filter, own, new, y) {
+                let row = &self.rows[(from * width + x) * dim + start..];
+                sums.iter_mut().zip(row).for_each(|(sum, p)| *sum += weight * p);
+            }
+            into.iter_mut().zip(sums).for_each(|(out, sum)| *out = *sum as f32);
         }
-        Filter::BicubicAntialiased => {
-            let stretch = step.max(1.0);
-            let centre = step * (i as f64 + 0.5);
-            let start = (centre - 2.0 * stretch + 0.5).max(0.0) as usize;
-            let end = ((centre + 2.0 * stretch + 0.5) as usize).min(from);
-            let mut taps: Vec<_> =
-                (start..end).map(|j| (j, cubic((j as f64 - centre + 0.5) / stretch, -0.5))).collect();
-            let sum: f64 = taps.iter().map(|tap| tap.1).sum();
-            taps.iter_mut().for_each(|tap| tap.1 /= sum);
-            taps
+    }
+}
+
+/// The places among `from` that one of `to` places is made of, and their weights.
+struct Taps {
+    filter: Filter,
+    from: usize,
+    centre: f64,
+    /// How much wider the filter is than where nothing shrinks.
+    stretch: f64,
+    /// What weights are divided by.
+    sum: f64,
+    next: Range<i64>,
+}
+
+impl Taps {
+    /// Those of place `i`.
+    fn new(filter: Filter, from: usize, to: usize, i: usize) -> Self {
+        // torch computes the step in f32.
+        let step = f64::from(from as f32 / to as f32);
+        let (centre, stretch, next) = match filter {
+            Filter::Bicubic => {
+                let centre = step * (i as f64 + 0.5) - 0.5;
+                let first = centre.floor() as i64;
+                (centre, 1.0, first - 1..first + 3)
+            }
+            Filter::BicubicAntialiased => {
+                let (centre, stretch) = (step * (i as f64 + 0.5), step.max(1.0));
+                let start = (centre - 2.0 * stretch + 0.5).max(0.0) as i64;
+                let end = ((centre + 2.0 * stretch + 0.5) as usize).min(from) as i64;
+                (centre, stretch, start..end)
+            }
+        };
+        let taps = Self { filter, from, centre, stretch, sum: 1.0, next };
+        let sum = match filter {
+            Filter::Bicubic => 1.0,
+            Filter::BicubicAntialiased => taps.next.clone().map(|j| taps.weight(j)).sum(),
+        };
+        Self { sum, ..taps }
+    }
+
+    /// The weight of place `j`, before it is divided by the sum.
+    fn weight(&self, j: i64) -> f64 {
+        match self.filter {
+            Filter::Bicubic => {
+                let first = self.centre.floor();
+                cubic(self.centre - first - (j as f64 - first), -0.75)
+            }
+            Filter::BicubicAntialiased => cubic((j as f64 - self.centre + 0.5) / self.stretch, -0.5),
         }
-    };
-    (0..to).map(place).collect()
+    }
+}
+
+impl Iterator for Taps {
+    type Item = (usize, f64);
+
+    fn next(&mut self) -> Option<(usize, f64)> {
+        let j = self.next.next()?;
+        Some((j.clamp(0, self.from as i64 - 1) as usize, self.weight(j) / self.sum))
+    }
 }
 
 /// Keys' cubic convolution kernel (1981, <https://doi.org/10.1109/TASSP.1981.1163711>).
@@ -122,7 +197,8 @@ mod tests {
     fn weights_sum_to_1_and_the_same_size_is_the_identity() {
         for filter in [Filter::Bicubic, Filter::BicubicAntialiased] {
             for (from, to) in [(1, 1), (1, 5), (5, 1), (14, 14), (14, 9), (7, 24), (37, 16)] {
-                for (i, taps) in taps(filter, from, to).into_iter().enumerate() {
+                for i in 0..to {
+                    let taps: Vec<_> = Taps::new(filter, from, to, i).collect();
                     let sum: f64 = taps.iter().map(|tap| tap.1).sum();
                     assert!((sum - 1.0).abs() < 1e-12 && taps.iter().all(|tap| tap.0 < from));
                     if from == to {
@@ -150,9 +226,11 @@ mod tests {
         };
         // Keys' kernel reproduces lines with a = −0.5 alone.
         for (filter, bound) in [(Filter::Bicubic, 0.03), (Filter::BicubicAntialiased, 1e-5)] {
-            let got = positions(filter, &grid(&own), &own, &other);
-            let want = grid(&other);
-            assert_eq!((got.len(), got[0]), (want.len(), 7.0));
+            let (table, want) = (grid(&own), grid(&other));
+            let values = positions(filter, &table, &own, &other).unwrap();
+            let mut got = vec![0.0; want.len()];
+            got.iter_mut().enumerate().for_each(|(row, x)| values.read(row, 0, core::slice::from_mut(x)));
+            assert_eq!(got[0], 7.0);
             for y in 5..11 {
                 for x in 5..13 {
                     let at = 1 + y * 18 + x;
@@ -160,5 +238,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// More columns than are summed at a time, read in parts.
+    #[test]
+    fn any_part_of_a_row() {
+        let own = Config { positions: Positions::Patches, ..Config::plain([3, 2], [1, 1], 600, 1, 1) };
+        let table: Vec<f32> = (0..own.patches() * own.dim).map(|i| (i as f32 * 0.37).sin()).collect();
+        let values = positions(Filter::Bicubic, &table, &own, &own.with_image([5, 4])).unwrap();
+        let mut row = vec![0.0; 600];
+        values.read(13, 0, &mut row);
+        for (start, len) in [(0, 1), (255, 2), (256, 256), (599, 1), (100, 500)] {
+            let mut part = vec![0.0; len];
+            values.read(13, start, &mut part);
+            assert_eq!(part, row[start..start + len]);
+        }
+    }
+
+    #[test]
+    fn memory_that_there_is_not() {
+        let own = Config { positions: Positions::Patches, ..Config::plain([1, 1], [1, 1], 4, 1, 1) };
+        let other = |width: usize| own.with_image([1, width]);
+        let bytes = |width| positions(Filter::Bicubic, &[0.0; 4], &own, &other(width)).unwrap_err().bytes;
+        assert_eq!(bytes(1 << 56), 1 << 61);
+        assert_eq!(bytes(usize::MAX), usize::MAX);
     }
 }

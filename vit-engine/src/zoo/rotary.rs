@@ -1,4 +1,5 @@
 //! The angles of rotary position embeddings.
+use crate::weights::Values;
 
 /// How angles follow from a patch's place, for each pair of a head's elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,20 +23,13 @@ pub enum Rotary {
 }
 
 impl Rotary {
-    /// Cosines and then sines for each patch, \[patches, head_dim\]: angle j is that of elements j and j + head_dim/2, of
-    /// which the first half belongs to one axis and the second to the other.
-    pub fn table(self, grid: [usize; 2], head_dim: usize) -> Vec<f32> {
-        let quarter = head_dim / 4;
-        let mut table = Vec::with_capacity(grid[0] * grid[1] * head_dim);
-        for y in 0..grid[0] {
-            for x in 0..grid[1] {
-                let angles: Vec<f64> =
-                    (0..head_dim / 2).map(|j| self.angle([y, x], grid, j / quarter, j % quarter, quarter)).collect();
-                table.extend(angles.iter().map(|angle| angle.cos() as f32));
-                table.extend(angles.iter().map(|angle| angle.sin() as f32));
-            }
-        }
-        table
+    /// Cosines and then sines for each patch of a grid, \[patches, head_dim\]: angle j is that of elements j and
+    /// j + head_dim/2, of which the first half belongs to one axis and the second to the other. `None` if head_dim
+    /// is no multiple of 4.
+    ///
+    /// Every element is computed when it is read: a table of any size takes no memory.
+    pub fn table(self, grid: [usize; 2], head_dim: usize) -> Option<Table> {
+        (head_dim > 0 && head_dim.is_multiple_of(4)).then_some(Table { rotary: self, grid, head_dim })
     }
 
     /// The angle of pair `k` of the axis that comes at `axis`.
@@ -52,5 +46,59 @@ impl Rotary {
                 (place[axis] as f64 + offset) * scale * temperature.powf(-share)
             }
         }
+    }
+}
+
+/// The cosines and sines of a grid; see [`Rotary::table`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Table {
+    rotary: Rotary,
+    grid: [usize; 2],
+    head_dim: usize,
+}
+
+impl Values for Table {
+    fn read(&self, row: usize, start: usize, into: &mut [f32]) {
+        let Self { rotary, grid, head_dim } = *self;
+        let place = [row / grid[1], row % grid[1]];
+        let (half, quarter) = (head_dim / 2, head_dim / 4);
+        for (column, x) in (start..).zip(into) {
+            let j = column % half;
+            let angle = rotary.angle(place, grid, usize::from(j >= quarter), j % quarter, quarter);
+            *x = if column < half { angle.cos() } else { angle.sin() } as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two by three patches, heads of 8: angles by hand.
+    #[test]
+    fn cosines_come_before_sines_and_rows_before_columns() {
+        let rotary = Rotary::Counted { temperature: 100.0, offset: 0.5, reference: None, x_first: false };
+        let table = rotary.table([2, 3], 8).unwrap();
+        let mut row = [0.0; 8];
+        table.read(5, 0, &mut row);
+        let angles = [1.5, 0.15, 2.5, 0.25f64];
+        let want = [angles.map(f64::cos), angles.map(f64::sin)].concat();
+        for (got, want) in row.iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() < 1e-7, "{row:?}");
+        }
+        let mut part = [0.0; 3];
+        table.read(5, 3, &mut part);
+        assert_eq!(part, row[3..6]);
+        assert!([0, 1, 2, 6].iter().all(|head_dim| rotary.table([2, 3], *head_dim).is_none()));
+    }
+
+    #[test]
+    fn a_table_of_any_size_takes_no_memory() {
+        let side = 1 << 24;
+        let mut last = [0.0; 4];
+        Rotary::Normalised { theta: 100.0 }.table([side, side], 4).unwrap().read(side * side - 1, 0, &mut last);
+        // The last patch is at 1 − 1/2²⁴ along both axes: just before a whole turn.
+        let angle = core::f64::consts::TAU * (1.0 - 1.0 / side as f64);
+        assert_eq!(last, [angle.cos() as f32, angle.cos() as f32, angle.sin() as f32, angle.sin() as f32]);
     }
 }

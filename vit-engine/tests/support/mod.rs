@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use vit_engine::file::{Checkpoint, Loaded};
+use vit_engine::file::{Checkpoint, LoadError, Loaded};
 use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, Serial};
 
 /// The levels to test: the one that `VIT_ISA` names, or all that the CPU has; `VIT_REQUIRE_ISA` names those it must have.
@@ -101,16 +101,19 @@ impl Golden {
 
     /// The model with other weights.
     pub fn load_weights(&self, weights: &Weights, precision: Precision) -> Loaded {
-        let checkpoint = match weights {
-            Weights::One(weights) => Checkpoint::from_bytes(&self.config, weights),
+        self.try_load(&self.config, weights, precision).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// The model with another config and other weights.
+    pub fn try_load(&self, config: &[u8], weights: &Weights, precision: Precision) -> Result<Loaded, LoadError> {
+        match weights {
+            Weights::One(weights) => Checkpoint::from_bytes(config, weights),
             Weights::Sharded { index, shards } => {
                 let shards: Vec<(&str, &[u8])> = shards.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
-                Checkpoint::from_shards(&self.config, index, &shards)
+                Checkpoint::from_shards(config, index, &shards)
             }
-        };
-        checkpoint
-            .and_then(|checkpoint| checkpoint.load(precision))
-            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        }
+        .and_then(|checkpoint| checkpoint.load(precision))
     }
 }
 
