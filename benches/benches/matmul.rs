@@ -1,15 +1,14 @@
 //! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
 //! fashion-vit's feed-forward; against `matrixmultiply` and `gemm` on one thread.
 //!
-//! f16 is the storage of the weights; `a`, the sums and `out` are f32. Kernels get their weights packed, which a model
+//! Formats are the storage of the weights; `a`, the sums and `out` are f32. Kernels get their weights packed, which a model
 //! does once; the others pack in every call. The epilogue is left out, for the others have none.
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use vit_benches::{Storage, naive, noise, run};
-use vit_kernels::half::f16;
-use vit_kernels::{Epilogue, Isa, Packed, Panels, matmul, pack, packed_len};
+use vit_benches::{naive, noise, packed, run};
+use vit_kernels::{Epilogue, Format, Isa, Packed, matmul};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -24,24 +23,19 @@ fn main() {
         for (rows, n, k) in [(197, 768, 768), (197, 768, 192), (1, 1000, 768), (50, 128, 64)] {
             let shape = Shape { rows, n, k };
             group.throughput(Throughput::Elements((2 * rows * n * k) as u64)); // FLOPs
-            kernel::<f32>(&mut group, shape, |panels| Panels::F32(panels));
-            kernel::<f16>(&mut group, shape, |panels| Panels::F16(panels));
+            Format::ALL.into_iter().for_each(|format| kernel(&mut group, shape, format));
             others(&mut group, shape);
         }
     });
 }
 
-fn kernel<E: Storage>(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape, panels: fn(&[E]) -> Panels<'_>) {
+fn kernel(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape, format: Format) {
     let Shape { n, k, .. } = shape;
     for isa in Isa::available() {
-        group.bench_function(shape.id(E::NAME, isa.name()), |b| {
+        group.bench_function(shape.id(format.name(), isa.name()), |b| {
             let (a, w, mut out) = shape.matrices();
-            let mut packed = vec![E::rounded(0.0); packed_len(n, k).expect("it fits memory")];
-            let read = |row: usize, start: usize, into: &mut [f32]| {
-                into.copy_from_slice(&w[row * k + start..][..into.len()]);
-            };
-            pack(n, k, read, &mut packed).expect("noise is finite");
-            let weights = Packed::new(n, k, panels(&packed)).expect("the length is packed_len's");
+            let lines = packed(format, n, k, &w);
+            let weights = Packed::new(format, n, k, &lines).expect("packed for this shape");
             b.iter(|| {
                 let out = black_box(&mut *out);
                 matmul(isa, black_box(&a), weights, Epilogue::default(), out).expect("shapes fit");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion};
 use vit_kernels::half::{Element, f16};
+use vit_kernels::{Format, Line};
 
 /// Runs benchmarks under criterion; its command line has the last word on the settings.
 ///
@@ -61,6 +62,14 @@ impl Storage for f16 {
     fn rounded(x: f32) -> Self {
         Self::from_f32(x)
     }
+}
+
+/// \[n, k\] weights in panels.
+pub fn packed(format: Format, n: usize, k: usize, w: &[f32]) -> Vec<Line> {
+    let mut lines = vec![Line::ZERO; format.lines(n, k).expect("it fits memory")];
+    let read = |row: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[row * k + start..][..into.len()]);
+    format.pack(n, k, read, &mut lines).expect("finite weights of this shape");
+    lines
 }
 
 /// `len` values, uniform in ±1; the same for the same seed.

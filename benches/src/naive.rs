@@ -127,11 +127,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// A baseline that computes something else would compare nothing.
 #[cfg(test)]
 mod tests {
-    use vit_kernels::{Attention, Epilogue, Isa, Job, Packed, Panels, Rope};
-    use vit_kernels::{elementwise, pack, packed_len};
+    use vit_kernels::{Attention, Epilogue, Format, Isa, Job, Packed, Rope, elementwise};
 
     use super::*;
-    use crate::noise;
+    use crate::{noise, packed};
 
     fn near(naive: &[f32], kernel: &[f32]) {
         assert_eq!(naive.len(), kernel.len());
@@ -181,10 +180,9 @@ mod tests {
         let (isa, rows, n, k) = (Isa::best(), 5, 19, 23);
         let (a, w) = (noise::<f32>(rows * k, 1), noise::<f32>(n * k, 2));
         let (mut x, mut y) = (vec![0.0; rows * n], vec![0.0; rows * n]);
-        let mut panels = vec![0.0f32; packed_len(n, k).unwrap()];
-        pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut panels).unwrap();
+        let lines = packed(Format::F32, n, k, &w);
         matmul(&a, &w, k, &mut x);
-        let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+        let weights = Packed::new(Format::F32, n, k, &lines).unwrap();
         vit_kernels::matmul(isa, &a, weights, Epilogue::default(), &mut y).unwrap();
         near(&x, &y);
     }

@@ -1,9 +1,8 @@
-//! Matmul of any shape on every level the CPU has, in both precisions, within its documented bound of the f64 truth.
+//! Matmul of any shape on every level the CPU has, in every format, within its documented bound of the f64 truth.
 #![no_main]
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use vit_kernels::half::{Element, f16};
-use vit_kernels::{Epilogue, Isa, Packed, Panels, matmul, pack, packed_len, reference};
+use vit_kernels::{Epilogue, Format, Isa, Line, Packed, matmul, reference};
 
 #[derive(Debug)]
 struct Input {
@@ -37,25 +36,23 @@ fn number(bits: u32) -> f32 {
     if bits == 0 { 0.0 } else { f32::from_bits(bits & 0x807f_ffff | exponent << 23) }
 }
 
-fn packed<E: Element>(input: &Input) -> Vec<E> {
-    let Input { n, k, w, .. } = input;
-    let mut out = vec![E::default(); packed_len(*n, *k).unwrap()];
-    pack(*n, *k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
-    out
-}
-
-/// `w` are the weights as they are stored.
-fn check(Input { rows, n, k, a, .. }: &Input, w: &[f32], panels: Panels<'_>) {
+/// Weights in a format's panels, and as they were rounded.
+fn check(Input { rows, n, k, a, w }: &Input, format: Format) {
+    let mut lines = vec![Line::ZERO; format.lines(*n, *k).unwrap()];
+    let read = |row: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[row * k + start..][..into.len()]);
+    format.pack(*n, *k, read, &mut lines).unwrap();
+    let weights = Packed::new(format, *n, *k, &lines).unwrap();
+    let w: Vec<f32> = (0..n * k).map(|i| weights.get(i / k, i % k).unwrap()).collect();
     let product = |of: fn(f64) -> f64| {
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| of(x.into())).collect() };
         let mut out = vec![0.0; rows * n];
-        reference::matmul(&wide(a), &wide(w), *k, &mut out);
+        reference::matmul(&wide(a), &wide(&w), *k, &mut out);
         out
     };
     let (want, magnitude) = (product(|x| x), product(f64::abs));
     for isa in Isa::available() {
         let mut got = vec![f32::NAN; rows * n];
-        matmul(isa, a, Packed::new(*n, *k, panels).unwrap(), Epilogue::default(), &mut got).unwrap();
+        matmul(isa, a, weights, Epilogue::default(), &mut got).unwrap();
         for (i, got) in got.into_iter().enumerate() {
             let bound = (k + 1) as f64 * 2f64.powi(-24) * magnitude[i];
             assert!((f64::from(got) - want[i]).abs() <= bound, "{isa} at {i}: {got} not {}", want[i]);
@@ -63,8 +60,4 @@ fn check(Input { rows, n, k, a, .. }: &Input, w: &[f32], panels: Panels<'_>) {
     }
 }
 
-fuzz_target!(|input: Input| {
-    check(&input, &input.w, Panels::F32(&packed(&input)));
-    let rounded: Vec<f32> = input.w.iter().map(|&w| f16::from_f32(w).to_f32()).collect();
-    check(&input, &rounded, Panels::F16(&packed(&input)));
-});
+fuzz_target!(|input: Input| Format::ALL.into_iter().for_each(|format| check(&input, format)));

@@ -1,6 +1,6 @@
 //! The feed-forward block: x = x + scale ⊙ down(hidden), hidden = activation(up(norm(x))) or, gated,
 //! activation(gate(norm(x))) ⊙ up(norm(x)).
-use vit_kernels::{Epilogue, Onto};
+use vit_kernels::{Accumulate, Epilogue};
 
 use crate::attention::Scratch;
 use crate::executor::Stage;
@@ -18,7 +18,7 @@ impl Pass<'_> {
             self.norm(block, layer.mlp_norm, norm);
             match layer.gate {
                 Some(gate) => {
-                    let through = Epilogue { onto: Onto::Product, ..Epilogue::default() };
+                    let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
                     self.linear(Stage::Up, norm, gate, activation, &mut [], hidden);
                     self.linear(Stage::Up, norm, layer.up, through, &mut [], hidden);
                 }

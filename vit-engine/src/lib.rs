@@ -71,4 +71,4 @@ pub use plan::{Plan, PlanError};
 #[cfg(feature = "std")]
 pub use threads::ThreadPool;
 pub use vit_kernels::{Activation, Isa, IsaError};
-pub use weights::{FillError, Precision, Source, Values};
+pub use weights::{FillError, Precision, Source, UnknownPrecision, Values};

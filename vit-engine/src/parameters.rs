@@ -150,6 +150,24 @@ impl<S: Copy + PartialEq> Entry<S> {
     }
 }
 
+impl Entry<Site> {
+    /// Its first site.
+    pub(crate) fn site(&self) -> Site {
+        match *self {
+            Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => site,
+            Self::KeysValues { sites, .. } => sites[0],
+        }
+    }
+
+    /// The same entry of another layer.
+    pub(crate) fn at_layer(self, index: usize) -> Self {
+        self.named(|site| match site {
+            Site::Layer(_, site) => Site::Layer(index, site),
+            other => other,
+        })
+    }
+}
+
 impl Entry<LayerSite> {
     /// The entry of layer `index`.
     pub(crate) fn of_layer(self, index: usize) -> Entry<Site> {

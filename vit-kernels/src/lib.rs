@@ -61,7 +61,7 @@ mod testing;
 pub use activation::{Activation, activate};
 pub use attention::{Attention, AttentionMaps, KvLayout, RelativeBias, Scores};
 pub use error::ShapeError;
-pub use gemm::{Blocks, Epilogue, Matmul, Onto, PackError, Packed, Panels, matmul, pack, packed_len};
+pub use gemm::{Accumulate, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
 pub use layer_norm::{LayerNorm, layer_norm};

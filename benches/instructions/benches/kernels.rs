@@ -7,10 +7,9 @@
 use std::hint::black_box;
 
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
-use vit_kernels::half::f16;
 use vit_kernels::{
-    Activation, Attention, Epilogue, Isa, Job, KvLayout, Packed, Panels, RelativeBias, Rope, Scores, activate,
-    elementwise, layer_norm, math, matmul, pack, packed_len, softmax,
+    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Packed, RelativeBias, Rope, Scores, activate,
+    elementwise, layer_norm, math, matmul, softmax,
 };
 
 /// Seeded, uniform in ±1.
@@ -110,52 +109,53 @@ fn add_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
     x
 }
 
-/// Matmul's inputs: A, weights as they come, and packed.
-struct Product<E> {
+/// Matmul's inputs: A, and packed weights.
+struct Product {
     isa: Isa,
+    format: Format,
     a: Vec<f32>,
-    panels: Vec<E>,
+    lines: Vec<Line>,
     out: Vec<f32>,
 }
 
 const N: usize = 192;
 const K: usize = 192;
 
-fn product<E: vit_kernels::half::Element>(name: &str, rows: usize) -> Product<E> {
-    let (w, mut panels) = (noise(N * K, 2), vec![E::default(); packed_len(N, K).expect("it fits memory")]);
-    pack(N, K, |row, start, into| into.copy_from_slice(&w[row * K + start..][..into.len()]), &mut panels)
-        .expect("noise is finite");
-    Product { isa: level(name), a: noise(rows * K, 1), panels, out: vec![0.0; rows * N] }
+fn product(name: &str, rows: usize, format: Format) -> Product {
+    let (w, mut lines) = (noise(N * K, 2), vec![Line::ZERO; format.lines(N, K).expect("it fits memory")]);
+    let read = |row: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[row * K + start..][..into.len()]);
+    format.pack(N, K, read, &mut lines).expect("noise is finite");
+    Product { isa: level(name), format, a: noise(rows * K, 1), lines, out: vec![0.0; rows * N] }
 }
 
-fn multiply(isa: Isa, a: &[f32], panels: Panels<'_>, out: &mut [f32]) {
-    let weights = Packed::new(N, K, panels).expect("packed for this shape");
-    matmul(isa, black_box(a), weights, Epilogue::default(), out).expect("shapes fit");
-}
-
-#[library_benchmark(setup = product)]
-#[bench::portable("portable", 50)]
-#[bench::avx2("avx2", 50)]
-#[bench::portable_1_row("portable", 1)]
-#[bench::avx2_1_row("avx2", 1)]
-fn matmul_192x192(mut p: Product<f32>) -> Product<f32> {
-    multiply(p.isa, &p.a, Panels::F32(&p.panels), &mut p.out);
+fn multiply(mut p: Product) -> Product {
+    let weights = Packed::new(p.format, N, K, &p.lines).expect("packed for this shape");
+    matmul(p.isa, black_box(&p.a), weights, Epilogue::default(), &mut p.out).expect("shapes fit");
     p
 }
 
 #[library_benchmark(setup = product)]
-#[bench::portable("portable", 50)]
-#[bench::avx2("avx2", 50)]
-fn matmul_192x192_f16(mut p: Product<f16>) -> Product<f16> {
-    multiply(p.isa, &p.a, Panels::F16(&p.panels), &mut p.out);
-    p
+#[bench::portable("portable", 50, Format::F32)]
+#[bench::avx2("avx2", 50, Format::F32)]
+#[bench::portable_1_row("portable", 1, Format::F32)]
+#[bench::avx2_1_row("avx2", 1, Format::F32)]
+fn matmul_192x192(p: Product) -> Product {
+    multiply(p)
 }
 
 #[library_benchmark(setup = product)]
-#[bench::any("portable", 1)]
-fn pack_192x192(mut p: Product<f32>) -> Product<f32> {
+#[bench::portable("portable", 50, Format::F16)]
+#[bench::avx2("avx2", 50, Format::F16)]
+fn matmul_192x192_f16(p: Product) -> Product {
+    multiply(p)
+}
+
+#[library_benchmark(setup = product)]
+#[bench::any("portable", 1, Format::F32)]
+fn pack_192x192(mut p: Product) -> Product {
     let w = black_box(&p.a);
-    pack(N, K, |_, start, into| into.copy_from_slice(&w[start..][..into.len()]), &mut p.panels).expect("finite");
+    let read = |_: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[start..][..into.len()]);
+    p.format.pack(N, K, read, &mut p.lines).expect("finite");
     p
 }
 

@@ -78,8 +78,8 @@ pub enum Problem {
         /// The dtype in the file.
         found: String,
     },
-    /// A weight is NaN or infinite, or too large for f16 when that is asked for.
-    NotFinite {
+    /// A weight is NaN or infinite, or too large for the format that it is to be stored in.
+    OutOfRange {
         /// The tensor's name.
         tensor: String,
         /// The weight's row; a vector is one row.
@@ -88,6 +88,8 @@ pub enum Problem {
         column: usize,
         /// The weight.
         value: f32,
+        /// The format's name.
+        format: &'static str,
     },
     /// The system does not give the memory.
     OutOfMemory {
@@ -146,10 +148,10 @@ impl fmt::Display for Problem {
                 write!(f, "'{tensor}': the config asks for shape {expected:?}, the file has {found:?}")
             }
             Self::Dtype { tensor, found } => write!(f, "'{tensor}': expected F32, F16 or BF16, found {found}"),
-            Self::NotFinite { tensor, row, column, value } if value.is_finite() => {
-                write!(f, "'{tensor}' at [{row}, {column}]: {value} is too large for f16; load it as f32")
+            Self::OutOfRange { tensor, row, column, value, format } if value.is_finite() => {
+                write!(f, "'{tensor}' at [{row}, {column}]: {value} is too large for {format}; load it as f32")
             }
-            Self::NotFinite { tensor, row, column, value } => {
+            Self::OutOfRange { tensor, row, column, value, .. } => {
                 write!(f, "'{tensor}' at [{row}, {column}]: expected a finite number, found {value}")
             }
             Self::OutOfMemory { bytes } => write!(f, "the system does not give {bytes} bytes for the weights"),

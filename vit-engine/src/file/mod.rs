@@ -184,12 +184,12 @@ impl<'a> Checkpoint<'a> {
         Model::fill(&config, precision, &parameters, &mut memory).map_err(|error| {
             in_weights(match error {
                 FillError::Source(problem) => problem,
-                FillError::NotFinite { param, row, column, value } => {
+                FillError::OutOfRange { param, row, column, value, format } => {
                     let place = recipe.names.place(param, shape_of(&config, param));
                     // A bias is one row: what is fused stands in it side by side.
                     let (down, right) =
                         if param.part == Part::Bias { (0, place.first_row) } else { (place.first_row, 0) };
-                    Problem::NotFinite { tensor: place.tensor, row: down + row, column: right + column, value }
+                    Problem::OutOfRange { tensor: place.tensor, row: down + row, column: right + column, value, format }
                 }
                 FillError::Config(error) => Problem::Zoo(error.into()),
                 FillError::Memory(_) => Problem::OutOfMemory { bytes },

@@ -67,7 +67,7 @@ impl Loaded {
             FillError::Config(error) => SizeError::Config(error),
             FillError::Memory(error) => SizeError::Model(ModelError::Memory(error)),
             FillError::Source(()) => SizeError::Unsupported { own: self.config.image },
-            FillError::NotFinite { row, column, .. } => SizeError::NotFinite { row, column },
+            FillError::OutOfRange { row, column, .. } => SizeError::NotFinite { row, column },
         })?;
         Ok(memory)
     }

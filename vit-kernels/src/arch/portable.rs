@@ -12,7 +12,7 @@ impl Simd for Portable {
     type M = f32x16;
 
     // A vector takes four of SSE2's 16 registers, two of AVX's 16, four of NEON's 32.
-    const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 3 };
+    const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
     const TILE_PANELS: usize = 1;
 
     #[inline(never)]

@@ -27,8 +27,8 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use crate::error::{ShapeError, expect_len};
-use crate::gemm::Linear;
-use crate::gemm::tile::{Ahead, Tile};
+use crate::gemm::tile::{Prefetch, Tile};
+use crate::gemm::{F32, Finish};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
@@ -205,7 +205,7 @@ struct Work<const Q: usize> {
     max: [f32; Q],
     sum: [f32; Q],
     /// Some dimensions of (pᵀ·v)ᵀ: \[dimensions, queries\].
-    mixed: Fresh<Q, LANES>,
+    context: Fresh<Q, LANES>,
 }
 
 /// What a block of keys does to each query's outputs.
@@ -227,7 +227,7 @@ impl<const Q: usize> Work<Q> {
             scores: [[MaybeUninit::uninit(); Q]; KEY_BLOCK],
             max: [f32::NEG_INFINITY; Q],
             sum: [0.0; Q],
-            mixed: [[MaybeUninit::uninit(); Q]; LANES],
+            context: [[MaybeUninit::uninit(); Q]; LANES],
         }
     }
 }
@@ -287,7 +287,7 @@ impl Attend<'_> {
             for first in (0..dims).step_by(S::TILE_ROWS) {
                 let count = S::TILE_ROWS.min(dims - first);
                 let column = inner + head * head_dim + dim + first;
-                let tile = Tile {
+                let tile = Tile::<F32> {
                     a: v[column..][..(keys.len() - 1) * 2 * inner + count].as_ptr(),
                     a_row: 1,
                     a_step: 2 * inner,
@@ -296,21 +296,21 @@ impl Attend<'_> {
                     b_step: Q,
                     depth: keys.len(),
                     resume: None,
-                    out: work.mixed[first..first + count].as_mut_ptr().cast(),
+                    out: work.context[first..first + count].as_mut_ptr().cast(),
                     out_row: Q,
-                    finish: Linear::default(),
-                    ahead: Ahead::nothing(p),
+                    finish: Finish::default(),
+                    prefetch: Prefetch::nothing(p),
                 };
                 // SAFETY: v has `count` dimensions of each key, the scores a row of Q, which are S's panels, for each;
-                // `mixed` has Q columns, and is ours.
+                // `context` has Q columns, and is ours.
                 unsafe { tile.run(s, count, rows.len().div_ceil(LANES)) }
             }
             for panel in 0..rows.len().div_ceil(LANES) {
                 let first = panel * LANES;
                 let mut square = [s.splat(0.0); LANES];
-                for (v, mixed) in square.iter_mut().zip(&work.mixed[..dims]) {
+                for (v, context) in square.iter_mut().zip(&work.context[..dims]) {
                     // SAFETY: the tiles above wrote whole panels of each.
-                    *v = s.load(unsafe { written(mixed, first) });
+                    *v = s.load(unsafe { written(context, first) });
                 }
                 for ((row, i), mut v) in (rows.start + first..rows.end).zip(first..).zip(s.transpose(square)) {
                     let columns = head * head_dim + dim..head * head_dim + dim + dims;
@@ -410,7 +410,7 @@ impl Queries<'_> {
             }
             let out = work.scores[key..key + count].as_mut_ptr().cast::<f32>();
             let q = work.q.as_ptr().cast::<f32>();
-            let tile = Tile {
+            let tile = Tile::<F32> {
                 a: k[self.head * self.scores.layout.head_dim + dims.start..].as_ptr(),
                 a_row: row,
                 a_step: 1,
@@ -421,8 +421,8 @@ impl Queries<'_> {
                 resume: (dims.start > 0).then_some(out.cast_const()),
                 out,
                 out_row: Q,
-                finish: Linear::default(),
-                ahead: Ahead::nothing(q),
+                finish: Finish::default(),
+                prefetch: Prefetch::nothing(q),
             };
             // SAFETY: k has `count` rows in which the head's dimensions stand; q and the scores have Q columns, which
             // are S's panels, and the scores are ours.

@@ -15,56 +15,56 @@ pub struct Epilogue<'a> {
     pub activation: Option<Activation>,
     /// Multiplied into every row: LayerScale.
     pub scale: Option<&'a [f32]>,
-    /// What becomes of what `out` holds.
-    pub onto: Onto,
+    /// How the result combines with `out`.
+    pub accumulate: Accumulate,
 }
 
-/// What a matmul does with what stands in its output.
+/// How a matmul's result combines with what `out` holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Onto {
-    /// Replaces it.
+pub enum Accumulate {
+    /// out = result.
     #[default]
-    Nothing,
-    /// Adds to it: the residual connection.
-    Sum,
-    /// Multiplies it: what a gate, computed before, lets through.
-    Product,
+    Replace,
+    /// out = out + result: the residual connection.
+    Add,
+    /// out = out · result: a gate that was computed before.
+    Multiply,
 }
 
-impl Onto {
+impl Accumulate {
     #[inline(always)]
     pub(super) fn merge<S: Simd>(self, s: S, before: S::V, v: S::V) -> S::V {
         match self {
-            Self::Nothing => v,
-            Self::Sum => s.add(before, v),
-            Self::Product => s.mul(before, v),
+            Self::Replace => v,
+            Self::Add => s.add(before, v),
+            Self::Multiply => s.mul(before, v),
         }
     }
 }
 
 impl Epilogue<'_> {
     /// Added to what `out` holds, and nothing else.
-    pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, onto: Onto::Sum };
+    pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, accumulate: Accumulate::Add };
 }
 
 /// The part of an epilogue that a tile applies in its registers; the vectors start at its first column.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Linear<'a> {
+pub(crate) struct Finish<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) scale: Option<&'a [f32]>,
-    pub(crate) onto: Onto,
+    pub(crate) accumulate: Accumulate,
 }
 
 impl Epilogue<'_> {
     /// Whether something comes after the activation, so that `out` cannot hold what goes into it.
     pub(super) fn needs_two_passes(&self) -> bool {
-        self.activation.is_some() && (self.scale.is_some() || self.onto != Onto::Nothing)
+        self.activation.is_some() && (self.scale.is_some() || self.accumulate != Accumulate::Replace)
     }
 
     /// What comes before the activation, or all if there is none, for some columns.
-    pub(super) fn linear(&self, columns: &Range<usize>) -> Linear<'_> {
+    pub(super) fn finish(&self, columns: &Range<usize>) -> Finish<'_> {
         let part = |x| <[f32]>::get(x, columns.clone());
-        Linear { bias: self.bias.and_then(part), scale: self.scale.and_then(part), onto: self.onto }
+        Finish { bias: self.bias.and_then(part), scale: self.scale.and_then(part), accumulate: self.accumulate }
     }
 
     pub(super) fn check(&self, n: usize) -> Result<(), ShapeError> {
@@ -108,6 +108,6 @@ impl Epilogue<'_> {
         if let Some(scale) = self.scale {
             v = s.mul(v, columns(scale));
         }
-        self.onto.merge(s, out, v)
+        self.accumulate.merge(s, out, v)
     }
 }

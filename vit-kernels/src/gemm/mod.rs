@@ -10,21 +10,25 @@
 #![allow(unsafe_code)] // The loops around the tile hand it pointers.
 
 mod epilogue;
+mod format;
 mod pack;
 pub(crate) mod tile;
 
 use core::ops::Range;
 
-pub(crate) use epilogue::Linear;
-pub use epilogue::{Epilogue, Onto};
-pub use pack::{PackError, Packed, Panels, pack, packed_len};
+pub(crate) use epilogue::Finish;
+pub use epilogue::{Accumulate, Epilogue};
+pub(crate) use format::F32;
+pub use format::{Format, Line};
+pub use pack::{PackError, Packed};
 
 use crate::error::{ShapeError, expect_len};
-use crate::half::{Storage, f16};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
-use tile::{Ahead, MAX_TILE_COLUMNS, Tile, panels_per_tile};
+use format::{Visitor, Weights};
+use pack::panel_len;
+use tile::{MAX_TILE_COLUMNS, Prefetch, Tile, panels_per_tile};
 
 /// out = epilogue(A·Wᵀ): `a` is \[rows, k\], `weights` \[n, k\] packed, `out` \[rows, n\]; all row-major.
 ///
@@ -66,8 +70,11 @@ const TASK_MACS: usize = 3 << 17;
 /// Inputs that a block of the depth has at most: a few hundred rows of them stay in an L2 of 1 or 2 MB.
 const DEPTH_BLOCK: usize = 1024;
 
-/// Most row tiles over which the fetching of a panel is spread.
-const AHEAD_TILES: usize = 8;
+/// Blocks of the depth start at multiples of it, where every format's groups do.
+const DEPTH_UNIT: usize = 32;
+
+/// Most row tiles over which the prefetching of a panel is spread.
+const PREFETCH_TILES: usize = 8;
 
 impl<'a> Matmul<'a> {
     /// Checks the shapes; see [`matmul`].
@@ -100,7 +107,7 @@ impl<'a> Matmul<'a> {
     /// # Errors
     /// When `partial` has another length.
     pub fn blocks(mut self, partial: &'a mut [f32]) -> Result<Blocks<'a>, ShapeError> {
-        let no_room = partial.is_empty() && self.epilogue.onto != Onto::Nothing;
+        let no_room = partial.is_empty() && self.epilogue.accumulate != Accumulate::Replace;
         if !partial.is_empty() {
             expect_len("matmul: partial is as long as out", Some(self.out.len()), partial.len())?;
             self.partial = Some(Shared::new(partial));
@@ -108,8 +115,9 @@ impl<'a> Matmul<'a> {
         let k = self.weights.k();
         // One row has nothing that could stay in a cache.
         let count = if self.rows > 1 && !no_room { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
+        let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
         self.depth = 0..0;
-        Ok(Blocks { job: self, size: k.div_ceil(count), left: count })
+        Ok(Blocks { job: self, size, left: k.div_ceil(size).max(1) })
     }
 
     fn panels(&self) -> usize {
@@ -163,22 +171,34 @@ unsafe impl Job for Matmul<'_> {
         let panel = |group: usize| group * self.panels() / groups;
         let panels = panel(group)..panel(group + 1);
         let rows = first..(first + self.task_rows()).min(self.rows);
-        match self.weights.panels() {
-            Panels::F32(data) => self.isa.call(Part { job: self, data, panels, rows }),
-            Panels::F16(data) => self.isa.call(Part::<f16> { job: self, data, panels, rows }),
-        }
+        self.weights.format().visit(Task { job: self, panels, rows });
     }
 }
 
 /// Some rows of some panels.
-struct Part<'a, E> {
+struct Task<'a> {
     job: &'a Matmul<'a>,
-    data: &'a [E],
     panels: Range<usize>,
     rows: Range<usize>,
 }
 
-impl<E: Storage> Kernel for Part<'_, E> {
+impl Visitor for Task<'_> {
+    type Output = ();
+    fn visit<W: Weights>(self) {
+        let Self { job, panels, rows } = self;
+        job.isa.call(Part::<W> { job, data: job.weights.elements::<W>(), panels, rows });
+    }
+}
+
+/// A [`Task`] whose weights are stored as `W`.
+struct Part<'a, W: Weights> {
+    job: &'a Matmul<'a>,
+    data: &'a [W::Element],
+    panels: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl<W: Weights> Kernel for Part<'_, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -191,27 +211,28 @@ impl<E: Storage> Kernel for Part<'_, E> {
     }
 }
 
-impl<E: Storage> Part<'_, E> {
+impl<W: Weights> Part<'_, W> {
     #[inline(always)]
     fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let Matmul { a, weights, epilogue, out, partial, depth, .. } = self.job;
         let (n, k) = (weights.n(), weights.k());
+        let panel_len = panel_len::<W>(k);
         let columns = panels.start * LANES..(panels.end * LANES).min(n);
         let (first, last) = (depth.start == 0, depth.end == k);
         let partial = partial.as_ref().unwrap_or(out);
-        let mut tile = Tile {
+        let mut tile = Tile::<W> {
             a: a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
             a_row: k,
-            a_step: 1,
-            b: self.data[panels.start * k * LANES..panels.end * k * LANES][depth.start * LANES..].as_ptr(),
-            b_panel: k * LANES,
-            b_step: LANES,
+            a_step: W::GROUP,
+            b: self.data[panels.start * panel_len..panels.end * panel_len][depth.start * LANES..].as_ptr(),
+            b_panel: panel_len,
+            b_step: W::GROUP * LANES,
             depth: depth.len(),
             resume: None,
             out: core::ptr::null_mut(),
             out_row: n,
-            finish: Linear::default(),
-            ahead: self.ahead::<S>(&rows, &panels),
+            finish: Finish::default(),
+            prefetch: self.prefetch::<S>(&rows, &panels),
         };
         let whole = columns.len() == panels.len() * LANES;
         if whole && !(last && epilogue.needs_two_passes()) {
@@ -222,7 +243,7 @@ impl<E: Storage> Part<'_, E> {
                 };
                 tile.resume = (!first).then(|| at(partial).cast_const());
                 tile.out = at(if last { out } else { partial });
-                tile.finish = if last { epilogue.linear(&columns) } else { Linear::default() };
+                tile.finish = if last { epilogue.finish(&columns) } else { Finish::default() };
                 tile.run(s, rows.len(), panels.len());
             }
             if let (true, Some(activation)) = (last, epilogue.activation) {
@@ -260,22 +281,22 @@ impl<E: Storage> Part<'_, E> {
         }
     }
 
-    /// What a tile fetches while it computes: a part of the next group's panels. Half of all tiles of rows fetch all of
+    /// What a tile prefetches while it computes: a part of the next group's panels. Half of all tiles of rows fetch all of
     /// it, and so do the others, for they may run on another core.
     #[inline(always)]
-    fn ahead<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Ahead {
-        let (k, depth) = (self.job.weights.k(), &self.job.depth);
+    fn prefetch<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Prefetch {
+        let (panel_len, depth) = (panel_len::<W>(self.job.weights.k()), &self.job.depth);
         // A power of two, for divisions would take as long as a tile's overhead otherwise.
-        let most = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, AHEAD_TILES);
+        let most = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, PREFETCH_TILES);
         let shift = most.ilog2();
         let tile = rows.start / S::TILE_ROWS;
         let (part, parts) = (tile % (1 << shift), 1 << shift);
         let panel = panels.start + self.panels.len() + (tile >> shift) as u32 as usize % panels.len();
-        let start = panel * k + depth.start + ((part * depth.len()) >> shift);
-        match self.data.get(start * LANES) {
-            Some(start) => Ahead { start: (&raw const *start).cast(), step: LANES * size_of::<E>() / parts },
+        let start = panel * panel_len + (depth.start + ((part * depth.len()) >> shift)) * LANES;
+        match self.data.get(start) {
+            Some(start) => Prefetch { start: (&raw const *start).cast(), step: size_of::<W::Group>() / parts },
             // Nothing behind the weights: looking for pages that are not there costs more than it brings.
-            None => Ahead::nothing(self.data.as_ptr().wrapping_add(panels.start * k * LANES)),
+            None => Prefetch::nothing(self.data.as_ptr().wrapping_add(panels.start * panel_len)),
         }
     }
 }
@@ -301,14 +322,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::half::Element;
     use crate::reference;
     use crate::testing::{levels, nans, noise};
     use crate::{Activation, activate};
 
-    fn packed<E: Element>(w: &[f32], n: usize, k: usize) -> Vec<E> {
-        let mut out = vec![E::default(); packed_len(n, k).unwrap()];
-        pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
+    fn packed(format: Format, w: &[f32], n: usize, k: usize) -> Vec<Line> {
+        let mut out = vec![Line::ZERO; format.lines(n, k).unwrap()];
+        format
+            .pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out)
+            .unwrap();
         out
     }
 
@@ -333,17 +355,17 @@ mod tests {
         }
     }
 
-    /// Both storage types against the reference; f16's truth is what the weights were rounded to.
+    /// Every format against the reference, whose weights are those that were rounded.
     fn run(isa: Isa, rows: usize, n: usize, k: usize, seed: u64) {
         let (a, w) = (noise(rows * k, seed, 2.0), noise(n * k, seed + 1, 1.0));
-        let mut got = vec![9.0; rows * n];
-        let panels = packed::<f32>(&w, n, k);
-        matmul(isa, &a, Packed::new(n, k, Panels::F32(&panels)).unwrap(), Epilogue::default(), &mut got).unwrap();
-        check(isa, rows, n, k, &a, &w, &got);
-        let panels = packed::<f16>(&w, n, k);
-        let rounded: Vec<f32> = w.iter().map(|&w| f16::from_f32_const(w).to_f32_const()).collect();
-        matmul(isa, &a, Packed::new(n, k, Panels::F16(&panels)).unwrap(), Epilogue::default(), &mut got).unwrap();
-        check(isa, rows, n, k, &a, &rounded, &got);
+        for format in Format::ALL {
+            let mut got = vec![9.0; rows * n];
+            let lines = packed(format, &w, n, k);
+            let weights = Packed::new(format, n, k, &lines).unwrap();
+            matmul(isa, &a, weights, Epilogue::default(), &mut got).unwrap();
+            let rounded: Vec<f32> = (0..n * k).map(|i| weights.get(i / k, i % k).unwrap()).collect();
+            check(isa, rows, n, k, &a, &rounded, &got);
+        }
     }
 
     #[test]
@@ -373,8 +395,8 @@ mod tests {
             matrixmultiply::sgemm(rows, k, n, 1.0, a, cs, 1, b, 1, cs, 0.0, c, rs, 1);
         }
         for isa in levels() {
-            let (panels, mut got) = (packed::<f32>(&w, n, k), vec![0.0; rows * n]);
-            matmul(isa, &a, Packed::new(n, k, Panels::F32(&panels)).unwrap(), Epilogue::default(), &mut got).unwrap();
+            let (panels, mut got) = (packed(Format::F32, &w, n, k), vec![0.0; rows * n]);
+            matmul(isa, &a, Packed::new(Format::F32, n, k, &panels).unwrap(), Epilogue::default(), &mut got).unwrap();
             assert!(got.iter().zip(&other).all(|(got, other)| (got - other).abs() < 1e-4), "{isa}");
         }
     }
@@ -385,8 +407,8 @@ mod tests {
         for isa in levels() {
             for (n, k) in [(100, 70), (16, 5), (200, 33)] {
                 let (a, w) = (noise(40 * k, 1, 1.0), noise(n * k, 2, 1.0));
-                let panels = packed::<f32>(&w, n, k);
-                let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+                let panels = packed(Format::F32, &w, n, k);
+                let weights = Packed::new(Format::F32, n, k, &panels).unwrap();
                 let mut whole = vec![0.0; 40 * n];
                 matmul(isa, &a, weights, Epilogue::default(), &mut whole).unwrap();
                 for block in 1..40 {
@@ -405,16 +427,16 @@ mod tests {
         let fused: Vec<Isa> = levels().into_iter().filter(|&isa| isa != Isa::PORTABLE).collect();
         let (rows, n, k) = (29, 75, 131);
         let (a, w, bias) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0), noise(n, 3, 1.0));
-        let panels = packed::<f32>(&w, n, k);
+        let panels = packed(Format::F32, &w, n, k);
         let run = |isa| {
             let mut out = noise(rows * n, 4, 1.0);
             let epilogue = Epilogue {
                 bias: Some(&bias),
                 activation: Some(Activation::Gelu),
-                onto: Onto::Sum,
+                accumulate: Accumulate::Add,
                 ..Epilogue::default()
             };
-            matmul(isa, &a, Packed::new(n, k, Panels::F32(&panels)).unwrap(), epilogue, &mut out).unwrap();
+            matmul(isa, &a, Packed::new(Format::F32, n, k, &panels).unwrap(), epilogue, &mut out).unwrap();
             out
         };
         for pair in fused.windows(2) {
@@ -423,7 +445,7 @@ mod tests {
         // On a machine with one such level alone the truth stands in: one chain of fused multiply-adds.
         for &isa in &fused {
             let mut out = vec![0.0; rows * n];
-            let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+            let weights = Packed::new(Format::F32, n, k, &panels).unwrap();
             matmul(isa, &a, weights, Epilogue::default(), &mut out).unwrap();
             for (i, &out) in out.iter().enumerate() {
                 let (a, w) = (&a[i / n * k..][..k], &w[i % n * k..][..k]);
@@ -440,13 +462,13 @@ mod tests {
             for n in [1, 16, 37, 100] {
                 let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
                 let (bias, factor, before) = (noise(n, 3, 1.0), noise(n, 4, 1.0), noise(rows * n, 5, 1.0));
-                let panels = packed::<f32>(&w, n, k);
-                let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+                let panels = packed(Format::F32, &w, n, k);
+                let weights = Packed::new(Format::F32, n, k, &panels).unwrap();
                 let mut sums = before.clone();
                 matmul(isa, &a, weights, Epilogue::default(), &mut sums).unwrap();
-                for (bits, onto) in
-                    (0..4).flat_map(|bits| [Onto::Nothing, Onto::Sum, Onto::Product].map(|onto| (bits, onto)))
-                {
+                for (bits, accumulate) in (0..4).flat_map(|bits| {
+                    [Accumulate::Replace, Accumulate::Add, Accumulate::Multiply].map(|accumulate| (bits, accumulate))
+                }) {
                     for activation in
                         [None, Some(Activation::Gelu), Some(Activation::GeluTanh), Some(Activation::QuickGelu)]
                     {
@@ -454,7 +476,7 @@ mod tests {
                             bias: (bits & 1 > 0).then_some(&*bias),
                             activation,
                             scale: (bits & 2 > 0).then_some(&*factor),
-                            onto,
+                            accumulate,
                         };
                         let mut want = sums.clone();
                         for (i, x) in want.iter_mut().enumerate() {
@@ -465,10 +487,10 @@ mod tests {
                         }
                         for (i, x) in want.iter_mut().enumerate() {
                             *x *= epilogue.scale.map_or(1.0, |factor| factor[i % n]);
-                            match onto {
-                                Onto::Nothing => {}
-                                Onto::Sum => *x += before[i],
-                                Onto::Product => *x *= before[i],
+                            match accumulate {
+                                Accumulate::Replace => {}
+                                Accumulate::Add => *x += before[i],
+                                Accumulate::Multiply => *x *= before[i],
                             }
                         }
                         let mut got = before.clone();
@@ -487,15 +509,17 @@ mod tests {
                 for (rows, n) in [(1, 20), (2, 16), (11, 37), (30, 100)] {
                     let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
                     let (bias, before) = (noise(n, 3, 1.0), noise(rows * n, 4, 1.0));
-                    let panels = packed::<f32>(&w, n, k);
-                    let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
-                    for (activation, onto) in
-                        [(None, Onto::Nothing), (None, Onto::Sum), (Some(Activation::Gelu), Onto::Product)]
-                    {
-                        let epilogue = Epilogue { bias: Some(&bias), activation, onto, ..Epilogue::default() };
+                    let panels = packed(Format::F32, &w, n, k);
+                    let weights = Packed::new(Format::F32, n, k, &panels).unwrap();
+                    for (activation, accumulate) in [
+                        (None, Accumulate::Replace),
+                        (None, Accumulate::Add),
+                        (Some(Activation::Gelu), Accumulate::Multiply),
+                    ] {
+                        let epilogue = Epilogue { bias: Some(&bias), activation, accumulate, ..Epilogue::default() };
                         let (mut whole, mut cut) = (before.clone(), before.clone());
                         matmul(isa, &a, weights, epilogue, &mut whole).unwrap();
-                        let mut partial = vec![f32::NAN; if onto == Onto::Nothing { 0 } else { rows * n }];
+                        let mut partial = vec![f32::NAN; if accumulate == Accumulate::Replace { 0 } else { rows * n }];
                         let job = Matmul::new(isa, &a, weights, epilogue, &mut cut).unwrap();
                         let mut blocks = job.blocks(&mut partial).unwrap();
                         let mut count = 0;
@@ -515,8 +539,8 @@ mod tests {
     fn nan_reaches_every_output_of_its_row() {
         for isa in levels() {
             let (n, k) = (50, 9);
-            let panels = packed::<f32>(&noise(n * k, 2, 1.0), n, k);
-            let weights = Packed::new(n, k, Panels::F32(&panels)).unwrap();
+            let panels = packed(Format::F32, &noise(n * k, 2, 1.0), n, k);
+            let weights = Packed::new(Format::F32, n, k, &panels).unwrap();
             let forms =
                 [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
             for (nan, form) in nans().into_iter().flat_map(|nan| forms.map(|form| (nan, form))) {
@@ -545,7 +569,7 @@ mod tests {
     #[test]
     fn shapes() {
         let (isa, plain) = (Isa::best(), Epilogue::default());
-        let weights = Packed::new(2, 3, Panels::F32(&[0.0; 48])).unwrap();
+        let weights = Packed::new(Format::F32, 2, 3, &[Line::ZERO; 3]).unwrap();
         assert!(matmul(isa, &[0.0; 6], weights, plain, &mut [0.0; 4]).is_ok());
         assert!(matmul(isa, &[0.0; 6], weights, plain, &mut [0.0; 3]).is_err());
         assert!(matmul(isa, &[0.0; 5], weights, plain, &mut [0.0; 4]).is_err());
@@ -553,7 +577,7 @@ mod tests {
         assert!(matmul(isa, &[0.0; 6], weights, biased, &mut [0.0; 4]).is_err());
         let scaled = Epilogue { scale: Some(&[0.0; 1]), ..plain };
         assert!(matmul(isa, &[0.0; 6], weights, scaled, &mut [0.0; 4]).is_err());
-        let none = Packed::new(0, 3, Panels::F32(&[])).unwrap();
+        let none = Packed::new(Format::F32, 0, 3, &[]).unwrap();
         assert!(matmul(isa, &[0.0; 6], none, plain, &mut []).is_ok());
         assert!(matmul(isa, &[0.0; 6], none, plain, &mut [0.0]).is_err());
     }

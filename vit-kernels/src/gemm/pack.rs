@@ -1,65 +1,45 @@
-//! Weights in panels of [`LANES`] columns, each \[k\]\[LANES\], so that a tile reads them as one stream.
-//!
-//! The layout is the same for every instruction set. The columns past n in the last panel are zero.
+//! Packing weights into panels of [`LANES`] columns, so that a tile reads them as one stream.
 use core::fmt;
 
+use bytemuck::Zeroable;
+
+use super::format::{Format, Line, Visitor, Weights};
 use crate::error::{ShapeError, expect_len};
-use crate::half::{Element, f16};
 use crate::simd::LANES;
 
-/// How many elements the panels of \[n, k\] weights take: n rounded up to whole panels, times k. `None` on overflow.
-pub const fn packed_len(n: usize, k: usize) -> Option<usize> {
-    match n.checked_next_multiple_of(LANES) {
-        Some(columns) => columns.checked_mul(k),
-        None => None,
-    }
-}
-
-/// Packed weights: a view that knows its shape.
+/// Packed weights: a view that knows its format and shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
+    format: Format,
     n: usize,
     k: usize,
-    panels: Panels<'a>,
-}
-
-/// The panels' storage type.
-#[derive(Debug, Clone, Copy)]
-pub enum Panels<'a> {
-    /// As they are used.
-    F32(&'a [f32]),
-    /// Widened as they are read; sums stay f32.
-    F16(&'a [f16]),
-}
-
-impl Panels<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(panels) => panels.len(),
-            Self::F16(panels) => panels.len(),
-        }
-    }
+    lines: &'a [Line],
 }
 
 impl<'a> Packed<'a> {
-    /// A view of `panels` as weights of `n` outputs and `k` inputs.
+    /// A view of `lines` as weights of `n` outputs and `k` inputs.
     ///
     /// # Errors
-    /// When the panels' length is not [`packed_len`]`(n, k)`.
-    pub fn new(n: usize, k: usize, panels: Panels<'a>) -> Result<Self, ShapeError> {
-        expect_len("packed weights: whole panels of n by k", packed_len(n, k), panels.len())?;
-        Ok(Self { n, k, panels })
+    /// When there are not exactly [`Format::lines`]`(n, k)`.
+    pub fn new(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
+        expect_len("packed weights: whole panels of n by k", format.lines(n, k), lines.len())?;
+        Ok(Self { format, n, k, lines })
     }
 
-    /// [`new`](Self::new) of the first panels, behind which there is what will be read next: the following layer's
-    /// weights. It is fetched into the cache while the last panels are computed with.
+    /// [`new`](Self::new) of the first lines, behind which there is what will be read next: the following layer's
+    /// weights. It is prefetched while the last panels are computed with.
     ///
     /// # Errors
-    /// When there are fewer than [`packed_len`]`(n, k)`.
-    pub fn before_others(n: usize, k: usize, panels: Panels<'a>) -> Result<Self, ShapeError> {
-        let len = packed_len(n, k).unwrap_or(usize::MAX);
-        expect_len("packed weights: whole panels of n by k", Some(len), panels.len().min(len))?;
-        Ok(Self { n, k, panels })
+    /// When there are fewer than [`Format::lines`]`(n, k)`.
+    pub fn before_others(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
+        let len = format.lines(n, k).unwrap_or(usize::MAX);
+        expect_len("packed weights: whole panels of n by k", Some(len), lines.len().min(len))?;
+        Ok(Self { format, n, k, lines })
+    }
+
+    /// How they are stored.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Outputs.
@@ -72,79 +52,116 @@ impl<'a> Packed<'a> {
         self.k
     }
 
-    /// The storage, with whatever is behind it.
-    pub fn panels(&self) -> Panels<'a> {
-        self.panels
-    }
-}
-
-/// Packs \[n, k\] weights (row-major, as PyTorch's `nn.Linear` has them) into `out`.
-///
-/// `read(row, start, into)` delivers `into.len()` weights of output `row` from input `start` on; it may decode them
-/// from a file as it goes. Rounds to nearest even where `E` is narrower than f32.
-///
-/// # Errors
-/// [`PackError::Shape`] when `out` is not [`packed_len`]`(n, k)` long; [`PackError::NotFinite`] at the first weight
-/// that is NaN or infinite, or too large for `E`.
-pub fn pack<E: Element>(
-    n: usize,
-    k: usize,
-    mut read: impl FnMut(usize, usize, &mut [f32]),
-    out: &mut [E],
-) -> Result<(), PackError> {
-    /// Inputs read at a time: a panel's worth of them fits L1 twice.
-    const DEPTH: usize = 64;
-    expect_len("pack: out holds whole panels of n by k", packed_len(n, k), out.len()).map_err(PackError::Shape)?;
-    if n == 0 || k == 0 {
-        return Ok(());
-    }
-    let mut rows = [[0.0f32; DEPTH]; LANES];
-    for (panel, out) in out.chunks_exact_mut(k * LANES).enumerate() {
-        let first = panel * LANES;
-        let columns = LANES.min(n - first);
-        rows[columns..].fill([0.0; DEPTH]);
-        for start in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - start);
-            for (column, row) in rows[..columns].iter_mut().enumerate() {
-                read(first + column, start, &mut row[..depth]);
-            }
-            let (out, _) = out[start * LANES..].as_chunks_mut::<LANES>();
-            let mut finite = true;
-            for (i, out) in out[..depth].iter_mut().enumerate() {
-                for (out, row) in out.iter_mut().zip(&rows) {
-                    *out = E::from_f32(row[i]);
-                    finite &= out.to_f32().is_finite();
-                }
-            }
-            if !finite {
-                return Err(first_not_finite::<E>(&rows[..columns], first, start, depth));
+    /// The weight of output `row` and input `column`, as it was rounded; `None` if there is no such weight.
+    pub fn get(&self, row: usize, column: usize) -> Option<f32> {
+        struct Get<'a>(Packed<'a>, usize, usize);
+        impl Visitor for Get<'_> {
+            type Output = f32;
+            fn visit<W: Weights>(self) -> f32 {
+                let Self(weights, row, column) = self;
+                let panel = row / LANES * panel_len::<W>(weights.k);
+                W::decode(weights.elements::<W>()[panel + in_panel::<W>(column, row % LANES)])
             }
         }
+        (row < self.n && column < self.k).then(|| self.format.visit(Get(*self, row, column)))
     }
-    Ok(())
+
+    /// The panels, with whatever is behind them. `W` is the format's.
+    pub(super) fn elements<W: Weights>(&self) -> &'a [W::Element] {
+        bytemuck::cast_slice(self.lines)
+    }
 }
 
+/// Elements of a panel for `k` inputs.
+pub(super) const fn panel_len<W: Weights>(k: usize) -> usize {
+    k.next_multiple_of(W::GROUP) * LANES
+}
+
+/// Where a weight stands within a panel.
+#[inline(always)]
+fn in_panel<W: Weights>(column: usize, lane: usize) -> usize {
+    (column / W::GROUP * LANES + lane) * W::GROUP + column % W::GROUP
+}
+
+/// Inputs read at a time: a panel's worth of them fits L1 twice. A multiple of every format's group.
+const DEPTH: usize = 64;
+
+/// [`Format::pack`].
+pub(super) struct Pack<'a, R> {
+    pub(super) shape: [usize; 2],
+    pub(super) read: R,
+    pub(super) out: &'a mut [Line],
+}
+
+impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
+    type Output = Result<(), PackError>;
+
+    fn visit<W: Weights>(self) -> Result<(), PackError> {
+        const { assert!(DEPTH.is_multiple_of(W::GROUP)) }
+        let Self { shape: [n, k], mut read, out } = self;
+        if n == 0 || k == 0 {
+            return Ok(());
+        }
+        let out: &mut [W::Element] = bytemuck::cast_slice_mut(out);
+        // Whole lines: what is behind the last panel is 0, too.
+        let (out, padding) = out.split_at_mut(n.div_ceil(LANES) * panel_len::<W>(k));
+        padding.fill(W::Element::zeroed());
+        let mut rows = [[0.0f32; DEPTH]; LANES];
+        for (panel, out) in out.chunks_exact_mut(panel_len::<W>(k)).enumerate() {
+            let first = panel * LANES;
+            let columns = LANES.min(n - first);
+            rows[columns..].fill([0.0; DEPTH]);
+            for start in (0..k).step_by(DEPTH) {
+                let depth = DEPTH.min(k - start);
+                for (column, row) in rows[..columns].iter_mut().enumerate() {
+                    read(first + column, start, &mut row[..depth]);
+                    // The last group is filled up with zeros.
+                    row[depth..].fill(0.0);
+                }
+                let out = &mut out[start * LANES..];
+                let mut finite = true;
+                for (group, out) in out.chunks_exact_mut(W::GROUP * LANES).take(depth.div_ceil(W::GROUP)).enumerate() {
+                    for (out, row) in out.chunks_exact_mut(W::GROUP).zip(&rows) {
+                        for (i, out) in out.iter_mut().enumerate() {
+                            *out = W::encode(row[group * W::GROUP + i]);
+                            finite &= W::decode(*out).is_finite();
+                        }
+                    }
+                }
+                if !finite {
+                    return Err(out_of_range::<W>(&rows[..columns], [first, start]));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error for the first of these rows' weights that the format cannot hold.
 #[cold]
-fn first_not_finite<E: Element>(rows: &[[f32; 64]], first: usize, start: usize, depth: usize) -> PackError {
-    let bad = |x: &f32| !E::from_f32(*x).to_f32().is_finite();
-    let found = rows.iter().enumerate().find_map(|(i, row)| row[..depth].iter().position(bad).map(|at| (i, at)));
+fn out_of_range<W: Weights>(rows: &[[f32; DEPTH]], [first, start]: [usize; 2]) -> PackError {
+    let bad = |x: &f32| !W::decode(W::encode(*x)).is_finite();
+    let found = rows.iter().enumerate().find_map(|(i, row)| row.iter().position(bad).map(|at| (i, at)));
     let (i, at) = found.unwrap_or_default();
-    PackError::NotFinite { row: first + i, column: start + at, value: rows[i][at] }
+    PackError::OutOfRange { row: first + i, column: start + at, value: rows[i][at], format: W::NAME }
 }
 
 /// Why weights could not be packed.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum PackError {
     /// A length does not fit.
     Shape(ShapeError),
-    /// A weight is NaN or infinite, or is so in the type it is stored in.
-    NotFinite {
+    /// A weight is NaN or infinite, or would be so in the format.
+    OutOfRange {
         /// Which output.
         row: usize,
         /// Which input.
         column: usize,
         /// The weight.
         value: f32,
+        /// The format's name.
+        format: &'static str,
     },
 }
 
@@ -152,67 +169,119 @@ impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shape(error) => error.fmt(f),
-            Self::NotFinite { row, column, value } if value.is_finite() => {
-                write!(f, "the weight at [{row}, {column}] is {value}, too large for f16")
+            Self::OutOfRange { row, column, value, format } if value.is_finite() => {
+                write!(f, "the weight at [{row}, {column}] is {value}: too large for {format}")
             }
-            Self::NotFinite { row, column, value } => write!(f, "the weight at [{row}, {column}] is {value}"),
+            Self::OutOfRange { row, column, value, .. } => write!(f, "the weight at [{row}, {column}] is {value}"),
         }
     }
 }
 
-impl core::error::Error for PackError {}
+impl core::error::Error for PackError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Shape(error) => Some(error),
+            Self::OutOfRange { .. } => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString;
     use std::vec;
+    use std::vec::Vec;
 
     use super::*;
     use crate::testing::noise;
 
-    fn check<E: Element>(n: usize, k: usize) {
+    /// The layout that the documentation of [`Format`] states.
+    fn offset(format: Format, k: usize, row: usize, column: usize) -> usize {
+        let group = match format {
+            Format::F32 | Format::F16 => 1,
+        };
+        let panel = row / LANES * LANES * k.next_multiple_of(group);
+        panel + column / group * LANES * group + row % LANES * group + column % group
+    }
+
+    fn check(format: Format, n: usize, k: usize) {
         let w = noise(n * k, 1, 2.0);
-        let mut out = vec![E::from_f32(7.0); packed_len(n, k).unwrap()];
-        pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
-        for (i, got) in out.iter().enumerate() {
-            let (panel, depth, lane) = (i / (k * LANES), i / LANES % k, i % LANES);
-            let row = panel * LANES + lane;
-            let want = if row < n { w[row * k + depth] } else { 0.0 };
-            assert!(*got == E::from_f32(want), "[{row}, {depth}] of [{n}, {k}]");
+        let mut lines = vec![Line([0xff; 64]); format.lines(n, k).unwrap()];
+        format
+            .pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut lines)
+            .unwrap();
+        let stored: Vec<f32> = match format {
+            Format::F32 => bytemuck::cast_slice::<Line, f32>(&lines).to_vec(),
+            Format::F16 => bytemuck::cast_slice::<Line, half::f16>(&lines).iter().map(|x| x.to_f32()).collect(),
+        };
+        let packed = Packed::new(format, n, k, &lines).unwrap();
+        let mut seen = vec![false; stored.len()];
+        for (row, column) in (0..n.next_multiple_of(LANES)).flat_map(|row| (0..k).map(move |column| (row, column))) {
+            let at = offset(format, k, row, column);
+            let want = if row < n { w[row * k + column] } else { 0.0 };
+            let relative = match format {
+                Format::F32 => 0.0,
+                Format::F16 => 2f32.powi(-11),
+            };
+            assert!((stored[at] - want).abs() <= relative * want.abs(), "{format} [{row}, {column}] of [{n}, {k}]");
+            assert_eq!(packed.get(row, column), (row < n).then_some(stored[at]));
+            seen[at] = true;
         }
+        let rest = stored.iter().zip(seen).filter(|(_, seen)| !seen);
+        assert!(
+            n == 0 || k == 0 || rest.take(LANES * k.next_multiple_of(4)).all(|(x, _)| *x == 0.0),
+            "{format} [{n}, {k}]"
+        );
     }
 
     #[test]
     fn every_weight_is_in_its_place() {
-        for n in [0, 1, 15, 16, 17, 48, 50] {
-            for k in [0, 1, 2, 63, 64, 65, 130] {
-                check::<f32>(n, k);
-                check::<f16>(n, k);
+        for format in Format::ALL {
+            for n in [0, 1, 15, 16, 17, 48, 50] {
+                for k in [0, 1, 2, 63, 64, 65, 130] {
+                    check(format, n, k);
+                }
             }
         }
     }
 
     #[test]
-    fn what_is_not_finite_is_named() {
-        for (value, fits_f32) in [(f32::NAN, false), (f32::INFINITY, false), (70_000.0, true)] {
-            let read = |row: usize, start: usize, into: &mut [f32]| {
-                for (i, x) in into.iter_mut().enumerate() {
-                    *x = if (row, start + i) == (18, 70) { value } else { 1.0 };
+    fn what_a_format_cannot_hold_is_named() {
+        for (format, largest) in [(Format::F32, f32::MAX), (Format::F16, 65_504.0)] {
+            let above = if format == Format::F32 { f32::INFINITY } else { largest * 1.01 };
+            for value in [f32::NAN, f32::NEG_INFINITY, above, largest] {
+                let read = |row: usize, start: usize, into: &mut [f32]| {
+                    for (i, x) in into.iter_mut().enumerate() {
+                        *x = if (row, start + i) == (18, 70) { value } else { 1.0 };
+                    }
+                };
+                let packed = format.pack(20, 80, read, &mut vec![Line::ZERO; format.lines(20, 80).unwrap()]);
+                match packed {
+                    Ok(()) => assert_eq!(value, largest),
+                    Err(error) => {
+                        assert!(matches!(error, PackError::OutOfRange { row: 18, column: 70, .. }), "{error:?}");
+                        assert!(value != largest && error.to_string().contains("[18, 70]"));
+                    }
                 }
-            };
-            let narrow = pack(20, 80, read, &mut vec![f16::ZERO; packed_len(20, 80).unwrap()]);
-            assert!(matches!(narrow, Err(PackError::NotFinite { row: 18, column: 70, .. })), "{narrow:?}");
-            assert_eq!(pack(20, 80, read, &mut vec![0.0f32; packed_len(20, 80).unwrap()]).is_ok(), fits_f32);
+            }
         }
     }
 
     #[test]
     fn shapes() {
-        assert_eq!(packed_len(17, 3), Some(96));
-        assert_eq!(packed_len(usize::MAX, 1), None);
-        assert!(Packed::new(17, 3, Panels::F32(&[0.0; 95])).is_err());
-        assert!(Packed::new(17, 3, Panels::F32(&[0.0; 97])).is_err());
-        assert!(Packed::before_others(17, 3, Panels::F32(&[0.0; 95])).is_err());
-        assert!(Packed::before_others(17, 3, Panels::F32(&[0.0; 97])).is_ok());
-        assert!(matches!(pack(1, 1, |_, _, _| (), &mut [0.0f32; 3]), Err(PackError::Shape(_))));
+        let lines = [Line::ZERO; 7];
+        assert_eq!(Format::F32.lines(17, 3), Some(6));
+        assert_eq!(Format::F16.lines(17, 3), Some(3));
+        for format in Format::ALL {
+            assert_eq!(format.lines(usize::MAX, 1), None);
+            assert_eq!(format.lines(1, usize::MAX), None);
+        }
+        assert!(Packed::new(Format::F32, 17, 3, &lines[..5]).is_err());
+        assert!(Packed::new(Format::F32, 17, 3, &lines[..6]).is_ok());
+        assert!(Packed::new(Format::F32, 17, 3, &lines).is_err());
+        assert!(Packed::before_others(Format::F32, 17, 3, &lines[..5]).is_err());
+        assert!(Packed::before_others(Format::F32, 17, 3, &lines).is_ok());
+        let packed = Format::F32.pack(1, 1, |_, _, _| (), &mut [Line::ZERO; 3]);
+        assert!(matches!(packed, Err(PackError::Shape(_))));
     }
 }

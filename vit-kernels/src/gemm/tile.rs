@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! acc[M][P] = 0, or sums so far
-//! for k in 0..depth:
+//! for each group of inputs, for each input k of it:
 //!     b[P] = row k of each panel            one load a vector
 //!     for m: acc[m][:] += a[m][k]·b[:]      one broadcast a row
 //! out = finish(acc)
 //! ```
 //! Every output is one chain of additions over ascending k, whatever M and P are: all tiles give the same bits.
-use crate::gemm::epilogue::{Linear, Onto};
-use crate::half::Storage;
+use crate::gemm::epilogue::{Accumulate, Finish};
+use crate::gemm::format::Weights;
 use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
 
 /// Columns that the widest tile writes.
@@ -17,15 +17,16 @@ pub(crate) const MAX_TILE_COLUMNS: usize = MAX_TILE_PANELS * LANES;
 
 /// Where a tile reads and writes. Strides are in elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<'a, E> {
-    /// A: element (m, k) is at m·`a_row` + k·`a_step`.
+pub(crate) struct Tile<'a, W: Weights> {
+    /// A: the elements of row m for group g of inputs start at m·`a_row` + g·`a_step`.
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_step: usize,
-    /// B: the LANES elements of panel p at k start at p·`b_panel` + k·`b_step`.
-    pub(crate) b: *const E,
+    /// B: the elements of panel p for group g of inputs start at p·`b_panel` + g·`b_step`.
+    pub(crate) b: *const W::Element,
     pub(crate) b_panel: usize,
     pub(crate) b_step: usize,
+    /// Inputs.
     pub(crate) depth: usize,
     /// Sums to go on from instead of 0, as far apart as the rows of `out`; may be `out` itself.
     pub(crate) resume: Option<*const f32>,
@@ -33,18 +34,18 @@ pub(crate) struct Tile<'a, E> {
     pub(crate) out: *mut f32,
     pub(crate) out_row: usize,
     /// What happens to the sums before they are written.
-    pub(crate) finish: Linear<'a>,
-    pub(crate) ahead: Ahead,
+    pub(crate) finish: Finish<'a>,
+    pub(crate) prefetch: Prefetch,
 }
 
-/// What to bring nearer meanwhile: `step` bytes further at each k.
+/// Prefetch stream: a cache line for each group of inputs, `step` bytes apart.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead {
+pub(crate) struct Prefetch {
     pub(crate) start: *const u8,
     pub(crate) step: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Nothing: `here` is an address that is in the cache already.
     pub(crate) fn nothing<T>(here: *const T) -> Self {
         Self { start: here.cast(), step: 0 }
@@ -58,7 +59,7 @@ pub(crate) fn panels_per_tile<S: Simd>(rows: usize) -> usize {
     if rows == 1 { MAX_TILE_PANELS } else { S::TILE_PANELS }
 }
 
-impl<E: Storage> Tile<'_, E> {
+impl<W: Weights> Tile<'_, W> {
     /// Runs a tile of `rows` × `panels`.
     ///
     /// # Safety
@@ -75,9 +76,9 @@ impl<E: Storage> Tile<'_, E> {
                 2 if S::TILE_PANELS >= 2 => self.with_panels::<S, 2>(s, rows),
                 3 if S::TILE_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
                 // Wider than the level's tile: one row.
-                2 => s.call(Sweep::<E, 1, 2>(self)),
-                3 => s.call(Sweep::<E, 1, 3>(self)),
-                _ => s.call(Sweep::<E, 1, 4>(self)),
+                2 => s.call(Sweep::<W, 1, 2>(self)),
+                3 => s.call(Sweep::<W, 1, 3>(self)),
+                _ => s.call(Sweep::<W, 1, 4>(self)),
             }
         }
     }
@@ -88,22 +89,54 @@ impl<E: Storage> Tile<'_, E> {
     unsafe fn with_panels<S: Simd, const P: usize>(self, s: S, rows: usize) {
         const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::TILE_PANELS <= MAX_TILE_PANELS) }
         match rows {
-            8 if S::TILE_ROWS >= 8 => s.call(Sweep::<E, 8, P>(self)),
-            7 if S::TILE_ROWS >= 7 => s.call(Sweep::<E, 7, P>(self)),
-            6 if S::TILE_ROWS >= 6 => s.call(Sweep::<E, 6, P>(self)),
-            5 if S::TILE_ROWS >= 5 => s.call(Sweep::<E, 5, P>(self)),
-            4 if S::TILE_ROWS >= 4 => s.call(Sweep::<E, 4, P>(self)),
-            3 => s.call(Sweep::<E, 3, P>(self)),
-            2 => s.call(Sweep::<E, 2, P>(self)),
-            _ => s.call(Sweep::<E, 1, P>(self)),
+            8 if S::TILE_ROWS >= 8 => s.call(Sweep::<W, 8, P>(self)),
+            7 if S::TILE_ROWS >= 7 => s.call(Sweep::<W, 7, P>(self)),
+            6 if S::TILE_ROWS >= 6 => s.call(Sweep::<W, 6, P>(self)),
+            5 if S::TILE_ROWS >= 5 => s.call(Sweep::<W, 5, P>(self)),
+            4 if S::TILE_ROWS >= 4 => s.call(Sweep::<W, 4, P>(self)),
+            3 => s.call(Sweep::<W, 3, P>(self)),
+            2 => s.call(Sweep::<W, 2, P>(self)),
+            _ => s.call(Sweep::<W, 1, P>(self)),
+        }
+    }
+}
+
+impl<W: Weights> Tile<'_, W> {
+    /// Adds the products of the first `inputs` inputs of a group.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), for `M` rows and `P` panels.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    unsafe fn add_group<S: Simd, const M: usize, const P: usize>(
+        &self,
+        s: S,
+        acc: &mut [[S::V; P]; M],
+        group: usize,
+        inputs: usize,
+    ) {
+        for i in 0..inputs {
+            // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
+            unsafe {
+                let mut b = [s.splat(0.0); P];
+                for p in 0..P {
+                    b[p] = W::load(s, &*self.b.add(p * self.b_panel + group * self.b_step).cast(), i);
+                }
+                for m in 0..M {
+                    let a = s.splat(*self.a.add(m * self.a_row + group * self.a_step + i));
+                    for p in 0..P {
+                        acc[m][p] = s.mul_add(a, b[p], acc[m][p]);
+                    }
+                }
+            }
         }
     }
 }
 
 /// The tile of `M` × `P`. Only made by [`Tile::run`], whose caller vouches for the pointers.
-struct Sweep<'a, E, const M: usize, const P: usize>(Tile<'a, E>);
+struct Sweep<'a, W: Weights, const M: usize, const P: usize>(Tile<'a, W>);
 
-impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<'_, E, M, P> {
+impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
     type Output = ();
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
@@ -121,18 +154,12 @@ impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<'_, E, M, P> {
                     }
                 }
             }
-            for k in 0..t.depth {
-                s.prefetch(t.ahead.start.wrapping_add(k * t.ahead.step));
-                let mut b = [s.splat(0.0); P];
-                for p in 0..P {
-                    b[p] = E::load(s, &*t.b.add(p * t.b_panel + k * t.b_step).cast());
-                }
-                for m in 0..M {
-                    let a = s.splat(*t.a.add(m * t.a_row + k * t.a_step));
-                    for p in 0..P {
-                        acc[m][p] = s.mul_add(a, b[p], acc[m][p]);
-                    }
-                }
+            for group in 0..t.depth / W::GROUP {
+                s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
+                t.add_group(s, &mut acc, group, W::GROUP);
+            }
+            if !t.depth.is_multiple_of(W::GROUP) {
+                t.add_group(s, &mut acc, t.depth / W::GROUP, t.depth % W::GROUP);
             }
             if let Some(bias) = t.finish.bias {
                 for p in 0..P {
@@ -150,10 +177,10 @@ impl<E: Storage, const M: usize, const P: usize> Kernel for Sweep<'_, E, M, P> {
                     }
                 }
             }
-            if t.finish.onto != Onto::Nothing {
+            if t.finish.accumulate != Accumulate::Replace {
                 for m in 0..M {
                     for p in 0..P {
-                        acc[m][p] = t.finish.onto.merge(s, s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
+                        acc[m][p] = t.finish.accumulate.merge(s, s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
                     }
                 }
             }

@@ -1,0 +1,69 @@
+//! Which format each matrix of a model is stored in.
+use core::fmt;
+use core::str::FromStr;
+
+use vit_kernels::Format;
+
+use crate::parameters::Site;
+
+/// How weight matrices are stored; everything else (norms, biases, positions, activations, sums) is f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Precision {
+    /// Every matrix in f32.
+    F32,
+    /// Every matrix in f16, half the bytes; the arithmetic stays f32.
+    F16,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// 'f32', 'f16'.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// The format of the matrix at a site.
+    pub(crate) fn format(self, _: Site) -> Format {
+        match self {
+            Self::F32 => Format::F32,
+            Self::F16 => Format::F16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    /// Reads what `Display` writes.
+    fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or(UnknownPrecision)
+    }
+}
+
+/// A text that names no precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownPrecision;
+
+impl fmt::Display for UnknownPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such precision; there are ")?;
+        for (i, precision) in Precision::ALL.into_iter().enumerate() {
+            write!(f, "{}{precision}", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for UnknownPrecision {}

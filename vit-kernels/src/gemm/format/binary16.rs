@@ -1,0 +1,28 @@
+//! IEEE binary16: panels are \[k\]\[16\].
+use ::half::f16;
+
+use super::Weights;
+use crate::simd::{LANES, Simd};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct F16;
+
+impl Weights for F16 {
+    const NAME: &'static str = "f16";
+    const GROUP: usize = 1;
+    type Element = f16;
+    type Group = [f16; LANES];
+
+    fn encode(x: f32) -> f16 {
+        f16::from_f32_const(x)
+    }
+
+    fn decode(x: f16) -> f32 {
+        x.to_f32_const()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::V {
+        s.load_f16(group)
+    }
+}

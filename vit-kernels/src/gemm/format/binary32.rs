@@ -1,0 +1,26 @@
+//! Weights as they are used: panels are \[k\]\[16\].
+use super::Weights;
+use crate::simd::{LANES, Simd};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct F32;
+
+impl Weights for F32 {
+    const NAME: &'static str = "f32";
+    const GROUP: usize = 1;
+    type Element = f32;
+    type Group = [f32; LANES];
+
+    fn encode(x: f32) -> f32 {
+        x
+    }
+
+    fn decode(x: f32) -> f32 {
+        x
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::V {
+        s.load(group)
+    }
+}

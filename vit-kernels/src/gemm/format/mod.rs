@@ -1,0 +1,164 @@
+//! How weight matrices are stored. A format is one file: what stands in it is all that the rest of the crate knows of it.
+mod binary16;
+mod binary32;
+
+use core::fmt;
+
+use bytemuck::{Pod, Zeroable};
+
+pub(crate) use self::binary16::F16;
+pub(crate) use self::binary32::F32;
+use super::pack::{Pack, PackError};
+use crate::error::expect_len;
+use crate::simd::{LANES, Simd};
+
+/// How a weight matrix is stored.
+///
+/// | Format | Bytes a weight | Rounding | Largest weight | Arithmetic |
+/// |---|---|---|---|---|
+/// | `F32` | 4 | none | f32's | f32 |
+/// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
+///
+/// # Layout
+/// Outputs (columns of the product) stand in panels of [`LANES`], one panel after the other. Within a panel, inputs stand
+/// in groups: `F32` and `F16` are \[k\]\[16\]. The last panel's missing outputs and the last
+/// group's missing inputs are 0. Every instruction set reads the same bytes, so a packed model can move between machines
+/// of the same byte order (little-endian everywhere so far).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// What of a format depends on nothing else.
+    const fn spec(self) -> Spec {
+        match self {
+            Self::F32 => Spec::of::<F32>(),
+            Self::F16 => Spec::of::<F16>(),
+        }
+    }
+
+    /// Runs what is generic over formats for this one.
+    pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Output {
+        match self {
+            Self::F32 => visitor.visit::<F32>(),
+            Self::F16 => visitor.visit::<F16>(),
+        }
+    }
+
+    /// 'f32', 'f16'.
+    pub const fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// The cache lines that \[n, k\] weights take; `None` on overflow.
+    pub const fn lines(self, n: usize, k: usize) -> Option<usize> {
+        match self.bytes(n, k) {
+            Some(bytes) => Some(bytes / size_of::<Line>()),
+            None => None,
+        }
+    }
+
+    /// Bytes of [`lines`](Self::lines).
+    pub const fn bytes(self, n: usize, k: usize) -> Option<usize> {
+        let Spec { group, element, .. } = self.spec();
+        let (Some(columns), Some(rows)) = (n.checked_next_multiple_of(LANES), k.checked_next_multiple_of(group)) else {
+            return None;
+        };
+        match columns.checked_mul(rows) {
+            Some(elements) => match elements.checked_mul(element) {
+                Some(bytes) => bytes.checked_next_multiple_of(size_of::<Line>()),
+                None => None,
+            },
+            None => None,
+        }
+    }
+
+    /// Packs \[n, k\] weights (row-major, as PyTorch's `nn.Linear` has them) into `out`.
+    ///
+    /// `read(row, start, into)` delivers `into.len()` weights of output `row` from input `start` on; it may decode them
+    /// from a file as it goes. Rounds to nearest even.
+    ///
+    /// # Errors
+    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::OutOfRange`] at the first
+    /// weight that is NaN or infinite, or too large for the format.
+    pub fn pack(
+        self,
+        n: usize,
+        k: usize,
+        mut read: impl FnMut(usize, usize, &mut [f32]),
+        out: &mut [Line],
+    ) -> Result<(), PackError> {
+        expect_len("pack: out holds whole panels of n by k", self.lines(n, k), out.len()).map_err(PackError::Shape)?;
+        self.visit(Pack { shape: [n, k], read: &mut read, out })
+    }
+}
+
+/// What of a format depends on nothing else.
+struct Spec {
+    name: &'static str,
+    /// Consecutive inputs that stand together.
+    group: usize,
+    /// Bytes of a stored weight.
+    element: usize,
+}
+
+impl Spec {
+    const fn of<W: Weights>() -> Self {
+        Self { name: W::NAME, group: W::GROUP, element: size_of::<W::Element>() }
+    }
+}
+
+/// What is generic over formats.
+pub(super) trait Visitor {
+    type Output;
+    fn visit<W: Weights>(self) -> Self::Output;
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A cache line: the unit, and the alignment, of packed weights.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+impl Line {
+    /// 64 zeros.
+    pub const ZERO: Self = Self([0; 64]);
+}
+
+/// A storage format, as packing and the register tile see it.
+pub(crate) trait Weights: Copy + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// Consecutive inputs that stand together in a panel.
+    const GROUP: usize;
+
+    /// A stored weight.
+    type Element: Pod;
+
+    /// The weights of [`LANES`] outputs for one group of inputs, \[LANES\]\[GROUP\].
+    type Group: Pod;
+
+    /// Rounds to nearest even; what is too large becomes infinite.
+    fn encode(x: f32) -> Self::Element;
+
+    fn decode(x: Self::Element) -> f32;
+
+    /// The weights of a group's input `i`, widened exactly.
+    fn load<S: Simd>(s: S, group: &Self::Group, i: usize) -> S::V;
+}
+
+const _: () = assert!(size_of::<Line>().is_multiple_of(size_of::<<F32 as Weights>::Group>()));
+const _: () = assert!(LANES == 16, "the documented layout");
