@@ -75,7 +75,8 @@ pub struct Config {
     pub projection: usize,
     /// What the head reads.
     pub logits: Readout,
-    /// Whether the distillation token has a head of its own: logits are then the mean of both.
+    /// Whether the distillation token has a head of its own: logits are then the mean of both heads, and their readout is
+    /// [`Pool::ClassAndDistillation`] without a norm.
     pub distillation_head: bool,
     /// Outputs of the head; 0 where there is none.
     pub classes: usize,
@@ -108,7 +109,7 @@ pub enum Positions {
 pub struct Readout {
     /// What is pooled.
     pub pool: Pool,
-    /// LayerNorm over it.
+    /// LayerNorm over it. Embedding and logits have the same one if both have one.
     pub norm: bool,
 }
 
@@ -273,6 +274,16 @@ impl Config {
         if self.distillation_head && !self.distillation_token {
             return Err(ConfigError::NoToken("the distillation token has a head, and there is none"));
         }
+        let both = Readout { pool: Pool::ClassAndDistillation, norm: false };
+        if self.distillation_head && self.logits_readout().is_some_and(|logits| logits != both) {
+            return Err(ConfigError::DistillationHead(self.logits));
+        }
+        let mut widths = self.normed_readouts().map(|readout| readout.pool.width(self.dim));
+        if let (Some(embedding), Some(logits)) = (widths.next(), widths.next())
+            && embedding != logits
+        {
+            return Err(ConfigError::HeadNorm { embedding, logits });
+        }
         if self.rope && !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::Odd);
         }
@@ -409,6 +420,16 @@ pub enum ConfigError {
     },
     /// A token or a pool is asked for that the model does not have.
     NoToken(&'static str),
+    /// The distillation token has a head, so each head reads one token, not normalised again: the logits' readout is
+    /// [`Pool::ClassAndDistillation`] without a norm, and not this one.
+    DistillationHead(Readout),
+    /// One norm is for what embedding and logits pool, and that has two widths.
+    HeadNorm {
+        /// Elements of what the embedding pools.
+        embedding: usize,
+        /// Elements of what the logits pool.
+        logits: usize,
+    },
     /// The attention pool's heads do not divide dim.
     PoolHeads,
     /// Rotary positions need an even head_dim.
@@ -433,6 +454,16 @@ impl fmt::Display for ConfigError {
                 )
             }
             Self::NoToken(what) => f.write_str(what),
+            Self::DistillationHead(Readout { pool, norm }) => write!(
+                f,
+                "with a head for the distillation token logits pool ClassAndDistillation without a norm; here they pool \
+                 {pool:?}{}",
+                if *norm { " with a norm" } else { "" }
+            ),
+            Self::HeadNorm { embedding, logits } => write!(
+                f,
+                "embedding and logits share one norm, and what they pool has {embedding} and {logits} elements"
+            ),
             Self::PoolHeads => write!(f, "dim is not a multiple of the attention pool's heads"),
             Self::Odd => write!(f, "rotary positions need an even head_dim"),
             Self::NotFinite => write!(f, "the attention scale and eps have to be finite, and eps not negative"),
@@ -441,3 +472,35 @@ impl fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny;
+
+    #[test]
+    fn readouts_that_contradict_each_other() {
+        let readout = |pool, norm| Readout { pool, norm };
+        let both = readout(Pool::ClassAndDistillation, false);
+        let distilled = Config { distillation_token: true, distillation_head: true, logits: both, ..tiny() };
+        assert_eq!(distilled.validate(), Ok(()));
+        for logits in [readout(Pool::Class, false), readout(Pool::MeanTokens, false), Readout { norm: true, ..both }] {
+            let config = Config { logits, ..distilled };
+            assert_eq!(config.validate(), Err(ConfigError::DistillationHead(logits)));
+            assert_eq!(Config { classes: 0, ..config }.validate(), Ok(()));
+        }
+
+        let [narrow, wide] = [Pool::Class, Pool::ClassThenMeanPatches];
+        let config = |embedding, logits| Config { embedding: Some(embedding), logits, ..tiny() };
+        let error = ConfigError::HeadNorm { embedding: 24, logits: 48 };
+        assert_eq!(config(readout(narrow, true), readout(wide, true)).validate(), Err(error));
+        for (embedding, logits) in [
+            (readout(narrow, true), readout(wide, false)),
+            (readout(narrow, false), readout(wide, true)),
+            (readout(wide, true), readout(wide, true)),
+            (readout(narrow, true), readout(Pool::MeanPatches, true)),
+        ] {
+            assert_eq!(config(embedding, logits).validate(), Ok(()));
+        }
+    }
+}

@@ -46,7 +46,7 @@ impl Model<'_> {
         let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
         let mut result = Err(ForwardError::NotRun);
         executor.enter(&mut |team| {
-            let per_group = plan.images() * plan.output_len() / plan.batch();
+            let per_group = plan.images() * (plan.output_len() / plan.batch());
             let mut groups = out.chunks_mut(per_group).enumerate();
             result = groups.try_for_each(|(group, out)| {
                 let first = group * plan.images();
