@@ -45,7 +45,9 @@ pub fn goldens() -> Vec<Golden> {
     let entries = golden_folder().read_dir().unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
     folders.sort();
-    assert!(folders.len() >= 21, "golden models are missing: {}", folders.len());
+    let found: Vec<_> = folders.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    let expected: Vec<_> = include_str!("../goldens/names.txt").lines().collect();
+    assert_eq!(found, expected, "the folders in goldens/ are not those that its names.txt lists");
     folders.iter().map(|folder| Golden::read(folder)).collect()
 }
 
