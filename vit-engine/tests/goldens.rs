@@ -63,17 +63,21 @@ fn main_kind(golden: &Golden) -> &'static str {
     if golden.truths().iter().any(|name| name == "logits") { "logits" } else { "patches" }
 }
 
-/// The f16 path is the f32 path with rounded weights: far from exact, unless they are f16 already, and far from wrong.
+/// Half precisions are the f32 path with rounded weights: far from exact, unless they were rounded already, and far from
+/// wrong. bf16 has three bits less than f16.
 #[test]
-fn f16_weights_are_close() {
+fn half_precision_weights_are_close() {
     for golden in goldens() {
         let kind = main_kind(&golden);
         let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
-        for isa in levels() {
-            let loaded = golden.load(Precision::F16);
-            let distance = distance(&run(&loaded.model(isa), features(kind), &pixels), &want.data);
-            let exact = golden.is_f16() && distance <= BOUND;
-            assert!(exact || (1e-6..5e-3).contains(&distance), "{} on {isa}: {distance:e}", golden.name);
+        for (precision, most) in [(Precision::F16, 5e-3), (Precision::Bf16, 4e-2)] {
+            let loaded = golden.load(precision);
+            for isa in levels() {
+                let distance = distance(&run(&loaded.model(isa), features(kind), &pixels), &want.data);
+                let exact = golden.is_stored_as(precision.name()) && distance <= BOUND;
+                let close = (1e-6..most).contains(&distance);
+                assert!(exact || close, "{} in {precision} on {isa}: {distance:e}", golden.name);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One width for all levels (one AVX-512 register, two of AVX2, four of SSE2 or NEON) makes an algorithm, its order of
 //! summation and the layout of packed weights the same everywhere: a level is nothing but these operations.
-use ::half::f16;
+use ::half::{bf16, f16};
 
 /// Lanes of a vector, columns of a weight panel, partial sums of a row sum.
 pub const LANES: usize = 16;
@@ -48,6 +48,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     /// Exact.
     fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// The first or the second of sixteen pairs, `i` being 0 or 1. Exact.
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> Self::V;
     /// To nearest, ties to even.
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
 

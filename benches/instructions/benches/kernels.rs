@@ -151,6 +151,13 @@ fn matmul_192x192_f16(p: Product) -> Product {
 }
 
 #[library_benchmark(setup = product)]
+#[bench::portable("portable", 50, Format::Bf16)]
+#[bench::avx2("avx2", 50, Format::Bf16)]
+fn matmul_192x192_bf16(p: Product) -> Product {
+    multiply(p)
+}
+
+#[library_benchmark(setup = product)]
 #[bench::any("portable", 1, Format::F32)]
 fn pack_192x192(mut p: Product) -> Product {
     let w = black_box(&p.a);
@@ -208,7 +215,8 @@ fn rope_50x3x64((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
 library_benchmark_group!(
     name = kernels;
     benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
-        erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, pack_192x192, attention_50x3x64,
+        erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, matmul_192x192_bf16,
+        pack_192x192, attention_50x3x64,
         attention_biased_50x3x64, attention_maps_50x3x64, rope_50x3x64, silu_16384
 );
 

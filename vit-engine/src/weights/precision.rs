@@ -14,17 +14,20 @@ pub enum Precision {
     F32,
     /// Every matrix in f16, half the bytes; the arithmetic stays f32.
     F16,
+    /// Every matrix in bf16, half the bytes; the arithmetic stays f32.
+    Bf16,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
 
-    /// 'f32', 'f16'.
+    /// 'f32', 'f16', 'bf16'.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
         }
     }
 
@@ -33,6 +36,7 @@ impl Precision {
         match self {
             Self::F32 => Format::F32,
             Self::F16 => Format::F16,
+            Self::Bf16 => Format::Bf16,
         }
     }
 }

@@ -75,11 +75,11 @@ impl Golden {
         }
     }
 
-    /// Whether its weights are stored in f16, all of them.
-    pub fn is_f16(&self) -> bool {
+    /// Whether all its weights are stored in that dtype.
+    pub fn is_stored_as(&self, dtype: &str) -> bool {
         let Weights::One(file) = &self.weights else { return false };
         let file = SafeTensors::deserialize(file).unwrap();
-        file.tensors().iter().all(|(_, view)| view.dtype() == safetensors::Dtype::F16)
+        file.tensors().iter().all(|(_, view)| view.dtype().to_string().eq_ignore_ascii_case(dtype))
     }
 
     /// The names of the tensors that it stores.

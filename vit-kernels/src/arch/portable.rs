@@ -1,5 +1,5 @@
 //! The level every target has: `wide`, with whatever instructions the crate is compiled for.
-use ::half::f16;
+use ::half::{bf16, f16};
 use wide::f32x16;
 
 use crate::simd::{Kernel, LANES, Simd};
@@ -46,6 +46,14 @@ impl Simd for Portable {
             let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
             let magnitude = f32::from_bits((bits & 0x7fff) << 13) * scale;
             f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
+        }))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
+        // As one word of both the compiler vectorises it.
+        f32x16::new(x.map(|[first, second]| {
+            let both = u32::from(second.to_bits()) << 16 | u32::from(first.to_bits());
+            f32::from_bits(if i == 0 { both << 16 } else { both & 0xffff_0000 })
         }))
     }
     #[inline(always)]

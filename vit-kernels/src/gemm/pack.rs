@@ -199,6 +199,7 @@ mod tests {
     fn offset(format: Format, k: usize, row: usize, column: usize) -> usize {
         let group = match format {
             Format::F32 | Format::F16 => 1,
+            Format::Bf16 => 2,
         };
         let panel = row / LANES * LANES * k.next_multiple_of(group);
         panel + column / group * LANES * group + row % LANES * group + column % group
@@ -213,6 +214,7 @@ mod tests {
         let stored: Vec<f32> = match format {
             Format::F32 => bytemuck::cast_slice::<Line, f32>(&lines).to_vec(),
             Format::F16 => bytemuck::cast_slice::<Line, half::f16>(&lines).iter().map(|x| x.to_f32()).collect(),
+            Format::Bf16 => bytemuck::cast_slice::<Line, half::bf16>(&lines).iter().map(|x| x.to_f32()).collect(),
         };
         let packed = Packed::new(format, n, k, &lines).unwrap();
         let mut seen = vec![false; stored.len()];
@@ -222,6 +224,7 @@ mod tests {
             let relative = match format {
                 Format::F32 => 0.0,
                 Format::F16 => 2f32.powi(-11),
+                Format::Bf16 => 2f32.powi(-8),
             };
             assert!((stored[at] - want).abs() <= relative * want.abs(), "{format} [{row}, {column}] of [{n}, {k}]");
             assert_eq!(packed.get(row, column), (row < n).then_some(stored[at]));
@@ -247,8 +250,9 @@ mod tests {
 
     #[test]
     fn what_a_format_cannot_hold_is_named() {
-        for (format, largest) in [(Format::F32, f32::MAX), (Format::F16, 65_504.0)] {
-            let above = if format == Format::F32 { f32::INFINITY } else { largest * 1.01 };
+        let largest_bf16 = half::bf16::MAX.to_f32();
+        for (format, largest) in [(Format::F32, f32::MAX), (Format::F16, 65_504.0), (Format::Bf16, largest_bf16)] {
+            let above = if format == Format::F16 { largest * 1.01 } else { f32::INFINITY };
             for value in [f32::NAN, f32::NEG_INFINITY, above, largest] {
                 let read = |row: usize, start: usize, into: &mut [f32]| {
                     for (i, x) in into.iter_mut().enumerate() {
@@ -272,6 +276,7 @@ mod tests {
         let lines = [Line::ZERO; 7];
         assert_eq!(Format::F32.lines(17, 3), Some(6));
         assert_eq!(Format::F16.lines(17, 3), Some(3));
+        assert_eq!(Format::Bf16.lines(17, 3), Some(4));
         for format in Format::ALL {
             assert_eq!(format.lines(usize::MAX, 1), None);
             assert_eq!(format.lines(1, usize::MAX), None);

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: a vector is two registers.
 use core::arch::x86_64::*;
 
-use ::half::f16;
+use ::half::{bf16, f16};
 
 use super::Features;
 use crate::simd::{Kernel, LANES, Simd};
@@ -104,6 +104,21 @@ impl Simd for Avx2 {
         let p = x.as_ptr().cast::<__m128i>();
         // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
         unsafe { V(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> V {
+        let p = x.as_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; sixteen pairs are two unaligned 256-bit words.
+        unsafe {
+            let (a, b) = (_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1)));
+            let (a, b) = if i == 0 {
+                (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b))
+            } else {
+                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+                (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper))
+            };
+            V(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
+        }
     }
     #[inline(always)]
     fn store_f16(self, v: V, out: &mut [f16; LANES]) {

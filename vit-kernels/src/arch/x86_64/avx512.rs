@@ -1,7 +1,7 @@
 //! AVX-512 F: a vector is one register.
 use core::arch::x86_64::*;
 
-use ::half::f16;
+use ::half::{bf16, f16};
 
 use super::{Features, avx2::Avx2};
 use crate::simd::{Kernel, LANES, Simd};
@@ -63,6 +63,18 @@ impl Simd for Avx512 {
     fn load_f16(self, x: &[f16; LANES]) -> __m512 {
         // SAFETY: the token proves the features; sixteen f16 are one unaligned 256-bit word.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> __m512 {
+        // SAFETY: the token proves the features; sixteen pairs are one unaligned 512-bit word.
+        unsafe {
+            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
+            _mm512_castsi512_ps(if i == 0 {
+                _mm512_slli_epi32::<16>(pairs)
+            } else {
+                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+            })
+        }
     }
     #[inline(always)]
     fn store_f16(self, v: __m512, out: &mut [f16; LANES]) {

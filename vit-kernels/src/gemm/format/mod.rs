@@ -1,4 +1,5 @@
 //! How weight matrices are stored. A format is one file: what stands in it is all that the rest of the crate knows of it.
+mod bfloat16;
 mod binary16;
 mod binary32;
 
@@ -6,6 +7,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
+pub(crate) use self::bfloat16::Bf16;
 pub(crate) use self::binary16::F16;
 pub(crate) use self::binary32::F32;
 use super::pack::{Pack, PackError};
@@ -18,10 +20,11 @@ use crate::simd::{LANES, Simd};
 /// |---|---|---|---|---|
 /// | `F32` | 4 | none | f32's | f32 |
 /// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
+/// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | f32: widened exactly as it is read |
 ///
 /// # Layout
 /// Outputs (columns of the product) stand in panels of [`LANES`], one panel after the other. Within a panel, inputs stand
-/// in groups: `F32` and `F16` are \[k\]\[16\]. The last panel's missing outputs and the last
+/// in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\]. The last panel's missing outputs and the last
 /// group's missing inputs are 0. Every instruction set reads the same bytes, so a packed model can move between machines
 /// of the same byte order (little-endian everywhere so far).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,17 +34,20 @@ pub enum Format {
     F32,
     /// IEEE binary16.
     F16,
+    /// bfloat16: the upper half of an f32.
+    Bf16,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
 
     /// What of a format depends on nothing else.
     const fn spec(self) -> Spec {
         match self {
             Self::F32 => Spec::of::<F32>(),
             Self::F16 => Spec::of::<F16>(),
+            Self::Bf16 => Spec::of::<Bf16>(),
         }
     }
 
@@ -50,10 +56,11 @@ impl Format {
         match self {
             Self::F32 => visitor.visit::<F32>(),
             Self::F16 => visitor.visit::<F16>(),
+            Self::Bf16 => visitor.visit::<Bf16>(),
         }
     }
 
-    /// 'f32', 'f16'.
+    /// 'f32', 'f16', 'bf16'.
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
