@@ -79,23 +79,23 @@ impl Pass<'_> {
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
-            let (q, mixed) = self.queries(layer, norm, first, rows_per_image, wide); // [rows, inner] each
+            let (q, context) = self.queries(layer, norm, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
-                let job = self.scores(layer, &of, &q[part.clone()], scratch.kv).attend(&mut mixed[part]);
+                let job = self.scores(layer, &of, &q[part.clone()], scratch.kv).attend(&mut context[part]);
                 self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
             }
-            let (mut mixed, spare) = (mixed, q);
-            if let Some(norm) = layer.mixed_norm {
-                self.norm(mixed, norm, spare);
-                mixed = spare;
+            let (mut context, spare) = (context, q);
+            if let Some(norm) = layer.context_norm {
+                self.norm(context, norm, spare);
+                context = spare;
             }
             match layer.out {
                 Some(out) => {
                     let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
-                    self.linear(Stage::Output, mixed, out, onto, norm, block);
+                    self.linear(Stage::Output, context, out, onto, norm, block);
                 }
-                None => elementwise::add(self.model.isa, block, mixed).expect("without a projection inner is dim"),
+                None => elementwise::add(self.model.isa, block, context).expect("without a projection inner is dim"),
             }
         }
     }

@@ -48,7 +48,7 @@ pub struct Config {
     /// Whether scores have a bias that depends on how far apart query and key are, with a class token and no other.
     pub relative_bias: bool,
     /// LayerNorm over what the heads give, before it is projected.
-    pub mixed_norm: bool,
+    pub context_norm: bool,
     /// Whether attention projects its output; without it heads × head_dim is dim.
     pub out_proj: bool,
     /// Whether what attention and feed-forward add is scaled, channel by channel.
@@ -208,7 +208,7 @@ impl Config {
             qk_norm: false,
             rope: false,
             relative_bias: false,
-            mixed_norm: false,
+            context_norm: false,
             out_proj: true,
             layer_scale: false,
             mlp_dim: dim.saturating_mul(4),
@@ -262,7 +262,7 @@ impl Config {
         if self.image[0] < self.patch[0] || self.image[1] < self.patch[1] {
             return Err(ConfigError::NoPatch { image: self.image, patch: self.patch });
         }
-        if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.mixed_norm) {
+        if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.context_norm) {
             return Err(ConfigError::NeedsProjection { inner: self.inner(), dim: self.dim });
         }
         if self.distillation_token && !self.class_token {

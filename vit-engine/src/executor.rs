@@ -16,7 +16,7 @@ pub enum Stage {
     Rope,
     /// softmax(q·kᵀ·scale)·v.
     Attention,
-    /// Projection of what attention mixed, added to the residual.
+    /// Projection of what attention gives, added to the residual.
     Output,
     /// The feed-forward's first matrix, and its activation.
     Up,

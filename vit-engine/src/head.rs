@@ -19,11 +19,11 @@ struct Scratch<'a> {
 
 /// What the attention pool works in.
 struct PoolScratch<'a> {
-    kv: &'a mut [f32],     // [tokens attended to, 2·dim]
-    norm: &'a mut [f32],   // [rows, dim]
-    query: &'a mut [f32],  // [dim]
-    mixed: &'a mut [f32],  // [images, dim]
-    hidden: &'a mut [f32], // [images, mlp_dim]
+    kv: &'a mut [f32],      // [tokens attended to, 2·dim]
+    norm: &'a mut [f32],    // [rows, dim]
+    query: &'a mut [f32],   // [dim]
+    context: &'a mut [f32], // [images, dim]
+    hidden: &'a mut [f32],  // [images, mlp_dim]
 }
 
 impl<'a> Scratch<'a> {
@@ -36,7 +36,7 @@ impl<'a> Scratch<'a> {
                 kv: take(&mut arena, buffers.pool_kv),
                 norm: take(&mut arena, buffers.pool_norm),
                 query: take(&mut arena, buffers.pool_query),
-                mixed: take(&mut arena, buffers.pool_mixed),
+                context: take(&mut arena, buffers.pool_context),
                 hidden: take(&mut arena, buffers.pool_hidden),
             },
         }
@@ -168,25 +168,25 @@ impl Pass<'_> {
         let (c, model) = (&self.model.config, self.model);
         let (Some(weights), Some(pool)) = (model.pool(), c.attention_pool) else { return };
         let plain = Epilogue::default();
-        let PoolScratch { kv, norm, query, mixed, hidden } = scratch;
+        let PoolScratch { kv, norm, query, context, hidden } = scratch;
         let head_dim = c.dim / pool.heads;
         let attended = pool.tokens(c);
         let layout = KvLayout { heads: pool.heads, head_dim, tokens: attended.len() };
         let scale = 1.0 / libm::sqrtf(head_dim as f32);
         self.linear(Stage::Head, weights.probe, weights.q, plain, &mut [], query);
         let images = residual.chunks_exact(c.tokens() * c.dim);
-        for (tokens, mixed) in images.zip(mixed.chunks_exact_mut(c.dim)) {
+        for (tokens, context) in images.zip(context.chunks_exact_mut(c.dim)) {
             let blocks = tokens[attended.start * c.dim..].chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len()));
             for (block, kv) in blocks {
                 let norm = &mut norm[..block.len()];
                 self.final_norm(block, norm);
                 self.linear(Stage::Head, norm, weights.kv, plain, &mut [], kv);
             }
-            let job = Attention::new(model.isa, layout, scale, query, kv, mixed);
+            let job = Attention::new(model.isa, layout, scale, query, kv, context);
             self.team.run(Stage::Head, &mut job.expect("the plan reserved the pool's keys and values"));
         }
-        let (mixed, hidden) = (&mixed[..pooled.len()], &mut hidden[..self.images * pool.mlp_dim]);
-        self.linear(Stage::Head, mixed, weights.out, plain, &mut [], pooled);
+        let (context, hidden) = (&context[..pooled.len()], &mut hidden[..self.images * pool.mlp_dim]);
+        self.linear(Stage::Head, context, weights.out, plain, &mut [], pooled);
         self.norm(pooled, weights.norm, normed);
         let activation = Epilogue { activation: Some(c.activation), ..plain };
         self.linear(Stage::Head, normed, weights.up, activation, &mut [], hidden);

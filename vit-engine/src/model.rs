@@ -25,7 +25,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) q: Linear<'a>,                      // [inner, dim]
     pub(crate) qk_norm: Option<QkNorm<'a>>,        //
     pub(crate) relative_bias: Option<&'a [f32]>,   // a row a head
-    pub(crate) mixed_norm: Option<Norm<'a>>,       // [inner]
+    pub(crate) context_norm: Option<Norm<'a>>,     // [inner]
     pub(crate) out: Option<Linear<'a>>,            // [dim, inner]
     pub(crate) attention_scale: Option<&'a [f32]>, // [dim]
     pub(crate) mlp_norm: Norm<'a>,                 // [dim]
@@ -188,7 +188,7 @@ impl<'a> Model<'a> {
             q: linear(LayerSite::Query).expect(every),
             qk_norm: norm(LayerSite::QueryNorm).zip(norm(LayerSite::KeyNorm)).map(|(query, key)| QkNorm { query, key }),
             relative_bias: rows(LayerSite::RelativeBias),
-            mixed_norm: norm(LayerSite::MixedNorm),
+            context_norm: norm(LayerSite::ContextNorm),
             out: linear(LayerSite::Out),
             attention_scale: rows(LayerSite::AttentionScale),
             mlp_norm: norm(LayerSite::MlpNorm).expect(every),

@@ -76,7 +76,7 @@ pub enum LayerSite {
     /// The biases of [`RelativeBias`](vit_kernels::RelativeBias), a row a head.
     RelativeBias,
     /// LayerNorm over what the heads give.
-    MixedNorm,
+    ContextNorm,
     /// \[dim, heads·head_dim\].
     Out,
     /// What scales attention's part of the residual, \[1, dim\].
@@ -198,7 +198,7 @@ pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
         Some(linear(Query, inner, c.dim, c.bias.query)),
         c.qk_norm.then_some(norm(QueryNorm, c.head_dim)),
         c.relative_bias.then(|| Entry::Rows { site: RelativeBias, rows: c.heads, cols: relative() }),
-        c.mixed_norm.then_some(norm(MixedNorm, inner)),
+        c.context_norm.then_some(norm(ContextNorm, inner)),
         c.out_proj.then_some(linear(Out, c.dim, inner, c.bias.out)),
         scale(AttentionScale),
         Some(norm(MlpNorm, c.dim)),

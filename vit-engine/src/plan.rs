@@ -6,7 +6,7 @@
 //! ```text
 //! arena = residual [images, tokens, dim]  then, one after the other in the same place:
 //!   embed    strip [channels, patch height, width], patches [rows, patch_len], projected [rows, dim], …
-//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and mixed, or the hidden layer]
+//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and context, or the hidden layer]
 //!   head     two vectors an image, what is pooled of one at a time; for an attention pool an image's keys and values
 //! ```
 use core::fmt;
@@ -48,7 +48,7 @@ pub(crate) struct Buffers {
     pub(crate) pool_kv: usize,
     pub(crate) pool_norm: usize,
     pub(crate) pool_query: usize,
-    pub(crate) pool_mixed: usize,
+    pub(crate) pool_context: usize,
     pub(crate) pool_hidden: usize,
 }
 
@@ -245,7 +245,7 @@ impl Buffers {
             pool_kv: of_pool(pool.map_or(0, |pool| pool.tokens(c).len()).checked_mul(2 * c.dim))?,
             pool_norm: of_pool(by_rows(c.dim))?,
             pool_query: of_pool(Some(c.dim))?,
-            pool_mixed: of_pool(c.dim.checked_mul(images))?,
+            pool_context: of_pool(c.dim.checked_mul(images))?,
             pool_hidden: images.checked_mul(pool.map_or(0, |pool| pool.mlp_dim))?,
         })
     }
@@ -255,7 +255,7 @@ impl Buffers {
         let sum = |buffers: &[usize]| buffers.iter().try_fold(0, add);
         let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
         let layers = sum(&[self.kv, self.norm, self.wide])?;
-        let pool = sum(&[self.pool_kv, self.pool_norm, self.pool_query, self.pool_mixed, self.pool_hidden])?;
+        let pool = sum(&[self.pool_kv, self.pool_norm, self.pool_query, self.pool_context, self.pool_hidden])?;
         let head = sum(&[self.pooled, self.pooled, self.row])?.checked_add(pool)?;
         let rest = embed.max(layers).max(head);
         padded(self.residual)?.checked_add(rest)?.checked_mul(size_of::<f32>())

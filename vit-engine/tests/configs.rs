@@ -98,7 +98,7 @@ impl Draw {
             qk_norm: self.flag(),
             rope: self.flag(),
             relative_bias: self.flag(),
-            mixed_norm: self.flag(),
+            context_norm: self.flag(),
             out_proj: !self.rare(),
             layer_scale: self.flag(),
             mlp_dim: self.of(sizes),
@@ -138,7 +138,7 @@ impl Draw {
         }
         c.relative_bias &= c.class_token && c.prefix() == 1;
         if !c.out_proj {
-            (c.dim, c.layer_scale, c.mixed_norm) = (c.inner(), false, false);
+            (c.dim, c.layer_scale, c.context_norm) = (c.inner(), false, false);
         }
         if let Some(pool) = &mut c.attention_pool {
             pool.heads = (1..=pool.heads).rfind(|heads| c.dim.is_multiple_of(*heads)).unwrap();
@@ -200,7 +200,7 @@ impl Source for Seeded {
                         | LayerSite::MlpNorm
                         | LayerSite::QueryNorm
                         | LayerSite::KeyNorm
-                        | LayerSite::MixedNorm
+                        | LayerSite::ContextNorm
                         | LayerSite::HiddenNorm
                 )
         );

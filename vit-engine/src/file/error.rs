@@ -3,6 +3,7 @@ use core::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::packed::PackedError;
 use crate::zoo::ZooError;
 
 /// A checkpoint that cannot be loaded: which file, and what is wrong with it.
@@ -39,6 +40,15 @@ pub enum Problem {
     Json(String),
     /// config.json says what no family understands.
     Zoo(ZooError),
+    /// A packed file that is damaged, or of another version.
+    Packed(PackedError),
+    /// A packed file is to be loaded in another precision than its own.
+    OtherPrecision {
+        /// The file's.
+        packed: &'static str,
+        /// The one asked for.
+        wanted: &'static str,
+    },
     /// The labels are not as many as the classes.
     Labels {
         /// Label names in config.json.
@@ -135,6 +145,12 @@ impl fmt::Display for Problem {
             ),
             Self::Json(error) => write!(f, "not a valid config: {error}"),
             Self::Zoo(error) => error.fmt(f),
+            Self::Packed(error) => error.fmt(f),
+            Self::OtherPrecision { packed, wanted } => write!(
+                f,
+                "the file is packed in {packed} and cannot become {wanted}: convert the checkpoint it was made of, with \
+                 --precision {wanted}"
+            ),
             Self::Labels { labels, classes } => write!(f, "{labels} label names, but the model has {classes} classes"),
             Self::Channels { mean, channels } => {
                 write!(f, "mean and std are for {mean} channels, but the model has {channels}")

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -19,7 +20,7 @@ pub enum Access {
 }
 
 pub(super) enum Bytes<'a> {
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     Read(Vec<u8>),
     Borrowed(&'a [u8]),
 }
@@ -31,7 +32,7 @@ impl Bytes<'_> {
             Access::Read => Ok(Self::Read(std::fs::read(path)?)),
             // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change
             // meanwhile is asked of the user; the module's documentation says what happens if it does.
-            Access::Map => Ok(Self::Mapped(unsafe { Mmap::map(&File::open(path)?)? })),
+            Access::Map => Ok(Self::Mapped(Arc::new(unsafe { Mmap::map(&File::open(path)?)? }))),
         }
     }
 }

@@ -1,40 +1,44 @@
 //! Checkpoints as they are published: a folder with `config.json` and `model.safetensors` (or its shards and their index,
-//! or OpenCLIP's two files), one safetensors file with its config beside it, or `org/name` in the local cache of a model
-//! hub.
+//! or OpenCLIP's two files), one safetensors file with its config beside it, a [packed](crate::packed) file, or `org/name`
+//! in the local cache of a model hub.
 //!
 //! # Mapped files
-//! With [`Access::Map`] the weights are read straight from the page cache and packed into memory of their own; the
-//! mapping ends when the [`Checkpoint`] is dropped, and a loaded model does not look at the file again. While it is
-//! being loaded, another process that overwrites the file can mix old and new weights into the model, and one that
-//! truncates it can end this process with SIGBUS. Files are replaced safely by renaming a finished one into place; where
+//! With [`Access::Map`] the weights of a checkpoint are read straight from the page cache and packed into memory of their
+//! own; the mapping ends when the [`Checkpoint`] is dropped, and a loaded model does not look at the file again. A packed
+//! file's weights are used where they are mapped, for as long as the [`Loaded`] model lives. Meanwhile another process that
+//! overwrites the file can mix old and new weights into the model, and one that truncates it can end this process with
+//! SIGBUS. Files are replaced safely by renaming a finished one into place; where
 //! that cannot be relied on, [`Access::Read`] copies the file first.
 mod error;
 mod folder;
 pub mod hub;
+mod loaded;
 mod map;
+mod packed;
 mod safetensors;
 mod sizes;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use vit_kernels::Isa;
 
 pub use error::{LoadError, Problem};
+pub use loaded::Loaded;
 pub use map::Access;
 pub use sizes::SizeError;
 
 use crate::arena::AlignedBox;
 use crate::config::Config;
 use crate::model::Model;
+use crate::packed::PackedFile;
 use crate::parameters::{Param, Part, for_each_param};
 use crate::weights::{FillError, Precision};
-use crate::zoo::{self, OtherSizes, Preprocessing, Rotary};
+use crate::zoo;
 use folder::{Files, Index, Weights};
+use loaded::Memory;
 use map::Bytes;
-use safetensors::{Parameters, Rounding, Tensors};
+use safetensors::{Parameters, Tensors};
 use sizes::Cache;
 
 /// An opened checkpoint.
@@ -46,26 +50,6 @@ pub struct Checkpoint<'a> {
     config: Value,
     config_path: PathBuf,
     family: Option<String>,
-}
-
-/// A model in memory, with what its checkpoint says beside the weights.
-pub struct Loaded {
-    config: Config,
-    precision: Precision,
-    memory: AlignedBox,
-    other_sizes: OtherSizes,
-    /// What positions are stored as.
-    rounding: Rounding,
-    rotary: Option<Rotary>,
-    /// Positions at other sizes, as far as they were asked for.
-    cache: Cache,
-    /// How pictures become pixels, if the checkpoint says so.
-    pub preprocessing: Option<Preprocessing>,
-    /// The classes' names; empty if the checkpoint has none.
-    pub labels: Vec<String>,
-    used: HashSet<String>,
-    /// Tensors that the model did not ask for and that the family does not know.
-    pub unused: Vec<String>,
 }
 
 /// Larger configs are refused: real ones have a few kilobytes.
@@ -96,7 +80,9 @@ impl<'a> Checkpoint<'a> {
                 (path, weights, Some(index))
             }
         };
+        let packed = matches!(&*weights, [(_, file)] if file.starts_with(&crate::packed::MAGIC));
         let (config_path, config) = match files.config {
+            _ if packed => (weights_path.clone(), Value::Null),
             None => (weights_path.clone(), Value::Null),
             Some(path) => {
                 let text = folder::read_small(&path, LARGEST_CONFIG).map_err(|problem| match problem {
@@ -147,6 +133,25 @@ impl<'a> Checkpoint<'a> {
         self
     }
 
+    /// The precision of a packed file, which cannot be loaded in another; `None` for a checkpoint, which can.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn precision(&self) -> Result<Option<Precision>, LoadError> {
+        Ok(self.packed_file()?.map(|file| file.precision))
+    }
+
+    /// The packed file, if this is one.
+    fn packed_file(&self) -> Result<Option<PackedFile<'_>>, LoadError> {
+        match &*self.weights {
+            [(_, file)] if file.starts_with(&crate::packed::MAGIC) => {
+                let at = |error| LoadError { path: self.weights_path.clone(), problem: Problem::Packed(error) };
+                PackedFile::open(file).map(Some).map_err(at)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Reads config and names, checks every tensor the model needs, and packs the weights in that precision.
     ///
     /// Memory is allocated once all tensors are known to be there in the right shapes, and is theirs in size, but for
@@ -155,6 +160,10 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// What is wrong, with the file and the tensor.
     pub fn load(&self, precision: Precision) -> Result<Loaded, LoadError> {
+        if let Some(file) = self.packed_file()? {
+            let loaded = packed::load(&file, &self.weights[0].1, precision);
+            return loaded.map_err(|problem| LoadError { path: self.weights_path.clone(), problem });
+        }
         let in_config = |problem| LoadError { path: self.config_path.clone(), problem };
         let in_weights = |problem| LoadError { path: self.weights_path.clone(), problem };
         let tensors = match (&self.index, &*self.weights) {
@@ -200,7 +209,7 @@ impl<'a> Checkpoint<'a> {
         Ok(Loaded {
             config,
             precision,
-            memory,
+            memory: Memory::Own(memory),
             other_sizes: recipe.other_sizes,
             rounding,
             rotary: recipe.rotary,
@@ -220,31 +229,6 @@ fn shape_of(config: &Config, param: Param) -> [usize; 2] {
 
 fn parse(config: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(config).map_err(|error| Problem::Json(error.to_string()))
-}
-
-impl Loaded {
-    /// The model over images of its own size, to run on `isa`.
-    pub fn model(&self, isa: Isa) -> Model<'_> {
-        Model::new(&self.config, self.precision, isa, &self.memory).expect("the memory was filled for this config")
-    }
-
-    /// The hyper-parameters.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Whether a tensor of the checkpoint went into the model.
-    pub fn uses(&self, tensor: &str) -> bool {
-        self.used.contains(tensor)
-    }
-
-    /// The packed weights, as [`Model::new`] takes them: what a program without `std` includes or keeps in flash.
-    ///
-    /// They are for this config and precision, in this machine's byte order and this version's layout, and say so nowhere:
-    /// pack them in the build that uses them.
-    pub fn weights(&self) -> &[u8] {
-        &self.memory
-    }
 }
 
 impl From<crate::config::ConfigError> for zoo::ZooError {

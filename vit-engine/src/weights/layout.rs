@@ -78,7 +78,7 @@ impl Entry<Site> {
         }
     }
 
-    fn bias_len(&self) -> Option<usize> {
+    pub(crate) fn bias_len(&self) -> Option<usize> {
         match *self {
             Self::Norm { len, .. } => Some(len),
             Self::Linear { n, bias: true, .. } => Some(n),
@@ -125,7 +125,7 @@ impl Layout {
     }
 
     /// What layer `index` has, and where in the model.
-    pub(super) fn layer(&self, index: usize) -> impl Iterator<Item = Slot> {
+    pub(crate) fn layer(&self, index: usize) -> impl Iterator<Item = Slot> {
         let start = self.layers_start + index * self.layer_len;
         self.layer.into_iter().flatten().map(move |slot| Slot {
             entry: slot.entry.at_layer(index),
@@ -136,12 +136,12 @@ impl Layout {
     }
 
     /// What comes before the layers, and what after them.
-    pub(super) fn before_and_after(&self) -> [impl Iterator<Item = Slot>; 2] {
+    pub(crate) fn before_and_after(&self) -> [impl Iterator<Item = Slot>; 2] {
         [self.before.as_slice(), &self.after].map(|slots| slots.iter().copied().flatten())
     }
 
     /// What depends on the image's size, from the start of that on.
-    pub(super) fn tables(&self) -> impl Iterator<Item = Slot> {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Slot> {
         self.tables.into_iter().flatten()
     }
 

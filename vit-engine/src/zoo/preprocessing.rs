@@ -21,6 +21,20 @@ pub struct Preprocessing {
     pub crop_mode: CropMode,
 }
 
+impl Preprocessing {
+    /// Whether mean and std are finite numbers, one of each for every channel, std above 0.
+    fn has_valid_statistics(&self) -> bool {
+        let Self { mean, std, .. } = self;
+        let finite = mean.iter().chain(std).all(|x| x.is_finite()) && std.iter().all(|x| *x > 0.0);
+        !mean.is_empty() && mean.len() == std.len() && finite
+    }
+
+    /// Whether every value is one that pictures can be prepared with.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.has_valid_statistics() && (0.01..=1.0).contains(&self.crop_pct)
+    }
+}
+
 /// A resampling filter, Pillow's of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,16 +114,13 @@ pub(super) fn read(config: &Value) -> Result<(Option<Preprocessing>, Vec<String>
     }
     let Some(cfg) = cfg.filter(|cfg| cfg.get("mean").is_some()) else { return Ok((None, labels)) };
     let cfg: PretrainedCfg = fields(cfg)?;
-    let all_finite = cfg.mean.iter().chain(&cfg.std).all(|x| x.is_finite()) && cfg.std.iter().all(|x| *x > 0.0);
-    if cfg.mean.is_empty() || cfg.mean.len() != cfg.std.len() || !all_finite {
+    let PretrainedCfg { mean, std, interpolation, crop_pct, crop_mode } = cfg;
+    let preprocessing = Preprocessing { mean, std, interpolation, crop_pct, crop_mode };
+    if !preprocessing.has_valid_statistics() {
         return Err(ZooError::Field("pretrained_cfg: mean and std need a finite number a channel, std above 0".into()));
     }
-    if !(0.01..=1.0).contains(&cfg.crop_pct) {
-        return Err(ZooError::Field(format!(
-            "pretrained_cfg: crop_pct is {}, and has to be in 0.01..=1",
-            cfg.crop_pct
-        )));
+    if !preprocessing.is_valid() {
+        return Err(ZooError::Field(format!("pretrained_cfg: crop_pct is {crop_pct}, and has to be in 0.01..=1")));
     }
-    let PretrainedCfg { mean, std, interpolation, crop_pct, crop_mode } = cfg;
-    Ok((Some(Preprocessing { mean, std, interpolation, crop_pct, crop_mode }), labels))
+    Ok((Some(preprocessing), labels))
 }

@@ -101,7 +101,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
     c.bias.key &= a.attn_type == "rope";
     c.bias.patch = !a.use_pre_transformer_norm;
     c.pre_norm = a.use_pre_transformer_norm;
-    (c.qk_norm, c.mixed_norm) = (a.qk_norm, a.scale_attn_inner);
+    (c.qk_norm, c.context_norm) = (a.qk_norm, a.scale_attn_inner);
     c.layer_scale = !common.init_values.is_null();
     (c.class_token, c.registers) = (a.class_token, a.num_reg_tokens);
     c.positions = match (a.use_abs_pos_emb, a.no_embed_class) {

@@ -72,7 +72,7 @@ impl Layout {
                 let table = Place::tensor([biases, heads], tables.next().unwrap_or_default());
                 Place { plus: tables.next(), ..table.view(View::Transposed) }
             }
-            LayerSite::MixedNorm => module("attn.norm"),
+            LayerSite::ContextNorm => module("attn.norm"),
             LayerSite::Out => module("attn.proj"),
             LayerSite::AttentionScale => Place::tensor(shape, block(self.scales[0])),
             LayerSite::MlpNorm => module("norm2"),

@@ -63,7 +63,7 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         c.registers = 0;
     }
     (c.pre_norm, c.embed_norm) = (a.pre_norm, a.embed_norm_layer.is_some());
-    (c.qk_norm, c.mixed_norm, c.hidden_norm) = (a.qk_norm, a.scale_attn_norm, a.scale_mlp_norm);
+    (c.qk_norm, c.context_norm, c.hidden_norm) = (a.qk_norm, a.scale_attn_norm, a.scale_mlp_norm);
     c.layer_scale = truthy(&common.init_values);
     if a.embed_norm_layer.as_ref().map(Norm::eps).transpose()?.is_some_and(|eps| eps != c.norm_eps) {
         return Err(ZooError::Unsupported("norms of different eps".into()));

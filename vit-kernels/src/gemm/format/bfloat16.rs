@@ -10,6 +10,7 @@ pub(crate) struct Bf16;
 impl Weights for Bf16 {
     const NAME: &'static str = "bf16";
     const GROUP: usize = 2;
+    const GGML_TYPE: u32 = 30;
     type Element = bf16;
     type Group = [[bf16; 2]; LANES];
 

@@ -10,6 +10,7 @@ pub(crate) struct F16;
 impl Weights for F16 {
     const NAME: &'static str = "f16";
     const GROUP: usize = 1;
+    const GGML_TYPE: u32 = 1;
     type Element = f16;
     type Group = [f16; LANES];
 

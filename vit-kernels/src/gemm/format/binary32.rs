@@ -8,6 +8,7 @@ pub(crate) struct F32;
 impl Weights for F32 {
     const NAME: &'static str = "f32";
     const GROUP: usize = 1;
+    const GGML_TYPE: u32 = 0;
     type Element = f32;
     type Group = [f32; LANES];
 

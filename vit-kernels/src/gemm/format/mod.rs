@@ -65,6 +65,16 @@ impl Format {
         self.spec().name
     }
 
+    /// Consecutive inputs that stand together in a panel.
+    pub const fn group(self) -> usize {
+        self.spec().group
+    }
+
+    /// The number that GGUF files have for the type of the panels' elements.
+    pub const fn ggml_type(self) -> u32 {
+        self.spec().ggml_type
+    }
+
     /// The cache lines that \[n, k\] weights take; `None` on overflow.
     pub const fn lines(self, n: usize, k: usize) -> Option<usize> {
         match self.bytes(n, k) {
@@ -115,11 +125,12 @@ struct Spec {
     group: usize,
     /// Bytes of a stored weight.
     element: usize,
+    ggml_type: u32,
 }
 
 impl Spec {
     const fn of<W: Weights>() -> Self {
-        Self { name: W::NAME, group: W::GROUP, element: size_of::<W::Element>() }
+        Self { name: W::NAME, group: W::GROUP, element: size_of::<W::Element>(), ggml_type: W::GGML_TYPE }
     }
 }
 
@@ -151,6 +162,9 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
 
     /// Consecutive inputs that stand together in a panel.
     const GROUP: usize;
+
+    /// What GGUF files call the type of an element.
+    const GGML_TYPE: u32;
 
     /// A stored weight.
     type Element: Pod;

@@ -1,0 +1,223 @@
+//! Packed files as checkpoints: what they say beside the model, read and written.
+//!
+//! | Key | Type | Meaning |
+//! |---|---|---|
+//! | `vit.other_sizes.filter` | string | how positions are resampled: `none`, `bicubic`, `bicubic_antialiased` |
+//! | `vit.other_sizes.whole_patches`, `.by_count`, `.from_square`, `.rounded` | bool | the fields of [`OtherSizes`] |
+//! | `vit.other_sizes.stored_as` | string | what the checkpoint stored positions as: `f32`, `f16`, `bf16` |
+//! | `vit.rotary.kind` | string | `normalised`, `counted`; absent where nothing is rotated |
+//! | `vit.rotary.base`, `vit.rotary.offset` | f64 | |
+//! | `vit.rotary.reference_rows`, `.reference_columns` | u32 | absent where grids are not scaled |
+//! | `vit.rotary.x_first` | bool | |
+//! | `vit.preprocess.mean`, `vit.preprocess.std` | f32\[\] | absent where it is not known how pictures become pixels |
+//! | `vit.preprocess.interpolation`, `.crop_mode` | string | timm's words |
+//! | `vit.preprocess.crop_pct` | f32 | |
+//! | `vit.labels` | string\[\] | the classes' names |
+use std::io;
+
+use super::error::Problem;
+use super::loaded::{Loaded, Memory};
+use super::map::Bytes;
+use super::safetensors::Rounding;
+use crate::arena::AlignedBox;
+use crate::packed::{self, Extra, PackedError, PackedFile, Value, kind};
+use crate::weights::Precision;
+use crate::zoo::{CropMode, Filter, Interpolation, OtherSizes, Preprocessing, Rotary};
+
+const FILTERS: [(Option<Filter>, &str); 3] =
+    [(None, "none"), (Some(Filter::Bicubic), "bicubic"), (Some(Filter::BicubicAntialiased), "bicubic_antialiased")];
+const ROUNDINGS: [(Rounding, &str); 3] = [(Rounding::None, "f32"), (Rounding::F16, "f16"), (Rounding::Bf16, "bf16")];
+const INTERPOLATIONS: [(Interpolation, &str); 4] = [
+    (Interpolation::Bicubic, "bicubic"),
+    (Interpolation::Bilinear, "bilinear"),
+    (Interpolation::Nearest, "nearest"),
+    (Interpolation::Lanczos, "lanczos"),
+];
+const CROP_MODES: [(CropMode, &str); 3] =
+    [(CropMode::Center, "center"), (CropMode::Squash, "squash"), (CropMode::Border, "border")];
+
+/// The model of a packed file: where it is mapped, or in huge pages if it was read.
+pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precision) -> Result<Loaded, Problem> {
+    if precision != file.precision {
+        return Err(Problem::OtherPrecision { packed: file.precision.name(), wanted: precision.name() });
+    }
+    let memory = match bytes {
+        Bytes::Mapped(map) => Memory::Mapped(map.clone(), map.len() - file.weights.len()),
+        Bytes::Read(_) | Bytes::Borrowed(_) => {
+            let bytes = file.weights.len();
+            let mut memory = AlignedBox::new(bytes).ok_or(Problem::OutOfMemory { bytes })?;
+            memory.copy_from_slice(file.weights);
+            Memory::Own(memory)
+        }
+    };
+    let said = |key: &'static str| Said { file, key };
+    let rotary = said("vit.rotary.kind").text()?;
+    let base = || said("vit.rotary.base").double();
+    let rotary = match rotary {
+        None => None,
+        Some("normalised") => Some(Rotary::Normalised { theta: base()? }),
+        Some("counted") => {
+            let reference = [said("vit.rotary.reference_rows").size()?, said("vit.rotary.reference_columns").size()?];
+            let reference = reference[0].zip(reference[1]).map(|(rows, columns)| [rows, columns]);
+            let (offset, x_first) = (said("vit.rotary.offset").double()?, said("vit.rotary.x_first").flag()?);
+            Some(Rotary::Counted { temperature: base()?, offset, reference, x_first })
+        }
+        Some(_) => return Err(said("vit.rotary.kind").wrong()),
+    };
+    let other_sizes = OtherSizes {
+        filter: said("vit.other_sizes.filter").word(&FILTERS)?,
+        whole_patches: said("vit.other_sizes.whole_patches").flag()?,
+        by_count: said("vit.other_sizes.by_count").flag()?,
+        from_square: said("vit.other_sizes.from_square").flag()?,
+        rounded: said("vit.other_sizes.rounded").flag()?,
+    };
+    let preprocessing = match said("vit.preprocess.mean").floats()? {
+        None => None,
+        Some(mean) => Some(Preprocessing {
+            std: said("vit.preprocess.std").floats()?.filter(|std| std.len() == mean.len()).unwrap_or_default(),
+            mean,
+            interpolation: said("vit.preprocess.interpolation").word(&INTERPOLATIONS)?,
+            crop_pct: said("vit.preprocess.crop_pct").float()?,
+            crop_mode: said("vit.preprocess.crop_mode").word(&CROP_MODES)?,
+        }),
+    };
+    if preprocessing.as_ref().is_some_and(|p| p.mean.len() != file.config.channels || !p.is_valid()) {
+        return Err(said("vit.preprocess.mean").wrong());
+    }
+    let labels = said("vit.labels").texts()?;
+    if !labels.is_empty() && labels.len() != file.config.classes {
+        return Err(Problem::Labels { labels: labels.len(), classes: file.config.classes });
+    }
+    Ok(Loaded {
+        config: file.config,
+        precision,
+        memory,
+        other_sizes,
+        rounding: said("vit.other_sizes.stored_as").word(&ROUNDINGS)?,
+        rotary,
+        cache: Default::default(),
+        preprocessing,
+        labels,
+        used: Default::default(),
+        unused: Vec::new(),
+    })
+}
+
+/// The value of a key, if the file has it.
+struct Said<'f, 'a> {
+    file: &'f PackedFile<'a>,
+    key: &'static str,
+}
+
+impl<'a> Said<'_, 'a> {
+    fn wrong(&self) -> Problem {
+        Problem::Packed(PackedError::Metadata(self.key))
+    }
+
+    fn text(&self) -> Result<Option<&'a str>, Problem> {
+        match self.file.get(self.key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(core::str::from_utf8(text).map_err(|_| self.wrong())?)),
+            Some(_) => Err(self.wrong()),
+        }
+    }
+
+    fn word<T: Copy>(&self, words: &[(T, &str)]) -> Result<T, Problem> {
+        let found = self.text()?;
+        words.iter().find(|(_, word)| found == Some(word)).map(|(value, _)| *value).ok_or_else(|| self.wrong())
+    }
+
+    fn flag(&self) -> Result<bool, Problem> {
+        if let Some(Value::Bool(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
+    }
+
+    fn float(&self) -> Result<f32, Problem> {
+        if let Some(Value::F32(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
+    }
+
+    fn double(&self) -> Result<f64, Problem> {
+        if let Some(Value::F64(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
+    }
+
+    fn size(&self) -> Result<Option<usize>, Problem> {
+        match self.file.get(self.key) {
+            None => Ok(None),
+            Some(Value::U32(value)) => Ok(Some(value as usize)),
+            Some(_) => Err(self.wrong()),
+        }
+    }
+
+    fn floats(&self) -> Result<Option<Vec<f32>>, Problem> {
+        match self.file.get(self.key) {
+            None => Ok(None),
+            Some(Value::Array { kind: kind::F32, count, mut elements }) => {
+                let floats: Result<_, _> = (0..count).map(|_| elements.f32()).collect();
+                floats.map(Some).map_err(Problem::Packed)
+            }
+            Some(_) => Err(self.wrong()),
+        }
+    }
+
+    fn texts(&self) -> Result<Vec<String>, Problem> {
+        match self.file.get(self.key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array { kind: kind::STRING, count, mut elements }) => {
+                let text = |_| Ok(String::from_utf8_lossy(elements.string()?).into_owned());
+                (0..count).map(text).collect::<Result<_, _>>().map_err(Problem::Packed)
+            }
+            Some(_) => Err(self.wrong()),
+        }
+    }
+}
+
+/// Writes a loaded model with all that its checkpoint says.
+pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
+    let Loaded { config, precision, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
+    let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
+    let OtherSizes { filter, whole_patches, by_count, from_square, rounded } = *other_sizes;
+    let mut extras = vec![
+        Extra::Value("vit.other_sizes.filter", word(filter, &FILTERS)),
+        Extra::Value("vit.other_sizes.whole_patches", Value::Bool(whole_patches)),
+        Extra::Value("vit.other_sizes.by_count", Value::Bool(by_count)),
+        Extra::Value("vit.other_sizes.from_square", Value::Bool(from_square)),
+        Extra::Value("vit.other_sizes.rounded", Value::Bool(rounded)),
+        Extra::Value("vit.other_sizes.stored_as", word(*rounding, &ROUNDINGS)),
+    ];
+    match *rotary {
+        None => {}
+        Some(Rotary::Normalised { theta }) => extras.extend([
+            Extra::Value("vit.rotary.kind", Value::String(b"normalised")),
+            Extra::Value("vit.rotary.base", Value::F64(theta)),
+        ]),
+        Some(Rotary::Counted { temperature, offset, reference, x_first }) => {
+            extras.extend([
+                Extra::Value("vit.rotary.kind", Value::String(b"counted")),
+                Extra::Value("vit.rotary.base", Value::F64(temperature)),
+                Extra::Value("vit.rotary.offset", Value::F64(offset)),
+                Extra::Value("vit.rotary.x_first", Value::Bool(x_first)),
+            ]);
+            if let Some([rows, columns]) = reference {
+                extras.push(Extra::Value("vit.rotary.reference_rows", size(rows)));
+                extras.push(Extra::Value("vit.rotary.reference_columns", size(columns)));
+            }
+        }
+    }
+    if let Some(Preprocessing { mean, std, interpolation, crop_pct, crop_mode }) = preprocessing {
+        extras.extend([
+            Extra::Floats("vit.preprocess.mean", mean),
+            Extra::Floats("vit.preprocess.std", std),
+            Extra::Value("vit.preprocess.interpolation", word(*interpolation, &INTERPOLATIONS)),
+            Extra::Value("vit.preprocess.crop_pct", Value::F32(*crop_pct)),
+            Extra::Value("vit.preprocess.crop_mode", word(*crop_mode, &CROP_MODES)),
+        ]);
+    }
+    if !labels.is_empty() {
+        extras.push(Extra::Strings("vit.labels", labels));
+    }
+    packed::write(config, *precision, memory, &extras, out)
+}
+
+fn word<T: PartialEq>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
+    let found = words.iter().find(|(known, _)| *known == value);
+    Value::String(found.expect("there is a word for every value").1.as_bytes())
+}

@@ -1,0 +1,160 @@
+//! The tensors of a packed file: one for each part of the engine's block of weights, in its order.
+use core::fmt::{self, Write};
+
+use vit_kernels::{Format, LANES};
+
+use super::PackedError;
+use super::gguf::Gguf;
+use crate::config::Config;
+use crate::parameters::{Entry, LayerSite, Part, PoolSite, Site};
+use crate::weights::{Layout, Slot};
+
+/// A tensor as the table has it.
+pub(super) struct Tensor {
+    entry: Entry<Site>,
+    part: Part,
+    /// Innermost first; 1 where there are fewer than four.
+    pub(super) dims: [usize; 4],
+    /// GGML's number for the type of its elements.
+    pub(super) kind: u32,
+    /// Where it begins in the section of data, and in the engine's block of weights.
+    pub(super) offset: usize,
+}
+
+/// Calls `visit` with every tensor, in the order of memory.
+pub(super) fn for_each<E>(
+    layout: &Layout,
+    config: &Config,
+    mut visit: impl FnMut(&Tensor) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut slot = |base: usize, Slot { entry, format, offset, bias }: Slot| {
+        let (dims, kind) = match entry {
+            Entry::Rows { rows, cols, .. } => ([cols, rows, 1, 1], Format::F32.ggml_type()),
+            Entry::Norm { len, .. } => ([len, 1, 1, 1], Format::F32.ggml_type()),
+            Entry::Linear { n, k, .. } => (panels(format, n, k), format.ggml_type()),
+            Entry::KeysValues { n, k, .. } => (panels(format, 2 * n, k), format.ggml_type()),
+        };
+        visit(&Tensor { entry, part: Part::Weight, dims, kind, offset: base + offset })?;
+        match entry.bias_len() {
+            Some(len) => {
+                let (dims, kind) = ([len, 1, 1, 1], Format::F32.ggml_type());
+                visit(&Tensor { entry, part: Part::Bias, dims, kind, offset: base + bias })
+            }
+            None => Ok(()),
+        }
+    };
+    let [mut before, mut after] = layout.before_and_after();
+    before.try_for_each(|part| slot(0, part))?;
+    for index in 0..config.depth {
+        layout.layer(index).try_for_each(|part| slot(0, part))?;
+    }
+    after.try_for_each(|part| slot(0, part))?;
+    layout.tables().try_for_each(|part| slot(layout.tables_start, part))
+}
+
+/// The dimensions of a packed matrix, innermost first: \[group\], 16 outputs of a panel, groups of inputs, panels.
+fn panels(format: Format, n: usize, k: usize) -> [usize; 4] {
+    let (group, panels) = (format.group(), n.div_ceil(LANES));
+    if group == 1 { [LANES, k, panels, 1] } else { [group, LANES, k.div_ceil(group), panels] }
+}
+
+/// Checks that the file's table is the one that the layout has.
+pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result<(), PackedError> {
+    let (mut found, mut index) = (file.tensors, 0);
+    for_each(layout, config, |expected| {
+        if index == file.tensor_count {
+            return Err(PackedError::Tensor(index));
+        }
+        let tensor = found.tensor()?;
+        let same = Same::new(tensor.name, expected)
+            && tensor.dims == expected.dims.map(|size| size as u64)
+            && tensor.kind == expected.kind
+            && tensor.offset == expected.offset as u64;
+        if !same {
+            return Err(PackedError::Tensor(index));
+        }
+        index += 1;
+        Ok(())
+    })?;
+    if index == file.tensor_count { Ok(()) } else { Err(PackedError::Tensor(index)) }
+}
+
+/// What is left of a text of which all so far was written the same.
+struct Same<'a>(&'a [u8]);
+
+impl Same<'_> {
+    /// Whether `text` is what `value` displays.
+    fn new(text: &[u8], value: &impl fmt::Display) -> bool {
+        let mut rest = Same(text);
+        write!(rest, "{value}").is_ok() && rest.0.is_empty()
+    }
+}
+
+impl Write for Same<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(part.as_bytes()).ok_or(fmt::Error)?;
+        Ok(())
+    }
+}
+
+/// The tensor's name, such as `blk.3.attn_q.weight`.
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.entry.site() {
+            Site::PatchNorm => "patch_norm",
+            Site::Patch => "patch_embd",
+            Site::EmbedNorm => "embd_norm",
+            Site::ClassToken => "class_embd",
+            Site::DistillationToken => "distillation_embd",
+            Site::Registers => "register_embd",
+            Site::PreNorm => "pre_norm",
+            Site::Layer(index, site) => {
+                write!(f, "blk.{index}.")?;
+                layer_name(site)
+            }
+            Site::FinalNorm => "final_norm",
+            Site::Pool(site) => pool_name(site),
+            Site::HeadNorm => "head_norm",
+            Site::Projection => "projection",
+            Site::Head => "head",
+            Site::DistillationHead => "distillation_head",
+            Site::Positions => "position_embd",
+            Site::Rope => "rope",
+        };
+        f.write_str(name)?;
+        f.write_str(if self.part == Part::Weight { ".weight" } else { ".bias" })
+    }
+}
+
+/// Keys stand for keys and values.
+fn layer_name(site: LayerSite) -> &'static str {
+    match site {
+        LayerSite::AttentionNorm => "attn_norm",
+        LayerSite::Key | LayerSite::Value => "attn_kv",
+        LayerSite::KeyNorm => "attn_k_norm",
+        LayerSite::Query => "attn_q",
+        LayerSite::QueryNorm => "attn_q_norm",
+        LayerSite::RelativeBias => "attn_rel_bias",
+        LayerSite::ContextNorm => "attn_context_norm",
+        LayerSite::Out => "attn_out",
+        LayerSite::AttentionScale => "attn_scale",
+        LayerSite::MlpNorm => "ffn_norm",
+        LayerSite::Gate => "ffn_gate",
+        LayerSite::Up => "ffn_up",
+        LayerSite::HiddenNorm => "ffn_hidden_norm",
+        LayerSite::Down => "ffn_down",
+        LayerSite::MlpScale => "ffn_scale",
+    }
+}
+
+fn pool_name(site: PoolSite) -> &'static str {
+    match site {
+        PoolSite::Probe => "pool.probe",
+        PoolSite::Query => "pool.q",
+        PoolSite::Key | PoolSite::Value => "pool.kv",
+        PoolSite::Out => "pool.out",
+        PoolSite::Norm => "pool.norm",
+        PoolSite::Up => "pool.ffn_up",
+        PoolSite::Down => "pool.ffn_down",
+    }
+}

@@ -1,0 +1,131 @@
+//! Writing packed files.
+use std::io::{self, Write};
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::gguf::{MAGIC, VERSION, Value, kind};
+use super::{keys, tensors};
+use crate::arena::ALIGN;
+use crate::config::Config;
+use crate::weights::{Layout, Precision};
+
+/// Metadata that the model itself does not need.
+pub(crate) enum Extra<'a> {
+    Value(&'static str, Value<'a>),
+    Floats(&'static str, &'a [f32]),
+    Strings(&'static str, &'a [String]),
+}
+
+/// Writes a packed file: `weights` as the engine has them in memory, with `extras` in the metadata.
+///
+/// # Errors
+/// Those of `out`.
+pub(crate) fn write(
+    config: &Config,
+    precision: Precision,
+    weights: &[u8],
+    extras: &[Extra<'_>],
+    mut out: impl Write,
+) -> io::Result<()> {
+    let layout = Layout::new(config, precision).map_err(io::Error::other)?;
+    assert_eq!(weights.len(), layout.bytes(), "the weights of this config and precision");
+    let mut metadata = Table::default();
+    let word = |text: &'static str| Value::String(text.as_bytes());
+    metadata.value(keys::ARCHITECTURE.0, word(keys::ARCHITECTURE.1));
+    metadata.value(keys::ALIGNMENT, Value::U32(ALIGN as u32));
+    metadata.value(keys::VERSION, Value::U32(keys::LAYOUT_VERSION));
+    metadata.value(keys::PRECISION, word(precision.name()));
+    keys::put_config(config, &mut |key, value| metadata.value(key, value));
+    for extra in extras {
+        match extra {
+            Extra::Value(key, value) => metadata.value(key, *value),
+            Extra::Floats(key, values) => {
+                metadata.array(key, kind::F32, values.len());
+                values.iter().for_each(|value| metadata.bytes.extend(value.to_le_bytes()));
+            }
+            Extra::Strings(key, texts) => {
+                metadata.array(key, kind::STRING, texts.len());
+                texts.iter().for_each(|text| metadata.text(text.as_bytes()));
+            }
+        }
+    }
+    let mut table = Table::default();
+    let walked: Result<(), core::convert::Infallible> = tensors::for_each(&layout, config, |tensor| {
+        table.tensor(tensor);
+        Ok(())
+    });
+    let Ok(()) = walked;
+
+    let header = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &table.count.to_le_bytes(), &metadata.count.to_le_bytes()];
+    let mut header = header.concat();
+    header.extend(metadata.bytes);
+    header.extend(table.bytes);
+    header.resize(header.len().next_multiple_of(ALIGN), 0);
+    out.write_all(&header)?;
+    out.write_all(weights)?;
+    out.flush()
+}
+
+/// Rows of the metadata, or of the table of tensors.
+#[derive(Default)]
+struct Table {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl Table {
+    fn text(&mut self, text: &[u8]) {
+        self.bytes.extend((text.len() as u64).to_le_bytes());
+        self.bytes.extend(text);
+    }
+
+    /// A row's key and type.
+    fn key(&mut self, key: &str, kind: u32) {
+        self.count += 1;
+        self.text(key.as_bytes());
+        self.bytes.extend(kind.to_le_bytes());
+    }
+
+    fn array(&mut self, key: &str, kind: u32, len: usize) {
+        self.key(key, kind::ARRAY);
+        self.bytes.extend(kind.to_le_bytes());
+        self.bytes.extend((len as u64).to_le_bytes());
+    }
+
+    fn value(&mut self, key: &str, value: Value<'_>) {
+        match value {
+            Value::U32(value) => {
+                self.key(key, kind::U32);
+                self.bytes.extend(value.to_le_bytes());
+            }
+            Value::F32(value) => {
+                self.key(key, kind::F32);
+                self.bytes.extend(value.to_le_bytes());
+            }
+            Value::F64(value) => {
+                self.key(key, kind::F64);
+                self.bytes.extend(value.to_le_bytes());
+            }
+            Value::Bool(value) => {
+                self.key(key, kind::BOOL);
+                self.bytes.push(value.into());
+            }
+            Value::String(text) => {
+                self.key(key, kind::STRING);
+                self.text(text);
+            }
+            // Only read: arrays have a method of their own here.
+            Value::Array { .. } | Value::Other => {}
+        }
+    }
+
+    fn tensor(&mut self, tensor: &tensors::Tensor) {
+        self.count += 1;
+        self.text(tensor.to_string().as_bytes());
+        let rank = tensor.dims.iter().rposition(|size| *size != 1).map_or(1, |last| last + 1);
+        self.bytes.extend((rank as u32).to_le_bytes());
+        tensor.dims[..rank].iter().for_each(|size| self.bytes.extend((*size as u64).to_le_bytes()));
+        self.bytes.extend(tensor.kind.to_le_bytes());
+        self.bytes.extend((tensor.offset as u64).to_le_bytes());
+    }
+}
