@@ -3,26 +3,11 @@
 mod support;
 
 use safetensors::SafeTensors;
-use support::{Golden, distance, golden, goldens, levels, run};
+use support::{Golden, distance, features, golden, goldens, levels, model, parse, run};
 use vit_engine::file::Loaded;
 use vit_engine::{Features, Isa, Model, Precision};
 
 const BOUND: f32 = 1e-5;
-
-/// What a stored tensor is, and for images of which size: 'patches', 'layer:2', 'embedding@48x64'.
-fn parse(name: &str) -> (&str, Option<[usize; 2]>) {
-    let Some((kind, size)) = name.split_once('@') else { return (name, None) };
-    let (height, width) = size.split_once('x').unwrap();
-    (kind, Some([height.parse().unwrap(), width.parse().unwrap()]))
-}
-
-fn features(kind: &str) -> Features {
-    kind.parse().unwrap()
-}
-
-fn model(loaded: &Loaded, isa: Isa, size: Option<[usize; 2]>) -> Model<'_> {
-    size.map_or_else(|| loaded.model(isa), |size| loaded.model_at(isa, size).unwrap())
-}
 
 #[test]
 fn every_output_of_every_model_agrees() {

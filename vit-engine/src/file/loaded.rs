@@ -68,6 +68,11 @@ impl Loaded {
         self.precision
     }
 
+    /// The packed weights, as [`Model::new`] takes them.
+    pub fn weights(&self) -> &[u8] {
+        &self.memory
+    }
+
     /// Whether a tensor of the checkpoint went into the model. A packed file's tensors are all used.
     pub fn uses(&self, tensor: &str) -> bool {
         self.used.contains(tensor)

@@ -162,3 +162,20 @@ pub fn distance(got: &[f32], want: &[f32]) -> f32 {
     // Not f32::max, which would drop a NaN.
     differences.fold(0.0f32, |a, b| if b > a || b.is_nan() { b } else { a }) / largest
 }
+
+/// What a stored tensor is, and for images of which size: 'patches', 'layer:2', 'embedding@48x64'.
+pub fn parse(name: &str) -> (&str, Option<[usize; 2]>) {
+    let Some((kind, size)) = name.split_once('@') else { return (name, None) };
+    let (height, width) = size.split_once('x').unwrap();
+    (kind, Some([height.parse().unwrap(), width.parse().unwrap()]))
+}
+
+/// The features of that name.
+pub fn features(kind: &str) -> Features {
+    kind.parse().unwrap()
+}
+
+/// The model at its own size or another.
+pub fn model(loaded: &Loaded, isa: Isa, size: Option<[usize; 2]>) -> Model<'_> {
+    size.map_or_else(|| loaded.model(isa), |size| loaded.model_at(isa, size).unwrap())
+}
