@@ -2,7 +2,7 @@
 mod support;
 
 use support::{features, golden, goldens, model, parse, run};
-use vit_engine::file::{Access, Checkpoint, Loaded, LoadError};
+use vit_engine::file::{Access, Checkpoint, LoadError, Loaded};
 use vit_engine::packed::config_of;
 use vit_engine::{AlignedBox, Isa, Model, PackedError, Precision};
 

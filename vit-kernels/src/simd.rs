@@ -37,6 +37,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     const TILE_PANELS: usize;
 
+    /// Whether `load_f16` is an instruction or two.
+    const FAST_F16: bool;
+
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 

@@ -14,6 +14,7 @@ impl Simd for Portable {
     // A vector takes four of SSE2's 16 registers, two of AVX's 16, four of NEON's 32.
     const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
     const TILE_PANELS: usize = 1;
+    const FAST_F16: bool = false;
 
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -40,13 +41,19 @@ impl Simd for Portable {
     /// is exact for subnormals too. What was infinite or NaN gets all exponent bits.
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
-        let scale = f32::from_bits((127 + 112) << 23);
-        f32x16::new(x.map(|h| {
-            let bits = u32::from(h.to_bits());
-            let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-            let magnitude = f32::from_bits((bits & 0x7fff) << 13) * scale;
-            f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
-        }))
+        // One loop for each step: the compiler vectorises them so.
+        let (mut bits, mut magnitude) = ([0; LANES], [0.0; LANES]);
+        for (bits, x) in bits.iter_mut().zip(x) {
+            *bits = u32::from(x.to_bits());
+        }
+        for (magnitude, bits) in magnitude.iter_mut().zip(bits) {
+            *magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+        }
+        for (bits, magnitude) in bits.iter_mut().zip(magnitude) {
+            let special = if *bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+            *bits = magnitude.to_bits() | special | (*bits & 0x8000) << 16;
+        }
+        f32x16::new(bits.map(f32::from_bits))
     }
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {

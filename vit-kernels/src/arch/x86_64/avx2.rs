@@ -68,6 +68,7 @@ impl Simd for Avx2 {
     // 6 × 16: twelve accumulators, two registers of weights, one broadcast: 15 of 16.
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
+    const FAST_F16: bool = true;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {

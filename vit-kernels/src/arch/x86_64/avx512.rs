@@ -31,6 +31,7 @@ impl Simd for Avx512 {
     // 8 × 48: twenty-four accumulators, three registers of weights, broadcasts from memory: 27 and more of 32.
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
+    const FAST_F16: bool = true;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {

@@ -11,6 +11,7 @@ impl Weights for F16 {
     const NAME: &'static str = "f16";
     const GROUP: usize = 1;
     const GGML_TYPE: u32 = 1;
+    const IS_F16: bool = true;
     type Element = f16;
     type Group = [f16; LANES];
 

@@ -166,6 +166,9 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
     /// What GGUF files call the type of an element.
     const GGML_TYPE: u32;
 
+    /// Whether elements are f16, which some levels widen in many instructions.
+    const IS_F16: bool = false;
+
     /// A stored weight.
     type Element: Pod;
 

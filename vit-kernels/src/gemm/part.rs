@@ -1,0 +1,164 @@
+//! The loops around the register tile: some rows of A times some panels of weights.
+#![allow(unsafe_code)] // They hand the tile pointers.
+
+use core::ops::Range;
+
+use super::Matmul;
+use super::epilogue::Finish;
+use super::format::Weights;
+use super::pack::panel_len;
+use super::tile::{MAX_TILE_COLUMNS, Prefetch, Tile, panels_per_tile};
+use crate::job::Shared;
+use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
+
+/// Most row tiles over which the prefetching of a panel is spread.
+const PREFETCH_TILES: usize = 8;
+
+/// Some rows of some panels, whose weights are stored as `W`.
+pub(super) struct Part<'a, W: Weights> {
+    pub(super) job: &'a Matmul<'a>,
+    pub(super) data: &'a [W::Element],
+    pub(super) panels: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
+
+impl<W: Weights> Kernel for Part<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if !S::FAST_F16 && W::IS_F16 && self.rows.len() > S::TILE_ROWS {
+            return self.widened(s);
+        }
+        for row in self.rows.clone().step_by(S::TILE_ROWS) {
+            let rows = row..(row + S::TILE_ROWS).min(self.rows.end);
+            for (panel, panels) in even_tiles(self.panels.clone(), panels_per_tile::<S>(self.job.rows)) {
+                self.tile(s, rows.clone(), panel..panel + panels);
+            }
+        }
+    }
+}
+
+impl<W: Weights> Part<'_, W> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
+        let Matmul { a, weights, epilogue, out, partial, depth, .. } = self.job;
+        let (n, k) = (weights.n(), weights.k());
+        let panel_len = panel_len::<W>(k);
+        let columns = panels.start * LANES..(panels.end * LANES).min(n);
+        let (first, last) = (depth.start == 0, depth.end == k);
+        let partial = partial.as_ref().unwrap_or(out);
+        let mut tile = Tile::<W> {
+            a: a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
+            a_row: k,
+            a_step: W::GROUP,
+            b: self.data[panels.start * panel_len..panels.end * panel_len][depth.start * LANES..].as_ptr(),
+            b_panel: panel_len,
+            b_step: W::GROUP * LANES,
+            depth: depth.len(),
+            resume: None,
+            out: core::ptr::null_mut(),
+            out_row: n,
+            finish: Finish::default(),
+            prefetch: self.prefetch::<S>(&rows, &panels),
+        };
+        let whole = columns.len() == panels.len() * LANES;
+        if whole && !(last && epilogue.needs_two_passes()) {
+            // SAFETY: no other task touches these columns of these rows; the tile is given none but whole panels.
+            unsafe {
+                let at = |sums: &Shared<'_, f32>| {
+                    sums.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len())
+                };
+                tile.resume = (!first).then(|| at(partial).cast_const());
+                tile.out = at(if last { out } else { partial });
+                tile.finish = if last { epilogue.finish(&columns) } else { Finish::default() };
+                tile.run(s, rows.len(), panels.len());
+            }
+            if let (true, Some(activation)) = (last, epilogue.activation) {
+                for row in rows {
+                    // SAFETY: as above; one such reference at a time.
+                    activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                }
+            }
+            return;
+        }
+        // By way of a buffer, one row after the other.
+        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
+        if !first {
+            self.load_sums(&rows, &columns, &mut sums);
+        }
+        // One pointer for reading and writing: a second one would make the first invalid.
+        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
+        tile.resume = (!first).then(|| tile.out.cast_const());
+        // SAFETY: the slices above hold the rows of A and the panels; `sums` has room for the largest tile, and is ours.
+        unsafe { tile.run(s, rows.len(), panels.len()) }
+        self.store_sums(s, &rows, &columns, &sums);
+    }
+
+    /// The sums of the depth so far into a buffer of `N` columns.
+    #[inline(always)]
+    pub(super) fn load_sums<const N: usize>(&self, rows: &Range<usize>, columns: &Range<usize>, sums: &mut [[f32; N]]) {
+        let Matmul { out, partial, .. } = self.job;
+        let n = self.job.weights.n();
+        for (row, sums) in rows.clone().zip(sums) {
+            // SAFETY: no other task touches these columns of these rows; one such slice at a time.
+            let so_far =
+                unsafe { partial.as_ref().unwrap_or(out).part(row * n + columns.start..row * n + columns.end) };
+            sums[..columns.len()].copy_from_slice(so_far);
+        }
+    }
+
+    /// Sums from a buffer of `N` columns to where they belong: through the epilogue if the depth is at its end.
+    #[inline(always)]
+    pub(super) fn store_sums<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        sums: &[[f32; N]],
+    ) {
+        let Matmul { weights, epilogue, out, partial, depth, .. } = self.job;
+        let (n, last) = (weights.n(), depth.end == weights.k());
+        for (row, sums) in rows.clone().zip(sums) {
+            let elements = row * n + columns.start..row * n + columns.end;
+            if last {
+                // SAFETY: no other task touches these columns of these rows; one such slice at a time, here and below.
+                epilogue.apply(s, sums, columns.start, unsafe { out.part(elements) });
+            } else {
+                // SAFETY: as above.
+                unsafe { partial.as_ref().unwrap_or(out).part(elements) }.copy_from_slice(&sums[..columns.len()]);
+            }
+        }
+    }
+
+    /// What a tile prefetches while it computes: a part of the next group's panels. Half of all tiles of rows fetch all of
+    /// it, and so do the others, for they may run on another core.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Prefetch {
+        let (panel_len, depth) = (panel_len::<W>(self.job.weights.k()), &self.job.depth);
+        // A power of two, for divisions would take as long as a tile's overhead otherwise.
+        let most = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, PREFETCH_TILES);
+        let shift = most.ilog2();
+        let tile = rows.start / S::TILE_ROWS;
+        let (part, parts) = (tile % (1 << shift), 1 << shift);
+        let panel = panels.start + self.panels.len() + (tile >> shift) as u32 as usize % panels.len();
+        let start = panel * panel_len + (depth.start + ((part * depth.len()) >> shift)) * LANES;
+        match self.data.get(start) {
+            Some(start) => Prefetch { start: (&raw const *start).cast(), step: size_of::<W::Group>() / parts },
+            // Nothing behind the weights: looking for pages that are not there costs more than it brings.
+            None => Prefetch::nothing(self.data.as_ptr().wrapping_add(panels.start * panel_len)),
+        }
+    }
+}
+
+/// Cuts `panels` into tiles of at most `most`, as even as can be: four panels are two and two, not three and one,
+/// because a narrow tile has too few chains to keep the multipliers busy.
+#[inline(always)]
+pub(super) fn even_tiles(panels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut start = panels.start;
+    core::iter::from_fn(move || {
+        let left = panels.end - start;
+        let width = left.checked_div(left.div_ceil(most))?;
+        start += width;
+        Some((start - width, width))
+    })
+}
