@@ -199,19 +199,36 @@ fn by_family(family: &str, config: &Value, tensors: &dyn Catalog) -> Result<Reci
     }
 }
 
+/// Reads the config of a family that a `model_type` names.
+type Reader = fn(&str, &Value, &dyn Catalog) -> Result<Recipe, ZooError>;
+
+/// Every `model_type`, and who reads its config.
+const MODEL_TYPES: [(&str, Reader); 14] = [
+    ("vit", vit::recipe),
+    ("vit_mae", vit::recipe),
+    ("deit", vit::recipe),
+    ("dinov2", dinov2::recipe),
+    ("dinov2_with_registers", dinov2::recipe),
+    ("dinov3_vit", |_, config, tensors| dinov3::recipe(config, tensors)),
+    ("clip", |_, config, tensors| clip::recipe(config, tensors)),
+    ("clip_vision_model", |_, config, tensors| clip::recipe(config, tensors)),
+    ("siglip", |_, config, tensors| siglip::recipe(config, tensors)),
+    ("siglip_vision_model", |_, config, tensors| siglip::recipe(config, tensors)),
+    ("beit", |_, config, tensors| beit::recipe(config, tensors)),
+    ("open_clip", |_, config, tensors| open_clip::recipe(config, tensors)),
+    ("vit-pytorch", |_, config, tensors| vit_pytorch::recipe(config, tensors)),
+    ("vit_pytorch", |_, config, tensors| vit_pytorch::recipe(config, tensors)),
+];
+
+/// Every `model_type`.
+fn model_types() -> impl Iterator<Item = &'static str> {
+    MODEL_TYPES.into_iter().map(|(name, _)| name)
+}
+
 /// The families that `model_type` names; `None` if it names none.
 fn by_model_type(name: &str, config: &Value, tensors: &dyn Catalog) -> Option<Result<Recipe, ZooError>> {
-    Some(match name {
-        "vit-pytorch" | "vit_pytorch" => vit_pytorch::recipe(config, tensors),
-        "vit" | "vit_mae" | "deit" => vit::recipe(name, config, tensors),
-        "dinov2" | "dinov2_with_registers" => dinov2::recipe(name, config, tensors),
-        "clip" | "clip_vision_model" => clip::recipe(config, tensors),
-        "siglip" | "siglip_vision_model" => siglip::recipe(config, tensors),
-        "dinov3_vit" => dinov3::recipe(config, tensors),
-        "beit" => beit::recipe(config, tensors),
-        "open_clip" => open_clip::recipe(config, tensors),
-        _ => return None,
-    })
+    let (_, read) = MODEL_TYPES.into_iter().find(|(known, _)| *known == name)?;
+    Some(read(name, config, tensors))
 }
 
 /// A size that may be written as one number or as \[height, width\].
@@ -296,23 +313,95 @@ pub enum ZooError {
 impl fmt::Display for ZooError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFamily(what) => f.write_str(what),
-            Self::Unsupported(what) => write!(
-                f,
-                "{what} is not supported; there are vit, vit_mae, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, \
-                 siglip, beit, OpenCLIP, vit-pytorch, and timm's ViT, DeiT, EVA, DINOv3 and BEiT"
-            ),
-            Self::NoArchitecture { name, near } => {
-                write!(
-                    f,
-                    "'{name}' is not supported: it is no model_type or architecture that is known here; near it are "
-                )?;
-                f.write_str(&near.join(", "))
+            Self::NoFamily(what) => Shown(what).fmt(f),
+            Self::Unsupported(what) => {
+                write!(f, "{} is not supported; there are ", Shown(what))?;
+                model_types().try_for_each(|name| write!(f, "{name}, "))?;
+                f.write_str("and timm's ViT, DeiT, EVA, DINOv3 and BEiT")
             }
-            Self::Field(error) => f.write_str(error),
+            Self::NoArchitecture { name, near } => {
+                let name = Shown(name);
+                write!(f, "'{name}' is not supported: it is no model_type or architecture that is known here")?;
+                if near.is_empty() { Ok(()) } else { write!(f, "; near it are {}", near.join(", ")) }
+            }
+            Self::Field(error) => Shown(error).fmt(f),
             Self::Config(error) => error.fmt(f),
         }
     }
 }
 
 impl core::error::Error for ZooError {}
+
+/// Text that quotes a file, as an error message shows it: cut in the middle where it is too long, control characters
+/// escaped.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl Shown<'_> {
+    /// Bytes of the beginning that are shown.
+    const HEAD: usize = 1500;
+    /// Bytes of the end that are shown: what is said after a quotation.
+    const TAIL: usize = 500;
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = self;
+        let mut escaped = |text: &str| {
+            text.chars()
+                .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+        };
+        if text.len() <= Self::HEAD + Self::TAIL {
+            return escaped(text);
+        }
+        escaped(&text[..text.floor_char_boundary(Self::HEAD)])?;
+        escaped(" … ")?;
+        escaped(&text[text.ceil_char_boundary(text.len() - Self::TAIL)..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn error(config: &Value) -> String {
+        recipe(config, None, &timm::Nothing).err().expect("no model").to_string()
+    }
+
+    /// What a config says is quoted, but not at any length.
+    #[test]
+    fn long_strings_are_cut() {
+        let long = "é".repeat(1 << 19);
+        let vit = |key: &str| {
+            let mut config = json!({"architecture": "vit_tiny_patch16_224", "model_args": {}});
+            config["model_args"][key] = json!(long);
+            config
+        };
+        let configs = [
+            json!({"model_type": long}),
+            json!({"architecture": long}),
+            json!({"model_type": "vit", "hidden_act": long}),
+            json!({"model_type": "vit", "hidden_size": long}),
+            vit("global_pool"),
+            vit("norm_layer"),
+            vit("depth"),
+            json!({"architecture": "vit_tiny_patch16_224", "model_args": {&long: 1}}),
+        ];
+        for config in configs {
+            let error = error(&config);
+            assert!(error.len() < 3000 && error.contains('…'), "{} bytes: {error:.300}", error.len());
+        }
+        assert!(error(&json!({"architecture": "vit_\u{1b}[2J"})).contains("'vit_\\u{1b}[2J'"));
+    }
+
+    #[test]
+    fn every_model_type_is_known_to_the_errors() {
+        for name in model_types() {
+            assert!(by_model_type(name, &json!({}), &timm::Nothing).is_some());
+            assert!(error(&json!({"model_type": "x"})).contains(&format!(" {name},")));
+            let near = error(&json!({"architecture": format!("{name}x")}));
+            assert!(near.split("; near it are ").nth(1).is_some_and(|near| near.contains(name)), "{near}");
+        }
+    }
+}

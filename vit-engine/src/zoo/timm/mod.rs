@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Catalog, OtherSizes, Recipe, Size, ZooError, fields, scaled};
+use super::{Catalog, OtherSizes, Recipe, Size, ZooError, fields, model_types, scaled};
 use crate::config::{Config, Pool, Readout};
 
 /// What timm keeps in its code.
@@ -55,7 +55,7 @@ pub fn architecture(name: &str) -> Result<Config, ZooError> {
 }
 
 /// No tensors.
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Catalog for Nothing {
     fn shape(&self, _: &str) -> Option<&[usize]> {
@@ -171,8 +171,9 @@ pub(super) fn arguments(architecture: &str, config: &Value) -> Result<(String, M
 
 /// An error that lists the names nearest to one that is not there.
 fn unknown(name: &str) -> ZooError {
-    let known =
-        architectures().chain(["vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip"]);
+    /// Longer names are near none: the longest here has half of it, and a search takes time in proportion.
+    const LONGEST: usize = 100;
+    let known = architectures().chain(model_types()).filter(|_| name.len() <= LONGEST);
     let mut near: Vec<_> = known.map(|known| (strsim::normalized_damerau_levenshtein(known, name), known)).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     ZooError::NoArchitecture { name: name.into(), near: near.iter().take(4).map(|near| near.1.to_owned()).collect() }
@@ -316,5 +317,11 @@ mod tests {
         let Err(error) = architecture("vit_bse_patch16_224") else { panic!() };
         assert!(error.to_string().contains("vit_base_patch16_224"), "{error}");
         assert!(architecture("vit_base_patch16_224.augreg_in1k").is_ok());
+        let longest = architectures().chain(model_types()).map(str::len).max();
+        assert!(longest.is_some_and(|longest| longest <= 60), "{longest:?}");
+        for long in ["vit_base_patch16_224".repeat(6), "x".repeat(1 << 20)] {
+            let Err(ZooError::NoArchitecture { near, .. }) = architecture(&long) else { panic!() };
+            assert!(near.is_empty(), "{near:?}");
+        }
     }
 }
