@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::packed::PackedError;
-use crate::zoo::ZooError;
+use crate::zoo::{Shown, ZooError};
 
 /// A checkpoint that cannot be loaded: which file, and what is wrong with it.
 #[derive(Debug)]
@@ -126,10 +126,10 @@ impl fmt::Display for Problem {
                 if found.is_empty() {
                     write!(f, "; the folder is empty")
                 } else {
-                    write!(f, "; there are {}", found.join(", "))
+                    write!(f, "; there are {}", Shown(&found.join(", ")))
                 }
             }
-            Self::Index(error) => write!(f, "not a valid index of shards: {error}"),
+            Self::Index(error) => write!(f, "not a valid index of shards: {}", Shown(error)),
             Self::NotInHub { name, cache } => write!(
                 f,
                 "no such file or folder, and no '{name}' in the local cache {}; nothing is ever downloaded: fetch it with \
@@ -143,7 +143,7 @@ impl fmt::Display for Problem {
                  import torch, safetensors.torch\n  \
                  safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'model.safetensors')"
             ),
-            Self::Json(error) => write!(f, "not a valid config: {error}"),
+            Self::Json(error) => write!(f, "not a valid config: {}", Shown(error)),
             Self::Zoo(error) => error.fmt(f),
             Self::Packed(error) => error.fmt(f),
             Self::OtherPrecision { packed, wanted } => write!(
@@ -155,15 +155,16 @@ impl fmt::Display for Problem {
             Self::Channels { mean, channels } => {
                 write!(f, "mean and std are for {mean} channels, but the model has {channels}")
             }
-            Self::Safetensors(error) => write!(f, "not a valid safetensors file: {error}"),
+            Self::Safetensors(error) => write!(f, "not a valid safetensors file: {}", Shown(error)),
             Self::Missing { tensors, more } => {
                 let list = tensors.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
                 write!(f, "missing: {list}{}", if *more { " and more" } else { "" })
             }
             Self::Shape { tensor, expected, found } => {
-                write!(f, "'{tensor}': the config asks for shape {expected:?}, the file has {found:?}")
+                let (tensor, found) = (Shown(tensor), format!("{found:?}"));
+                write!(f, "'{tensor}': the config asks for shape {expected:?}, the file has {}", Shown(&found))
             }
-            Self::Dtype { tensor, found } => write!(f, "'{tensor}': expected F32, F16 or BF16, found {found}"),
+            Self::Dtype { tensor, found } => write!(f, "'{}': expected F32, F16 or BF16, found {found}", Shown(tensor)),
             Self::OutOfRange { tensor, row, column, value, format } if value.is_finite() => {
                 write!(f, "'{tensor}' at [{row}, {column}]: {value} is too large for {format}; load it as f32")
             }

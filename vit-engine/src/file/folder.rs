@@ -1,5 +1,7 @@
 //! Which files a path names.
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -112,5 +114,11 @@ pub(super) fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, Problem> {
     if size > most {
         return Err(Problem::Json(format!("{size} bytes are too many")));
     }
-    std::fs::read(path).map_err(Problem::Io)
+    let mut text = Vec::new();
+    // A file may grow meanwhile, and some that the system makes up have no size.
+    File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut text)).map_err(Problem::Io)?;
+    if text.len() as u64 > most {
+        return Err(Problem::Json(format!("more than {most} bytes are too many")));
+    }
+    Ok(text)
 }

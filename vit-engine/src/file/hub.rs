@@ -5,6 +5,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
+use super::folder::read_small;
+
+/// Larger files are no references: a commit's hash has 40 bytes.
+const LARGEST_REF: u64 = 1 << 10;
 
 /// The cache's folder: `HF_HUB_CACHE`, `HF_HOME/hub`, or `~/.cache/huggingface/hub`.
 pub fn cache() -> PathBuf {
@@ -28,8 +32,8 @@ pub(super) fn snapshot(name: &Path) -> Result<Option<PathBuf>, Problem> {
     };
     let missing = || Problem::NotInHub { name: text.into(), cache: cache() };
     let folder = cache().join(format!("models--{organisation}--{model}"));
-    let commit = std::fs::read_to_string(folder.join("refs/main")).map_err(|_| missing())?;
-    let commit = commit.trim();
+    let commit = read_small(&folder.join("refs/main"), LARGEST_REF).map_err(|_| missing())?;
+    let commit = str::from_utf8(&commit).map_err(|_| missing())?.trim();
     if !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
         return Err(missing());
     }
