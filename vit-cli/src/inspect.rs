@@ -258,18 +258,12 @@ impl Hyperparameters {
     }
 }
 
-/// The first few of many names.
-fn shortened(names: &[String]) -> String {
-    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > 10 { format!("{shown}, …") } else { shown }
-}
-
 impl Report {
     fn show(&self) -> Result<()> {
         let c = &self.config;
         let fact = |name: &str, value: String| output::text(format!("{name:<12} {value}"));
         let [height, width] = c.image;
-        fact("model", self.model.clone())?;
+        fact("model", output::name(&self.model))?;
         fact("image", format!("{height}×{width}, {} channels; patches of {}×{}", c.channels, c.patch[0], c.patch[1]))?;
         fact("tokens", format!("{} of {}: {}", c.tokens, c.dim, c.kinds()))?;
         fact(
@@ -289,7 +283,7 @@ impl Report {
         readout("embedding", &c.embedding)?;
         readout("logits", &c.logits)?;
         if !self.labels.is_empty() {
-            fact("classes", shortened(&self.labels))?;
+            fact("classes", output::names(&self.labels))?;
         }
         fact("parameters", number(self.parameters as f64, ""))?;
         fact("MACs", format!("{} per image, as executed", number(self.macs as f64, "")))?;

@@ -9,6 +9,7 @@ mod eval;
 mod idx;
 mod inputs;
 mod inspect;
+mod memory;
 mod options;
 mod output;
 mod picture;
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has had enough (`vit … | head`): not an error of ours.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -13,7 +13,7 @@ pub(crate) struct ModelOptions {
     pub(crate) model: Option<PathBuf>,
 
     /// Threads [default: the cores this process may use]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub(crate) struct RunOptions {
     pub(crate) precision: PrecisionName,
 
     /// Instruction-set level: portable, avx2, avx512 [default: the highest this CPU has]
-    #[arg(long, value_name = "LEVEL", env = "VIT_ISA", value_parser = level)]
+    #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,
 
     /// The most bytes of working memory beside the weights; 200K, 4M and 1G are understood [default: what is fastest]
@@ -94,6 +94,12 @@ pub(crate) struct PictureOptions {
     pub(crate) max_pixels: u64,
 }
 
+/// The variable that chooses a level. Set but empty, it counts as not set.
+fn level_variable() -> Option<&'static str> {
+    let empty = std::env::var_os("VIT_ISA").is_some_and(|value| value.is_empty());
+    (!empty).then_some("VIT_ISA")
+}
+
 fn level(name: &str) -> Result<Isa, String> {
     Isa::by_name(name).map_err(|error| error.to_string())
 }
@@ -104,6 +110,16 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("has to be at least 1".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("not a whole number".into()),
+    }
+}
+
+/// A number of threads. Many more than there are cores only wait for each other, and starting them takes minutes.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
+    let cores = default_threads();
+    let most = cores.saturating_mul(16).max(64);
+    match positive(text)? {
+        number if number <= most => Ok(number),
+        _ => Err(format!("has to be at most {most} on the {cores} cores that this process may use")),
     }
 }
 
@@ -134,6 +150,14 @@ mod tests {
     fn image_sizes() {
         assert_eq!((image_size("224"), image_size("480x640")), (Ok([224, 224]), Ok([480, 640])));
         assert!(["", "0", "x", "3x", "x3", "3x0", "3x4x5", "-3"].iter().all(|text| image_size(text).is_err()));
+    }
+
+    #[test]
+    fn threads_are_limited_by_the_cores() {
+        assert_eq!((threads("1"), threads("64")), (Ok(1), Ok(64)));
+        for text in ["0", "", "x", "-1", "100000", "18446744073709551615", "99999999999999999999"] {
+            assert!(threads(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Printing.
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -22,8 +23,69 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
 }
 
 /// Prints text.
-pub(crate) fn text(text: impl std::fmt::Display) -> Result<()> {
+pub(crate) fn text(text: impl Display) -> Result<()> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
+/// Reports an error on stderr.
+pub(crate) fn error(message: impl Display) {
+    report(io::stderr().lock(), "error", message);
+}
+
+/// Reports on stderr what a person should know and what stops nothing.
+pub(crate) fn warning(message: impl Display) {
+    report(io::stderr().lock(), "warning", message);
+}
+
+/// Whether anybody can read it does not change what the program does: a full or closed stderr is ignored, where
+/// `eprintln!` would panic.
+fn report(mut to: impl Write, kind: &str, message: impl Display) {
+    // Line breaks are the program's own: those in names are escaped before.
+    let message = message.to_string();
+    let lines = message.split('\n').map(|line| printable(line, LONGEST_LINE)).collect::<Vec<_>>();
+    let _ = writeln!(to, "{kind}: {}", lines.join("\n"));
+}
+
+/// Characters of a line on stderr: enough for the names of hundreds of tensors.
+const LONGEST_LINE: usize = 20_000;
+
+/// Characters of a name.
+const LONGEST_NAME: usize = 500;
+
+/// Names that are listed before it only says how many more there are.
+const LONGEST_LIST: usize = 10;
+
+/// A name from a file or the file system, for a person: what could steer the terminal is escaped, what is too long is
+/// cut.
+pub(crate) fn name(text: impl Display) -> String {
+    printable(&text.to_string(), LONGEST_NAME)
+}
+
+/// The first few of many names.
+pub(crate) fn names(names: &[String]) -> String {
+    let shown = names.iter().take(LONGEST_LIST).map(name).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(LONGEST_LIST) {
+        0 => shown,
+        more => format!("{shown}, … and {more} more"),
+    }
+}
+
+/// Escapes control characters and those that reorder text, and cuts after `most` characters.
+fn printable(text: &str, most: usize) -> String {
+    let reorders =
+        |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::new();
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == most => {
+                shown.push('…');
+                break;
+            }
+            c if c.is_control() || reorders(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// A table: the first column to the left, numbers to the right.
@@ -75,6 +137,16 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_names_do_not_steer_the_terminal() {
+        assert_eq!(name("Ankle boot, 'é' – 靴"), "Ankle boot, 'é' – 靴");
+        assert_eq!(name("a\u{1b}[31mb\nc\u{9b}d\u{202e}e\u{7f}"), "a\\u{1b}[31mb\\nc\\u{9b}d\\u{202e}e\\u{7f}");
+        assert_eq!(name("é".repeat(1000)), "é".repeat(500) + "…");
+        let many: Vec<String> = (0..13).map(|i| format!("{i}\r")).collect();
+        assert!(names(&many).starts_with("0\\r, 1\\r,") && names(&many).ends_with("9\\r, … and 3 more"));
+        assert_eq!(names(&many[..2]), "0\\r, 1\\r");
+    }
 
     #[test]
     fn three_digits() {

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use vit_engine::ThreadPool;
 
+use crate::memory;
+
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Times {
@@ -46,10 +48,10 @@ pub(crate) fn run(
     mut compute: impl FnMut(&mut Batch) -> Result<()>,
 ) -> Result<Times> {
     let (start, decoding, mut computing) = (Instant::now(), Mutex::new(Duration::ZERO), Duration::ZERO);
-    let empty = |first: usize| {
+    let empty = |first: usize| -> Result<Batch> {
         let range = first.min(count)..(first + size).min(count);
-        let (pixels, results) = (vec![0.0; range.len() * len], range.clone().map(|_| Ok(())).collect());
-        Batch { range, pixels, results }
+        let pixels = memory::zeros("the pixels of a batch", &[range.len(), len])?;
+        Ok(Batch { pixels, results: range.clone().map(|_| Ok(())).collect(), range })
     };
     let decode = |batch: &mut Batch| {
         let mut pictures: Vec<_> = batch.pixels.chunks_exact_mut(len).zip(&mut batch.results).collect();
@@ -59,10 +61,10 @@ pub(crate) fn run(
             *decoding.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
         });
     };
-    let mut next = empty(0);
+    let mut next = empty(0)?;
     decode(&mut next);
     while !next.range.is_empty() {
-        let following = empty(next.range.end);
+        let following = empty(next.range.end)?;
         let mut batch = std::mem::replace(&mut next, following);
         std::thread::scope(|scope| {
             if pool.threads() > 1 {
@@ -109,5 +111,12 @@ mod tests {
                 assert_eq!(seen, (0..count).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn a_batch_too_large_is_an_error() {
+        let workers = Workers::new(1).unwrap();
+        let error = run(&workers, (4, 4, usize::MAX / 4), |_, _| Ok(()), |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("bytes for the pixels of a batch"), "{error}");
     }
 }

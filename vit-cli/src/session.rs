@@ -8,6 +8,7 @@ use vit_engine::file::{Access, Checkpoint, Loaded};
 use vit_engine::{AlignedBox, Config, Features, Images, Model, Plan, ThreadPool};
 
 use crate::options::{ModelOptions, RunOptions};
+use crate::{memory, output};
 
 /// The model that the binary carries.
 const BUILT_IN: [&[u8]; 2] =
@@ -46,7 +47,7 @@ pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
     };
     let loaded = checkpoint.assume(how.family.as_deref()).load(how.precision.into())?;
     if !loaded.unused.is_empty() {
-        eprintln!("warning: tensors that the model does not use: {}", loaded.unused.join(", "));
+        output::warning(format_args!("tensors that the model does not use: {}", output::names(&loaded.unused)));
     }
     Ok(loaded)
 }
@@ -74,6 +75,16 @@ impl<'a> Session<'a> {
         // A smaller batch never needs more than the one the arena was made for.
         let budget = self.budget.unwrap_or(usize::MAX).min(self.arena.len());
         Ok(Plan::new(self.model.config(), self.features, batch, Some(budget))?)
+    }
+
+    /// The logits of `count` images, \[count, classes\].
+    pub(crate) fn logits(&mut self, pixels: &[f32], count: usize) -> Result<Vec<f32>> {
+        let mut logits = memory::zeros("the logits", &[count, self.model.config().classes])?;
+        if count > 0 {
+            let plan = self.plan(count)?;
+            self.forward(&plan, pixels, &mut logits)?;
+        }
+        Ok(logits)
     }
 
     /// Runs the model over whole images, \[batch, channels, height, width\], as `plan` says.

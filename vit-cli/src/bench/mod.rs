@@ -14,9 +14,9 @@ use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 use vit_engine::{AlignedBox, Features, Images, Model, Plan, ThreadPool};
 
-use crate::options::{JsonOption, RunOptions, default_threads, image_size, positive};
-use crate::output;
+use crate::options::{JsonOption, RunOptions, default_threads, image_size, positive, threads};
 use crate::session::{image_shape, pinned_pool};
+use crate::{memory, output};
 use peak::Window;
 use profile::Profile;
 use subject::Subject;
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     image_size: Option<[usize; 2]>,
 
     /// Threads, one measurement each [default: the cores this process may use]
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = threads)]
     threads: Vec<usize>,
 
     /// Images at a time, one measurement each
@@ -141,12 +141,14 @@ fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Re
     const STRETCH: Duration = Duration::from_millis(150);
     let mut rng = fastrand::Rng::with_seed(7);
     let shape = image_shape(model.config());
-    let pixels: Vec<f32> = (0..plan.batch() * shape.iter().product::<usize>()).map(|_| 2.0 * rng.f32() - 1.0).collect();
+    let [channels, height, width] = shape;
+    let mut pixels = memory::zeros("the pixels of a batch", &[plan.batch(), channels, height, width])?;
+    pixels.fill_with(|| 2.0 * rng.f32() - 1.0);
     let mut images = Images::new(&pixels, shape).context("not whole images")?;
     let arena_bytes = plan.arena_bytes();
     let mut arena =
         AlignedBox::new(arena_bytes).with_context(|| format!("the system does not give {arena_bytes} bytes"))?;
-    let mut out = vec![0.0; plan.output_len()];
+    let mut out = memory::zeros("the output", &[plan.output_len()])?;
     let (mut times, mut peaks) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 12));
 
     let start = Instant::now();

@@ -10,8 +10,9 @@ pub(super) fn show(measurements: &[Measurement]) -> Result<()> {
     let Measurement { model, precision, isa, features, pinned, .. } = first;
     let pinned = if *pinned { "threads pinned" } else { "threads not pinned" };
     if let Some(cpu) = &first.cpu {
-        output::text(cpu)?;
+        output::text(output::name(cpu))?;
     }
+    let model = output::name(model);
     let ([height, width], tokens) = (first.image, first.tokens);
     output::text(format!("{model}, {height} × {width}, {tokens} tokens: {features}, {precision}, {isa}, {pinned}"))?;
     let rss = measurements.iter().filter_map(|m| m.peak_rss_bytes).max();

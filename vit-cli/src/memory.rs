@@ -1,0 +1,65 @@
+//! Memory whose size comes from a flag or a file: what is too much is an error, where `vec!` would end the process.
+use anyhow::{Result, anyhow};
+
+/// `dims[0] · dims[1] · …` zeros.
+pub(crate) fn zeros<T: Clone + Default>(what: &str, dims: &[usize]) -> Result<Vec<T>> {
+    let mut memory = Vec::new();
+    let len = dims.iter().try_fold(1usize, |len, size| len.checked_mul(*size));
+    let len = len.filter(|len| memory.try_reserve_exact(*len).is_ok()).ok_or_else(|| refused::<T>(what, dims))?;
+    memory.resize(len, T::default());
+    Ok(memory)
+}
+
+/// Makes room for `more` elements: at least doubles what there is, so that elements move rarely, but never makes room
+/// for more than `most` unless they are needed.
+pub(crate) fn grow<T>(what: &str, memory: &mut Vec<T>, more: usize, most: usize) -> Result<()> {
+    let needed = memory.len().saturating_add(more);
+    if needed > memory.capacity() {
+        let wanted = memory.capacity().saturating_mul(2).min(most).max(needed);
+        memory.try_reserve_exact(wanted - memory.len()).map_err(|_| refused::<T>(what, &[wanted]))?;
+    }
+    Ok(())
+}
+
+/// Asks the system for that many bytes and gives them back: for what a library is about to allocate, which would end
+/// the process if they were not there.
+pub(crate) fn probe(what: &str, bytes: u64) -> Result<()> {
+    let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+    Vec::<u8>::new().try_reserve_exact(len).map_err(|_| refused::<u8>(what, &[len]))
+}
+
+fn refused<T>(what: &str, dims: &[usize]) -> anyhow::Error {
+    let elements = dims.iter().fold(1u128, |len, size| len.saturating_mul(*size as u128));
+    let bytes = elements.saturating_mul(size_of::<T>() as u128);
+    anyhow!("the system does not give {bytes} bytes for {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_is_an_error_that_states_the_bytes() {
+        assert_eq!(zeros::<f32>("pixels", &[2, 3]).unwrap(), [0.0; 6]);
+        for (dims, bytes) in [
+            (&[1_000_000_000_000, 784][..], "3136000000000000 bytes for pixels"),
+            (&[usize::MAX], "73786976294838206460 bytes"),
+            (&[usize::MAX, usize::MAX, usize::MAX], "bytes for pixels"),
+        ] {
+            let error = zeros::<f32>("pixels", dims).unwrap_err().to_string();
+            assert!(error.contains(bytes), "{error}");
+        }
+        assert!(probe("a picture", u64::MAX).unwrap_err().to_string().contains("18446744073709551615 bytes"));
+    }
+
+    #[test]
+    fn growth_stops_at_what_was_promised() {
+        let mut memory: Vec<u8> = Vec::new();
+        for _ in 0..100 {
+            grow("bytes", &mut memory, 1, 100).unwrap();
+            assert!(memory.capacity() <= 100);
+            memory.push(0);
+        }
+        assert!(grow("bytes", &mut memory, usize::MAX, 100).is_err());
+    }
+}
