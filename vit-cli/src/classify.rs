@@ -1,12 +1,14 @@
 //! `vit classify`: what is on a picture.
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use vit_engine::Features;
 
+use crate::inputs::Input;
+use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Batch};
@@ -15,7 +17,8 @@ use crate::{inputs, output};
 
 /// Say what is on pictures
 ///
-/// A picture that cannot be read is reported, the rest go on, and the exit code is 1.
+/// A picture that cannot be read, or of which the model computes no numbers, is reported, the rest go on, and the exit
+/// code is 1.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -64,25 +67,28 @@ struct Prediction {
 const BATCH: usize = 32;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let paths = inputs::expand(&args.images)?;
-    ensure!(!paths.is_empty(), "no pictures: stdin was empty");
+    let inputs = inputs::expand(&args.images)?;
+    ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
     let loaded = load(&args.model)?;
     let config = *loaded.config();
     let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
     let model = loaded.model(args.model.how.isa());
-    let mut session = Session::new(model, &args.model, Features::Logits, BATCH.min(paths.len()))?;
+    let mut session = Session::new(model, &args.model, Features::Logits, BATCH.min(inputs.len()))?;
 
     let mut answers = Vec::new();
     let mut failed = false;
-    let progress = output::progress(paths.len(), "pictures");
+    let progress = output::progress(inputs.len(), "pictures");
     let pool = Arc::clone(&session.pool);
-    let read = |index: usize, pixels: &mut [f32]| preparer.read(&paths[index], pixels);
-    let times = pipeline::run(&pool, (paths.len(), BATCH, preparer.len()), read, |batch| {
-        for answer in classify(batch, &paths, &mut session, args.top, &loaded.labels)? {
+    let read = |index: usize, pixels: &mut [f32]| match &inputs[index] {
+        Input { problem: Some(problem), .. } => bail!("{problem}"),
+        Input { path, .. } => preparer.read(path, pixels),
+    };
+    let times = pipeline::run(&pool, (inputs.len(), BATCH, preparer.len()), read, |batch| {
+        for answer in classify(batch, &inputs, &mut session, args.top, &loaded.labels)? {
             progress.inc(1);
             if let Some(error) = &answer.error {
                 failed = true;
-                progress.suspend(|| eprintln!("error: {}: {error}", answer.path));
+                progress.suspend(|| output::error(format_args!("{}: {error}", output::name(&answer.path))));
             }
             if args.jsonl {
                 progress.suspend(|| output::json_line(&answer))?;
@@ -97,8 +103,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     progress.finish_and_clear();
     if args.json.json {
         output::json(&answers)?;
-    } else if !args.jsonl && paths.len() > 1 {
-        output::text(format!("\n{} pictures in {times}", paths.len()))?;
+    } else if !args.jsonl && inputs.len() > 1 {
+        output::text(format!("\n{} pictures in {times}", inputs.len()))?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -106,7 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Runs the model over the pictures of a batch that could be read.
 fn classify(
     batch: &mut Batch,
-    paths: &[PathBuf],
+    inputs: &[Input],
     session: &mut Session<'_>,
     top: usize,
     labels: &[String],
@@ -121,17 +127,13 @@ fn classify(
             good += 1;
         }
     }
-    let classes = session.model.config().classes;
-    let mut logits = vec![0.0; good * classes];
-    if good > 0 {
-        let plan = session.plan(good)?;
-        session.forward(&plan, &pixels[..good * len], &mut logits)?;
-    }
-    let mut rows = logits.chunks_exact(classes);
-    let answers = paths[range.clone()].iter().zip(results.drain(..)).map(|(path, result)| {
-        let path = path.display().to_string();
-        match result {
-            Ok(()) => Answer { path, predictions: rows.next().map(|row| best(row, top, labels)), error: None },
+    let logits = session.logits(&pixels[..good * len], good)?;
+    let mut rows = logits.chunks_exact(session.model.config().classes);
+    let answers = inputs[range.clone()].iter().zip(results.drain(..)).map(|(input, result)| {
+        let path = input.path.display().to_string();
+        let logits = result.and_then(|()| Logits::new(rows.next().context("a picture without logits")?));
+        match logits {
+            Ok(logits) => Answer { path, predictions: Some(best(logits, top, labels)), error: None },
             Err(error) => Answer { path, predictions: None, error: Some(format!("{error:#}")) },
         }
     });
@@ -139,25 +141,22 @@ fn classify(
 }
 
 /// The `top` classes by probability, most probable first.
-fn best(logits: &[f32], top: usize, labels: &[String]) -> Vec<Prediction> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-    let prediction = |&class: &usize| Prediction {
+fn best(logits: Logits<'_>, top: usize, labels: &[String]) -> Vec<Prediction> {
+    let prediction = |(class, probability)| Prediction {
         class,
         label: labels.get(class).cloned().unwrap_or_else(|| format!("class {class}")),
-        probability: (logits[class] - max).exp() / sum,
+        probability,
     };
-    order.iter().take(top).map(prediction).collect()
+    logits.probabilities().take(top).map(prediction).collect()
 }
 
 /// For people: the labels with a bar each.
 fn show(answer: &Answer) -> Result<()> {
     let Some(predictions) = &answer.predictions else { return Ok(()) };
-    output::text(Path::new(&answer.path).display())?;
-    let width = predictions.iter().map(|p| p.label.chars().count()).max().unwrap_or(0);
-    for Prediction { label, probability, .. } in predictions {
+    output::text(output::name(&answer.path))?;
+    let labels: Vec<String> = predictions.iter().map(|p| output::name(&p.label)).collect();
+    let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+    for (label, Prediction { probability, .. }) in labels.iter().zip(predictions) {
         let bar = "█".repeat((probability * 30.0).round() as usize);
         output::text(format!("  {label:width$}  {:5.1} %  {bar}", probability * 100.0).trim_end())?;
     }

@@ -1,21 +1,27 @@
 //! `vit eval`: how often a model is right.
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use image::{DynamicImage, GrayImage};
-use npyz::WriterBuilder;
 use serde::Serialize;
 use vit_engine::Features;
 
+use crate::idx::Idx;
+use crate::inputs::Input;
+use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
 use crate::session::{Session, load};
-use crate::{idx, inputs, output};
+use crate::{inputs, npy, output, picture};
 
 /// Measure a model's accuracy on labelled pictures
+///
+/// A picture that cannot be read is reported and not counted. One of which the model computes NaN or infinite logits is
+/// reported and counts as wrong. The exit code is 1 in both cases.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -56,6 +62,8 @@ struct Report {
     top1: f64,
     top5: f64,
     failed: usize,
+    /// Pictures of `images` whose logits are not finite.
+    not_finite: usize,
     #[serde(flatten)]
     times: Times,
     images_per_s: f64,
@@ -67,7 +75,7 @@ struct Report {
 
 /// Labelled pictures, wherever they are.
 enum Data {
-    Idx { images: idx::Idx, labels: Vec<u8> },
+    Idx { images: Box<Idx>, labels: Box<Idx>, classes: usize },
     Files(Vec<(PathBuf, usize)>),
 }
 
@@ -78,7 +86,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = load(&args.model)?;
     let config = *loaded.config();
     let (data, classes_from) = match (&args.images, &args.labels, &args.folder) {
-        (Some(images), Some(labels), _) => (Data::idx(images, labels, config.classes)?, "labels file"),
+        (Some(images), Some(labels), _) => {
+            (Data::idx(images, labels, config.classes, args.picture.max_pixels)?, "labels file")
+        }
         (_, _, Some(folder)) => Data::folder(folder, &loaded.labels, config.classes)?,
         _ => bail!("give --images and --labels, or --folder"),
     };
@@ -86,35 +96,42 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let model = loaded.model(args.model.how.isa());
     let mut session = Session::new(model, &args.model, Features::Logits, BATCH.min(data.len()))?;
 
-    let (mut top1, mut top5, mut failed, mut predictions) = (0, 0, 0, Vec::with_capacity(data.len()));
+    let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());
     let progress = output::progress(data.len(), "pictures");
     let pool = Arc::clone(&session.pool);
     let read = |index: usize, pixels: &mut [f32]| data.read(index, &preparer, pixels);
     let times = pipeline::run(&pool, (data.len(), BATCH, preparer.len()), read, |batch| {
-        let plan = session.plan(batch.range.len())?;
-        let mut logits = vec![0.0; plan.output_len()];
-        session.forward(&plan, &batch.pixels, &mut logits)?;
+        let logits = session.logits(&batch.pixels, batch.range.len())?;
         let results = batch.range.clone().zip(logits.chunks_exact(config.classes)).zip(batch.results.drain(..));
         for ((index, logits), result) in results {
             progress.inc(1);
-            if let Err(error) = result {
-                failed += 1;
-                predictions.push(-1);
-                progress.suspend(|| eprintln!("error: {error:#}"));
-                continue;
+            let label = data.label(index)?;
+            let logits = match result {
+                Ok(()) => Logits::new(logits).inspect_err(|_| not_finite += 1),
+                // A file that holds all pictures is wrong as a whole.
+                Err(error) if matches!(data, Data::Idx { .. }) => return Err(error.context(data.name(index))),
+                Err(error) => {
+                    failed += 1;
+                    Err(error)
+                }
+            };
+            match logits {
+                Ok(logits) => {
+                    let rank = logits.rank(label);
+                    (top1, top5) = (top1 + usize::from(rank == 0), top5 + usize::from(rank < 5));
+                    predictions.push(logits.best() as i32);
+                }
+                Err(error) => {
+                    predictions.push(-1);
+                    progress.suspend(|| output::error(format_args!("{}: {error:#}", data.name(index))));
+                }
             }
-            let label = data.label(index);
-            // Ties go to the lower class, as in PyTorch's argmax.
-            let better = |(class, x): (usize, &f32)| *x > logits[label] || *x == logits[label] && class < label;
-            let rank = logits.iter().enumerate().filter(|item| better(*item)).count();
-            (top1, top5) = (top1 + usize::from(rank == 0), top5 + usize::from(rank < 5));
-            predictions.push(argmax(logits) as i32);
         }
         Ok(())
     })?;
     progress.finish_and_clear();
     if let Some(path) = &args.predictions {
-        write_npy(path, &predictions)?;
+        npy::write(path, &[predictions.len()], &predictions)?;
     }
 
     let images = data.len() - failed;
@@ -126,6 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         top1: share(top1),
         top5: share(top5),
         failed,
+        not_finite,
         images_per_s: data.len() as f64 / times.seconds,
         times,
         precision: session.model.precision().name(),
@@ -138,42 +156,32 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         report.show()?
     }
-    Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn argmax(logits: &[f32]) -> usize {
-    (1..logits.len()).fold(0, |best, class| if logits[class] > logits[best] { class } else { best })
-}
-
-fn write_npy(path: &Path, predictions: &[i32]) -> Result<()> {
-    let write = || -> Result<()> {
-        let file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        let mut writer =
-            npyz::WriteOptions::new().default_dtype().shape(&[predictions.len() as u64]).writer(file).begin_nd()?;
-        writer.extend(predictions)?;
-        Ok(writer.finish()?)
-    };
-    write().with_context(|| path.display().to_string())
+    Ok(if failed + not_finite > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Data {
-    fn idx(images: &Path, labels: &Path, classes: usize) -> Result<Self> {
-        let (pictures, labels_idx) = (idx::read(images, 3)?, idx::read(labels, 1)?);
-        let (found, labelled) = (pictures.shape[0], labels_idx.shape[0]);
-        ensure!(found == labelled, "{found} pictures in {}, but {labelled} labels", images.display());
-        ensure!(found > 0, "{}: no pictures", images.display());
-        ensure!(pictures.shape[1] > 0 && pictures.shape[2] > 0, "{}: pictures without pixels", images.display());
-        if let Some(label) = labels_idx.data.iter().find(|label| usize::from(**label) >= classes) {
-            bail!("{}: label {label}, but the model has {classes} classes", labels.display());
-        }
-        Ok(Self::Idx { images: pictures, labels: labels_idx.data })
+    fn idx(images: &Path, labels: &Path, classes: usize, max_pixels: u64) -> Result<Self> {
+        let (images, labels) = (Idx::open(images, 3)?, Idx::open(labels, 1)?);
+        let name = &images.name;
+        let (&[found, height, width], &[labelled]) = (images.shape(), labels.shape()) else {
+            bail!("{name}: not pictures and labels");
+        };
+        ensure!(found == labelled, "{found} pictures in {name}, but {labelled} labels");
+        ensure!(found > 0, "{name}: no pictures");
+        ensure!(height > 0 && width > 0, "{name}: pictures without pixels");
+        picture::check_size(width as u64, height as u64, max_pixels).with_context(|| name.clone())?;
+        Ok(Self::Idx { images: Box::new(images), labels: Box::new(labels), classes })
     }
 
     /// Class folders are matched to the model's label names if all of them are such names, else taken in sorted order.
     fn folder(folder: &Path, labels: &[String], classes: usize) -> Result<(Self, &'static str)> {
-        let folders: Vec<PathBuf> = inputs::entries(folder)?.into_iter().filter(|path| path.is_dir()).collect();
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let position = |path: &PathBuf| labels.iter().position(|label| slug(label) == slug(&name(path)));
+        let entries = inputs::entries(folder).with_context(|| inputs::shown(folder))?;
+        let folders: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path).filter(|path| path.is_dir()).collect();
+        // Of equal names the first class counts.
+        let classes_of: HashMap<String, usize> =
+            labels.iter().enumerate().rev().map(|(class, label)| (slug(label), class)).collect();
+        let position =
+            |path: &PathBuf| classes_of.get(&slug(&path.file_name().unwrap_or_default().to_string_lossy())).copied();
         let matched: Option<Vec<usize>> = folders.iter().map(position).collect();
         let (order, how) = match matched {
             Some(order) if !order.is_empty() => (order, "folders named like the labels"),
@@ -182,44 +190,62 @@ impl Data {
         if how == "folders in sorted order" && folders.len() != classes {
             bail!(
                 "{}: {} folders, not all named like the model's labels; in sorted order there have to be {classes}",
-                folder.display(),
+                inputs::shown(folder),
                 folders.len()
             );
         }
         let mut files = Vec::new();
         for (folder, class) in folders.iter().zip(order) {
-            files.extend(inputs::pictures(folder)?.into_iter().map(|path| (path, class)));
+            for Input { path, problem } in inputs::pictures(folder) {
+                // How many pictures would be missing, nobody knows.
+                ensure!(problem.is_none(), "{}: {}", inputs::shown(&path), problem.unwrap_or_default());
+                files.push((path, class));
+            }
         }
-        ensure!(!files.is_empty(), "{}: no PNG or JPEG files in its class folders", folder.display());
+        ensure!(!files.is_empty(), "{}: no PNG or JPEG files in its class folders", inputs::shown(folder));
         Ok((Self::Files(files), how))
     }
 
     fn len(&self) -> usize {
         match self {
-            Self::Idx { labels, .. } => labels.len(),
+            Self::Idx { labels, .. } => labels.shape()[0],
             Self::Files(files) => files.len(),
         }
     }
 
-    fn label(&self, index: usize) -> usize {
+    /// A picture's class; to be asked for once, as labels are taken from their file.
+    fn label(&self, index: usize) -> Result<usize> {
         match self {
-            Self::Idx { labels, .. } => labels[index].into(),
-            Self::Files(files) => files[index].1,
+            Self::Idx { labels, classes, .. } => {
+                let name = &labels.name;
+                let label = usize::from(labels.take(index).with_context(|| name.clone())?[0]);
+                ensure!(label < *classes, "{name}: label {label}, but the model has {classes} classes");
+                Ok(label)
+            }
+            Self::Files(files) => Ok(files[index].1),
+        }
+    }
+
+    /// What a picture is called in a message.
+    fn name(&self, index: usize) -> String {
+        match self {
+            Self::Idx { images, .. } => format!("{}, picture {index}", images.name),
+            Self::Files(files) => inputs::shown(&files[index].0),
         }
     }
 
     fn read(&self, index: usize, preparer: &Preparer<'_>, out: &mut [f32]) -> Result<()> {
         match self {
-            Self::Idx { images: idx::Idx { shape, data }, .. } => {
-                let (height, width) = (shape[1], shape[2]);
-                let bytes = data[index * height * width..][..height * width].to_vec();
-                let gray = GrayImage::from_raw(u32::try_from(width)?, u32::try_from(height)?, bytes);
+            Self::Idx { images, .. } => {
+                let gray = match *images.shape() {
+                    [_, height, width] => {
+                        GrayImage::from_raw(u32::try_from(width)?, u32::try_from(height)?, images.take(index)?)
+                    }
+                    _ => None,
+                };
                 preparer.prepare(DynamicImage::ImageLuma8(gray.context("not a whole picture")?), out)
             }
-            Self::Files(files) => {
-                let path = &files[index].0;
-                preparer.read(path, out).with_context(|| path.display().to_string())
-            }
+            Self::Files(files) => preparer.read(&files[index].0, out),
         }
     }
 }
@@ -231,14 +257,31 @@ fn slug(name: &str) -> String {
 
 impl Report {
     fn show(&self) -> Result<()> {
-        let Self { images, correct, top1, top5, failed, times, images_per_s, precision, isa, threads, classes_from } =
-            self;
+        let Self {
+            images,
+            correct,
+            top1,
+            top5,
+            failed,
+            not_finite,
+            times,
+            images_per_s,
+            precision,
+            isa,
+            threads,
+            classes_from,
+        } = self;
         output::text(format!("top-1     {:6.2} %   {correct} of {images}", top1 * 100.0))?;
         output::text(format!("top-5     {:6.2} %", top5 * 100.0))?;
         output::text(format!("speed     {images_per_s:.0} images/s   {times}"))?;
         output::text(format!("run with  {precision}, {isa}, {threads} threads; classes: {classes_from}"))?;
         if *failed > 0 {
             output::text(format!("failed    {failed} pictures could not be read and are not counted"))?;
+        }
+        if *not_finite > 0 {
+            output::text(format!(
+                "broken    {not_finite} pictures have logits that are not finite, and count as wrong"
+            ))?;
         }
         Ok(())
     }

@@ -1,79 +1,182 @@
 //! The IDX format of MNIST and its kin (<https://yann.lecun.com/exdb/mnist/>): a big-endian header, then bytes.
-use std::fs::File;
+//!
+//! Files are read as a stream, item by item: a gzipped file of 4 MB can hold 4 GB of zeros.
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use flate2::bufread::GzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
-/// An array of unsigned bytes.
-#[derive(Debug)]
+use crate::inputs;
+
+/// An array of unsigned bytes, cut into items along its first dimension.
 pub(crate) struct Idx {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) data: Vec<u8>,
+    /// The file, for a person.
+    pub(crate) name: String,
+    shape: Vec<usize>,
+    /// Bytes of an item.
+    item: usize,
+    stream: Mutex<Stream>,
 }
 
-/// Reads a file, plain or gzipped, that has to have `rank` dimensions.
-pub(crate) fn read(path: &Path, rank: usize) -> Result<Idx> {
-    let open = || -> Result<Idx> {
-        ensure!(!path.is_dir(), "is a folder, not an IDX file");
-        let mut file = BufReader::new(File::open(path)?);
-        match file.fill_buf()? {
-            [0x1f, 0x8b, ..] => parse(GzDecoder::new(file), rank),
-            _ => parse(file, rank),
-        }
-    };
-    open().with_context(|| path.display().to_string())
+/// The items that have not been taken yet.
+struct Stream {
+    source: Box<dyn Read + Send>,
+    /// The item that comes next.
+    next: usize,
+    /// Items before the next one that nobody has asked for yet.
+    passed: HashMap<usize, Vec<u8>>,
 }
 
-fn parse(mut source: impl Read, rank: usize) -> Result<Idx> {
-    let mut word = || -> Result<[u8; 4]> {
-        let mut word = [0; 4];
-        source.read_exact(&mut word).context("too short for an IDX header")?;
-        Ok(word)
-    };
-    match word()? {
-        [0, 0, 8, found] if usize::from(found) == rank => {}
-        [0, 0, 8, found] => bail!("an IDX file of {found} dimensions, where {rank} are wanted"),
-        [0, 0, kind, _] => bail!("an IDX file of type 0x{kind:02x}, where unsigned bytes (0x08) are wanted"),
-        _ => bail!("not an IDX file: it starts with other bytes than 0 0"),
+impl Idx {
+    /// Opens a file, plain or gzipped, that has to have `rank` dimensions, and reads its header.
+    pub(crate) fn open(path: &Path, rank: usize) -> Result<Self> {
+        let name = inputs::shown(path);
+        let open = || -> Result<Self> {
+            let mut file = BufReader::new(inputs::open_stream(path)?);
+            match file.fill_buf()? {
+                [0x1f, 0x8b, ..] => Self::new(name.clone(), BufReader::new(MultiGzDecoder::new(file)), rank),
+                _ => Self::new(name.clone(), file, rank),
+            }
+        };
+        open().with_context(|| name.clone())
     }
-    let shape = (0..rank).map(|_| Ok(u32::from_be_bytes(word()?) as usize)).collect::<Result<Vec<_>>>()?;
-    let len = shape.iter().try_fold(1usize, |len, size| len.checked_mul(*size)).context("absurd dimensions")?;
-    // Grows with what there is, not with what the header promises.
-    let mut data = Vec::new();
-    source.take(len as u64 + 1).read_to_end(&mut data)?;
-    ensure!(data.len() >= len, "the header promises {len} bytes, and {} are there", data.len());
-    ensure!(data.len() == len, "there are more than the {len} bytes that the header promises");
-    Ok(Idx { shape, data })
+
+    fn new(name: String, mut source: impl Read + Send + 'static, rank: usize) -> Result<Self> {
+        let mut word = || -> Result<[u8; 4]> {
+            let mut word = [0; 4];
+            source.read_exact(&mut word).context("too short for an IDX header")?;
+            Ok(word)
+        };
+        match word()? {
+            [0, 0, 8, found] if usize::from(found) == rank => {}
+            [0, 0, 8, found] => bail!("an IDX file of {found} dimensions, where {rank} are wanted"),
+            [0, 0, kind, _] => bail!("an IDX file of type 0x{kind:02x}, where unsigned bytes (0x08) are wanted"),
+            _ => bail!("not an IDX file: it starts with other bytes than 0 0"),
+        }
+        let shape = (0..rank).map(|_| Ok(u32::from_be_bytes(word()?) as usize)).collect::<Result<Vec<_>>>()?;
+        let len = shape.iter().rev().try_fold(1usize, |len, size| len.checked_mul(*size));
+        len.context("absurd dimensions")?;
+        let item = shape.iter().skip(1).product();
+        let stream = Mutex::new(Stream { source: Box::new(source), next: 0, passed: HashMap::new() });
+        Ok(Self { name, shape, item, stream })
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Takes an item, which can be done once. Items may be taken in any order; those between stay in memory until then.
+    ///
+    /// # Errors
+    /// When the file ends before the item, or goes on after the last one.
+    pub(crate) fn take(&self, index: usize) -> Result<Vec<u8>> {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        while stream.next <= index {
+            let item = self.read(&mut stream)?;
+            let next = stream.next;
+            stream.passed.insert(next, item);
+            stream.next += 1;
+        }
+        stream.passed.remove(&index).with_context(|| format!("item {index} was taken before"))
+    }
+
+    /// The next item.
+    fn read(&self, stream: &mut Stream) -> Result<Vec<u8>> {
+        let Stream { source, next, .. } = stream;
+        let count = self.shape[0];
+        // Grows with what there is, not with what the header promises.
+        let mut item = Vec::new();
+        source.take(self.item as u64).read_to_end(&mut item)?;
+        ensure!(item.len() == self.item, "the header promises {count} items, and the file ends within item {next}");
+        if *next + 1 == count {
+            let beyond = source.take(1).read_to_end(&mut Vec::new())?;
+            ensure!(beyond == 0, "there is more than the {count} items that the header promises");
+        }
+        Ok(item)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::Compression;
+    use flate2::read::GzEncoder;
 
     fn file(header: [u8; 4], sizes: &[u32], data: &[u8]) -> Vec<u8> {
         let sizes = sizes.iter().flat_map(|size| size.to_be_bytes());
         header.into_iter().chain(sizes).chain(data.iter().copied()).collect()
     }
 
+    fn parse(file: &[u8], rank: usize) -> Result<Idx> {
+        Idx::new("test".into(), std::io::Cursor::new(file.to_vec()), rank)
+    }
+
+    /// All items of a file.
+    fn all(idx: &Idx) -> Result<Vec<u8>> {
+        Ok((0..idx.shape()[0]).map(|index| idx.take(index)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
     #[test]
     fn good_and_bad_files() {
         let good = file([0, 0, 8, 2], &[2, 3], &[1, 2, 3, 4, 5, 6]);
-        let idx = parse(&*good, 2).unwrap();
-        assert_eq!((idx.shape, idx.data), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
+        let idx = parse(&good, 2).unwrap();
+        assert_eq!((idx.shape(), all(&idx).unwrap()), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
         let says = |file: &[u8], rank, text: &str| {
-            let error = format!("{:#}", parse(file, rank).unwrap_err());
+            let error = format!("{:#}", parse(file, rank).and_then(|idx| all(&idx)).unwrap_err());
             assert!(error.contains(text), "{error}");
         };
         says(&good, 1, "2 dimensions");
         says(&good[..3], 2, "too short");
         says(&good[..9], 2, "too short");
-        says(&good[..13], 2, "promises 6 bytes, and 1");
-        says(&[&*good, &[0]].concat(), 2, "more than the 6");
+        says(&good[..13], 2, "promises 2 items, and the file ends within item 0");
+        says(&good[..15], 2, "ends within item 1");
+        says(&[&*good, &[0]].concat(), 2, "more than the 2");
         says(&file([0, 0, 9, 1], &[0], &[]), 1, "type 0x09");
         says(b"\x89PNG....", 1, "not an IDX");
         says(&file([0, 0, 8, 3], &[u32::MAX; 3], &[7]), 3, "absurd");
-        says(&file([0, 0, 8, 2], &[u32::MAX; 2], &[7]), 2, "and 1 are there");
+        says(&file([0, 0, 8, 2], &[u32::MAX; 2], &[7]), 2, "within item 0");
+    }
+
+    #[test]
+    fn items_in_any_order() {
+        let idx = parse(&file([0, 0, 8, 2], &[4, 1], &[5, 6, 7, 8]), 2).unwrap();
+        for index in [2, 0, 3, 1] {
+            assert_eq!(idx.take(index).unwrap(), [5 + index as u8]);
+        }
+        assert!(idx.take(1).is_err());
+        assert!(idx.stream.lock().unwrap().passed.is_empty());
+    }
+
+    /// What `cat a.gz b.gz` gives, and what parallel compressors write.
+    #[test]
+    fn gzip_files_of_several_members() {
+        let whole = file([0, 0, 8, 1], &[5], &[1, 2, 3, 4, 5]);
+        let zipped = |bytes: &[u8]| {
+            let mut zipped = Vec::new();
+            GzEncoder::new(bytes, Compression::default()).read_to_end(&mut zipped).unwrap();
+            zipped
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.gz");
+        for (members, ends) in [(vec![&whole[..6], &whole[6..11], &whole[11..]], true), (vec![&whole, b"!"], false)] {
+            std::fs::write(&path, members.iter().flat_map(|member| zipped(member)).collect::<Vec<_>>()).unwrap();
+            let items = all(&Idx::open(&path, 1).unwrap());
+            assert_eq!(items.ok(), ends.then(|| vec![1, 2, 3, 4, 5]));
+        }
+    }
+
+    /// A header that promises 4 TB, and zeros without end: only what is asked for is ever in memory.
+    #[test]
+    fn a_file_is_not_held_in_memory() {
+        let header = std::io::Cursor::new(file([0, 0, 8, 2], &[u32::MAX, 1000], &[]));
+        let idx = Idx::new("test".into(), header.chain(std::io::repeat(0)), 2).unwrap();
+        for index in 0..100 {
+            assert_eq!(idx.take(index).unwrap().len(), 1000);
+        }
+        let stream = idx.stream.lock().unwrap();
+        assert!(stream.passed.is_empty() && stream.next == 100);
     }
 }

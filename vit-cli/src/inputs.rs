@@ -1,50 +1,121 @@
-//! Which pictures: files, folders, a list on stdin.
-use std::io::BufRead;
+//! Which pictures: files, folders, a list on stdin; and how files are opened.
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// Expands folders into their pictures, in sorted order, and `-` into the paths on stdin, one a line. Files are taken
-/// as they are, whatever their name.
-pub(crate) fn expand(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for argument in arguments {
-        if argument.as_os_str() == "-" {
-            for line in std::io::stdin().lock().lines() {
-                let line = line.context("stdin: paths have to be valid UTF-8, one a line")?;
-                if !line.is_empty() {
-                    paths.push(line.into());
-                }
-            }
-        } else if argument.is_dir() {
-            let found = pictures(argument)?;
-            ensure!(!found.is_empty(), "{}: no PNG or JPEG files in this folder", argument.display());
-            paths.extend(found);
-        } else {
-            paths.push(argument.clone());
-        }
-    }
-    Ok(paths)
+use crate::output;
+
+/// Something to read a picture from.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) path: PathBuf,
+    /// Why there is nothing to read: a folder that cannot be listed or has no pictures, a name that is none.
+    pub(crate) problem: Option<String>,
 }
 
-/// The pictures in a folder and the folders below it, by name.
-pub(crate) fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in entries(folder)? {
-        // A link to a folder is not followed: it may lead back up.
-        if entry.is_dir() && !entry.is_symlink() {
-            found.extend(pictures(&entry)?);
-        } else if is_picture(&entry) {
-            found.push(entry);
+impl Input {
+    fn picture(path: PathBuf) -> Self {
+        Self { path, problem: None }
+    }
+
+    fn failed(path: &Path, problem: &dyn Display) -> Self {
+        Self { path: path.into(), problem: Some(problem.to_string()) }
+    }
+}
+
+/// Expands folders into their pictures, in sorted order, and `-` into the paths on stdin, one a line. Files are taken
+/// as they are, whatever their name.
+pub(crate) fn expand(arguments: &[PathBuf]) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for argument in arguments {
+        if argument.as_os_str() == "-" {
+            inputs.extend(listed(io::stdin().lock()).context("the list of paths on stdin")?);
+        } else if argument.is_dir() {
+            let found = pictures(argument);
+            if found.is_empty() {
+                inputs.push(Input::failed(argument, &"no PNG or JPEG files in this folder"));
+            }
+            inputs.extend(found);
+        } else {
+            inputs.push(Input::picture(argument.clone()));
         }
     }
-    Ok(found)
+    Ok(inputs)
+}
+
+/// The paths in a list, one a line.
+fn listed(mut list: impl BufRead) -> io::Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        if list.read_until(b'\n', &mut line)? == 0 {
+            return Ok(inputs);
+        }
+        let path = line.strip_suffix(b"\n").unwrap_or(&line);
+        let path = path.strip_suffix(b"\r").unwrap_or(path);
+        if !path.is_empty() {
+            inputs.push(path_of(path));
+        }
+    }
+}
+
+/// A path may be any bytes.
+#[cfg(unix)]
+fn path_of(bytes: &[u8]) -> Input {
+    use std::os::unix::ffi::OsStrExt;
+    Input::picture(std::ffi::OsStr::from_bytes(bytes).into())
+}
+
+/// A path has to be UTF-8.
+#[cfg(not(unix))]
+fn path_of(bytes: &[u8]) -> Input {
+    match std::str::from_utf8(bytes) {
+        Ok(path) => Input::picture(path.into()),
+        Err(error) => Input::failed(String::from_utf8_lossy(bytes).as_ref().as_ref(), &error),
+    }
+}
+
+/// The pictures in a folder and the folders below it, by name. A folder that cannot be listed is an input with a
+/// problem.
+pub(crate) fn pictures(folder: &Path) -> Vec<Input> {
+    let mut found = Vec::new();
+    walk(folder, &|folder| entries(folder), &mut found);
+    found
+}
+
+fn walk(folder: &Path, list: &impl Fn(&Path) -> io::Result<Vec<Entry>>, found: &mut Vec<Input>) {
+    let entries = match list(folder) {
+        Ok(entries) => entries,
+        Err(error) => return found.push(Input::failed(folder, &error)),
+    };
+    for Entry { path, is_folder } in entries {
+        if is_folder {
+            walk(&path, list, found);
+        } else if is_picture(&path) {
+            found.push(Input::picture(path));
+        }
+    }
+}
+
+/// What is in a folder.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    pub(crate) path: PathBuf,
+    /// A link to a folder is none, and so not followed: it may lead back up.
+    is_folder: bool,
 }
 
 /// What is in a folder, by name.
-pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || -> std::io::Result<Vec<PathBuf>> { folder.read_dir()?.map(|entry| Ok(entry?.path())).collect() };
-    let mut entries = read().with_context(|| folder.display().to_string())?;
+pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
+    let entry = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        // The type stands in the folder: where nobody may look at the entry itself, it is known all the same.
+        Ok(Entry { path: entry.path(), is_folder: entry.file_type()?.is_dir() })
+    };
+    let mut entries = folder.read_dir()?.map(entry).collect::<io::Result<Vec<_>>>()?;
     entries.sort();
     Ok(entries)
 }
@@ -52,4 +123,84 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     extension.is_some_and(|extension| ["png", "jpg", "jpeg"].contains(&&*extension))
+}
+
+/// Opens a regular file.
+///
+/// Looked at before it is opened: to open a named pipe waits for somebody to write to it.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    let metadata = path.metadata()?;
+    ensure!(!metadata.is_dir(), "is a folder, not a file");
+    ensure!(metadata.is_file(), "is not a regular file");
+    Ok(File::open(path)?)
+}
+
+/// Opens what is read once from its beginning to its end: a regular file, or what the caller has opened already, such
+/// as stdin or a shell's `<(…)`.
+pub(crate) fn open_stream(path: &Path) -> Result<File> {
+    let is_open_already = path == Path::new("/dev/stdin")
+        || ["/dev/fd", "/proc/self/fd"].map(Path::new).contains(&path.parent().unwrap_or(path));
+    if is_open_already && !path.is_dir() { Ok(File::open(path)?) } else { open_file(path) }
+}
+
+/// A path, for a person.
+pub(crate) fn shown(path: &Path) -> String {
+    output::name(path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_leaves_the_rest() {
+        let entry = |path: &str, is_folder| Entry { path: path.into(), is_folder };
+        let list = |folder: &Path| match folder.to_str().unwrap() {
+            "top" => Ok(vec![
+                entry("top/a.png", false),
+                entry("top/closed.png", true),
+                entry("top/notes.txt", false),
+                entry("top/open", true),
+            ]),
+            "top/open" => Ok(vec![entry("top/open/b.JPG", false)]),
+            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        };
+        let mut found = Vec::new();
+        walk(Path::new("top"), &list, &mut found);
+        let found: Vec<_> =
+            found.iter().map(|input| (input.path.to_str().unwrap(), input.problem.as_deref())).collect();
+        let wanted = [("top/a.png", None), ("top/closed.png", Some("permission denied")), ("top/open/b.JPG", None)];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_list_holds_any_bytes() {
+        use std::os::unix::ffi::OsStrExt;
+        let inputs = listed(&b"a.png\n\nb\xff.png\r\n c \nlast"[..]).unwrap();
+        let paths: Vec<_> = inputs.iter().map(|input| input.path.as_os_str().as_bytes()).collect();
+        assert_eq!(paths, [&b"a.png"[..], b"b\xff.png", b" c ", b"last"]);
+        assert!(inputs.iter().all(|input| input.problem.is_none()));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_regular_files_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for (path, message) in [
+            (&*pipe, "not a regular file"),
+            (Path::new("/dev/null"), "not a regular file"),
+            (folder.path(), "is a folder"),
+            (&*folder.path().join("missing"), "No such file"),
+        ] {
+            for open in [open_file, open_stream] {
+                let error = format!("{:#}", open(path).unwrap_err());
+                assert!(error.contains(message), "{error}");
+            }
+        }
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(open_file(&folder.path().join("file")).is_ok());
+    }
 }

@@ -1,4 +1,6 @@
 //! Pictures to pixels: decode, resize, crop, normalise.
+use std::io::BufReader;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,6 +10,8 @@ use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resize
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use vit_engine::Config;
 use vit_engine::zoo::{CropMode, Interpolation, Preprocessing};
+
+use crate::{inputs, memory};
 
 /// Turns pictures into a model's input.
 pub(crate) struct Preparer<'a> {
@@ -42,40 +46,34 @@ impl<'a> Preparer<'a> {
 
     /// Reads a PNG or JPEG file into `out`, \[channels, height, width\].
     pub(crate) fn read(&self, path: &Path, out: &mut [f32]) -> Result<()> {
-        ensure!(!path.is_dir(), "is a folder, not a picture");
-        let mut reader = ImageReader::open(path)?.with_guessed_format()?;
+        let mut reader = ImageReader::new(BufReader::new(inputs::open_file(path)?)).with_guessed_format()?;
         // The pixel limit says what is too much; `image`'s own limit on memory follows from it.
         let mut limits = image::Limits::default();
         limits.max_alloc = Some(self.max_pixels.saturating_mul(16));
         reader.limits(limits);
         let decoder = reader.into_decoder().context("not a PNG or JPEG picture")?;
         let (width, height) = decoder.dimensions();
-        let pixels = u64::from(width) * u64::from(height);
-        if pixels > self.max_pixels {
-            bail!("{width}×{height} is {pixels} pixels, above the limit of {} (--max-pixels)", self.max_pixels);
-        }
+        check_size(width.into(), height.into(), self.max_pixels)?;
+        // The decoded picture and its copy in the model's channels.
+        let copy = u64::from(width) * u64::from(height) * self.config.channels as u64;
+        memory::probe("a picture", decoder.total_bytes().saturating_add(copy))?;
         self.prepare(DynamicImage::from_decoder(decoder)?, out)
     }
 
     /// Resizes, crops and normalises a picture into `out`, \[channels, height, width\].
     pub(crate) fn prepare(&self, picture: DynamicImage, out: &mut [f32]) -> Result<()> {
         ensure!(picture.width() > 0 && picture.height() > 0, "the picture has no pixels");
-        let before = (picture.width(), picture.height());
-        let [height, width] = self.config.image.map(|side| u32::try_from(side).unwrap_or(u32::MAX));
-        let fitted = self.fitted_size(before, width, height);
+        let sides = self.sides([picture.width(), picture.height()]);
         let samples = match self.config.channels {
-            1 => self.resize::<U8>(picture.into_luma8().into_raw(), before, fitted)?,
-            _ => self.resize::<U8x3>(picture.into_rgb8().into_raw(), before, fitted)?,
+            1 => self.resize::<U8>(&picture.into_luma8(), sides)?,
+            _ => self.resize::<U8x3>(&picture.into_rgb8(), sides)?,
         };
-
-        // The crop's corner, in a picture of `fitted` size.
-        let centre = |fitted: u32, side: u32| (f64::from(fitted - side) / 2.0).round_ties_even() as usize;
-        let (left, top) = (centre(fitted.0, width), centre(fitted.1, height));
+        let [row_len, left, top] = [sides[0].len as usize, sides[0].margin(), sides[1].margin()];
         let Preprocessing { mean, std, .. } = self.preprocessing;
         let (channels, [height, width]) = (self.config.channels, self.config.image);
         for (channel, plane) in out.chunks_exact_mut(height * width).enumerate() {
             for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-                let start = ((top + y) * fitted.0 as usize + left) * channels + channel;
+                let start = ((top + y) * row_len + left) * channels + channel;
                 for (x, sample) in row.iter_mut().zip(samples[start..].iter().step_by(channels)) {
                     *x = (f32::from(*sample) / 255.0 - mean[channel]) / std[channel];
                 }
@@ -84,29 +82,78 @@ impl<'a> Preparer<'a> {
         Ok(())
     }
 
+    /// Pixels of the crop: what the model takes.
+    fn crop(&self) -> [u32; 2] {
+        let [height, width] = self.config.image;
+        [width, height].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
+    }
+
+    /// Pixels that are resized at most, however few the picture has.
+    fn ordinary(&self) -> u64 {
+        /// Of the crop: a picture whose one side is 49 times the other, at the usual crop_pct of 0.875.
+        const TIMES: u64 = 64;
+        self.crop().into_iter().fold(TIMES, |pixels, side| pixels.saturating_mul(side.into()))
+    }
+
+    /// Width and height of a picture of that size.
+    ///
+    /// All of it is resized, as Pillow does it. Of one that is very long, that would be a thousand times what the crop
+    /// keeps: only the crop is. The two differ in how f64 rounds, by 1 in 255 at most.
+    fn sides(&self, before: [u32; 2]) -> [Side; 2] {
+        let crop = self.crop();
+        let fitted = self.fitted_size(before, crop);
+        let whole = fitted[0].saturating_mul(fitted[1]) <= self.ordinary();
+        [0, 1].map(|i| {
+            let corner = ((fitted[i] - u64::from(crop[i])) as f64 / 2.0).round_ties_even() as u64;
+            let side = Side { before: before[i], fitted: fitted[i], first: corner, len: crop[i], corner };
+            match u32::try_from(fitted[i]) {
+                Ok(len) if whole => Side { first: 0, len, ..side },
+                _ => side,
+            }
+        })
+    }
+
     /// The size to resize to before the crop; never smaller than the crop.
-    fn fitted_size(&self, before: (u32, u32), width: u32, height: u32) -> (u32, u32) {
-        let full = |side: u32| (f64::from(side) / f64::from(self.preprocessing.crop_pct)).floor().max(side.into());
-        let (full_width, full_height) = (full(width), full(height));
+    fn fitted_size(&self, before: [u32; 2], crop: [u32; 2]) -> [u64; 2] {
+        let full = crop.map(|side| (f64::from(side) / f64::from(self.preprocessing.crop_pct)).floor().max(side.into()));
         if self.preprocessing.crop_mode == CropMode::Squash {
-            return (full_width as u32, full_height as u32);
+            return full.map(|side| side as u64);
         }
-        let (w, h) = (f64::from(before.0), f64::from(before.1));
-        let scale = (full_width / w).max(full_height / h);
-        (((w * scale) as u32).max(full_width as u32), ((h * scale) as u32).max(full_height as u32))
+        let before = before.map(f64::from);
+        let scale = (full[0] / before[0]).max(full[1] / before[1]);
+        [0, 1].map(|i| ((before[i] * scale) as u64).max(full[i] as u64))
     }
 
     /// Width first and then height, each rounded to 8 bits, as Pillow does it.
-    fn resize<P: PixelTrait>(&self, samples: Vec<u8>, before: (u32, u32), after: (u32, u32)) -> Result<Vec<u8>> {
-        let largest = u64::from(before.0.max(after.0)) * u64::from(before.1.max(after.1));
+    fn resize<P: PixelTrait>(&self, samples: &[u8], [x, y]: [Side; 2]) -> Result<Vec<u8>> {
+        let rows = y.rows();
+        let height = rows.end - rows.start;
+        let between = u64::from(x.len) * u64::from(height);
         ensure!(
-            largest <= self.max_pixels.saturating_mul(16),
-            "{}×{} would have to be resized to {}×{}, far above the limit on pixels",
-            before.0,
-            before.1,
-            after.0,
-            after.1
+            between <= self.max_pixels.max(self.ordinary()),
+            "{}×{} would have to be resized to {}×{height} on the way, above the limit on pixels (--max-pixels)",
+            x.before,
+            y.before,
+            x.len
         );
+        let row_len = x.before as usize * self.config.channels;
+        let samples = &samples[rows.start as usize * row_len..rows.end as usize * row_len];
+        let (start, len) = x.source();
+        let whole_height = (0.0, f64::from(height));
+        let samples = self.pass::<P>(samples, [x.before, height], [x.len, height], [(start, len), whole_height])?;
+        let (start, len) = y.source();
+        let part = [(0.0, f64::from(x.len)), (start - f64::from(rows.start), len)];
+        self.pass::<P>(&samples, [x.len, height], [x.len, y.len], part)
+    }
+
+    /// Resizes a part of a picture, (start, length) of width and height.
+    fn pass<P: PixelTrait>(
+        &self,
+        samples: &[u8],
+        [width, height]: [u32; 2],
+        after: [u32; 2],
+        [(left, part_width), (top, part_height)]: [(f64, f64); 2],
+    ) -> Result<Vec<u8>> {
         let algorithm = match self.preprocessing.interpolation {
             Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
             Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
@@ -114,16 +161,139 @@ impl<'a> Preparer<'a> {
             Interpolation::Nearest => ResizeAlg::Nearest,
         };
         let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-        let (mut samples, mut size) = (samples, before);
-        for next in [(after.0, before.1), after] {
-            if next != size {
-                let mut resized = vec![0; next.0 as usize * next.1 as usize * self.config.channels];
-                let from = TypedImageRef::<P>::from_buffer(size.0, size.1, &samples)?;
-                let mut to = TypedImage::<P>::from_buffer(next.0, next.1, &mut resized)?;
-                Resizer::new().resize_typed(&from, &mut to, &options)?;
-                (samples, size) = (resized, next);
+        let options = options.crop(left, top, part_width, part_height);
+        let mut resized =
+            memory::zeros("a resized picture", &[after[0] as usize, after[1] as usize, self.config.channels])?;
+        let from = TypedImageRef::<P>::from_buffer(width, height, samples)?;
+        let mut to = TypedImage::<P>::from_buffer(after[0], after[1], &mut resized)?;
+        Resizer::new().resize_typed(&from, &mut to, &options)?;
+        Ok(resized)
+    }
+}
+
+/// A picture's width or height, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Side {
+    /// Pixels of the picture.
+    before: u32,
+    /// Pixels that all of it is resized to.
+    fitted: u64,
+    /// The part of them that is computed: its first pixel.
+    first: u64,
+    /// And how many there are.
+    len: u32,
+    /// The crop's first pixel.
+    corner: u64,
+}
+
+impl Side {
+    /// Where the crop starts in what is computed.
+    fn margin(self) -> usize {
+        (self.corner - self.first) as usize
+    }
+
+    /// What of the picture becomes the part that is computed: start and length.
+    fn source(self) -> (f64, f64) {
+        let before = f64::from(self.before);
+        if u64::from(self.len) == self.fitted {
+            return (0.0, before);
+        }
+        let scale = before / self.fitted as f64;
+        let start = (self.first as f64 * scale).min(before);
+        (start, (f64::from(self.len) * scale).min(before - start))
+    }
+
+    /// The picture's pixels that the filter looks at.
+    fn rows(self) -> Range<u32> {
+        /// The widest filter, Lanczos, reaches as far to either side, and one more for what rounding does.
+        const REACH: f64 = 4.0;
+        let (start, len) = self.source();
+        let reach = REACH * (f64::from(self.before) / self.fitted as f64).max(1.0);
+        let first = (start - reach).floor().max(0.0) as u32;
+        first..((start + len + reach).ceil() as u32).min(self.before)
+    }
+}
+
+/// Refuses pictures above a limit on pixels.
+pub(crate) fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<()> {
+    let pixels = u128::from(width) * u128::from(height);
+    if pixels > max_pixels.into() {
+        bail!("{width}×{height} is {pixels} pixels, above the limit of {max_pixels} (--max-pixels)");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{GrayImage, Luma};
+
+    fn preprocessing(interpolation: Interpolation, crop_mode: CropMode) -> Preprocessing {
+        Preprocessing { mean: vec![0.0], std: vec![1.0], interpolation, crop_pct: 0.875, crop_mode }
+    }
+
+    fn config() -> Config {
+        let mut config = Config::plain([28, 28], [7, 7], 8, 1, 1);
+        config.channels = 1;
+        config
+    }
+
+    fn picture(width: u32, height: u32) -> GrayImage {
+        let mut rng = fastrand::Rng::with_seed(5);
+        GrayImage::from_fn(width, height, |_, _| Luma([rng.u8(..)]))
+    }
+
+    /// What is computed of a part is what is computed of the whole, but for how f64 rounds.
+    #[test]
+    fn a_part_is_resized_like_the_whole() {
+        use Interpolation::{Bicubic, Bilinear, Lanczos, Nearest};
+        let config = config();
+        let mut different = 0;
+        for interpolation in [Bicubic, Bilinear, Lanczos, Nearest] {
+            let how = preprocessing(interpolation, CropMode::Center);
+            let preparer = Preparer::new(&config, Some(&how), 1 << 20).unwrap();
+            for [width, height] in [[300, 20], [20, 300], [500, 40], [41, 505], [900, 70], [32, 50], [97, 33]] {
+                let whole = preparer.sides([width, height]);
+                assert!(whole.iter().all(|side| u64::from(side.len) == side.fitted));
+                let part = whole.map(|side| Side { first: side.corner, len: 28, ..side });
+                let samples = picture(width, height);
+                let resized = |sides| preparer.resize::<U8>(&samples, sides).unwrap();
+                let (all, part) = (resized(whole), resized(part));
+                let [left, top] = whole.map(Side::margin);
+                for (y, row) in part.chunks_exact(28).enumerate() {
+                    let of_all = &all[(top + y) * whole[0].len as usize + left..][..28];
+                    assert!(row.iter().zip(of_all).all(|(a, b)| a.abs_diff(*b) <= 1), "{interpolation:?} {width}");
+                    different += row.iter().zip(of_all).filter(|(a, b)| a != b).count();
+                }
             }
         }
-        Ok(samples)
+        assert!(different < 100, "{different} of {}", 4 * 7 * 28 * 28);
+    }
+
+    /// A picture of 20000 pixels, which fitted as a whole would be 20 million.
+    #[test]
+    fn long_pictures_take_no_more_memory_than_their_crop() {
+        let config = config();
+        let how = preprocessing(Interpolation::Bicubic, CropMode::Center);
+        let preparer = Preparer::new(&config, Some(&how), 1).unwrap();
+        for size in [[20_000, 1], [1, 20_000], [30_000, 7], [7, 30_000]] {
+            let [x, y] = preparer.sides(size);
+            assert_eq!([x.len, y.len], [28, 28]);
+            let rows = y.rows();
+            assert!(rows.end - rows.start <= 28 + 8, "{rows:?}");
+            let mut out = vec![-1.0; 28 * 28];
+            preparer.prepare(DynamicImage::ImageLuma8(picture(size[0], size[1])), &mut out).unwrap();
+            assert!(out.iter().all(|x| (0.0..=1.0).contains(x)));
+        }
+        // No side can be so long that its size is cut to 32 bits.
+        let [x, _] = preparer.sides([u32::MAX, 1]);
+        assert_eq!((x.fitted, x.len), (32 * u64::from(u32::MAX), 28));
+        // A squashed picture keeps its height until its width is done.
+        let how = preprocessing(Interpolation::Bicubic, CropMode::Squash);
+        let preparer = Preparer::new(&config, Some(&how), 1000).unwrap();
+        let mut out = vec![0.0; 28 * 28];
+        let tall = DynamicImage::ImageLuma8(picture(1, 20_000));
+        let error = preparer.prepare(tall, &mut out).unwrap_err().to_string();
+        assert!(error.contains("32×20000"), "{error}");
     }
 }

@@ -1,15 +1,13 @@
 //! `vit run`: normalised pixels in, features out, as .npy files.
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
-use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
+use anyhow::{Context, Result};
 use vit_engine::{Config, Features};
 
 use crate::options::ModelOptions;
 use crate::session::{Session, load};
+use crate::{inputs, memory, npy, output};
 
 /// Run a model on normalised pixels from a .npy file
 ///
@@ -52,22 +50,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = load(&args.model)?;
-    let (shape, pixels) =
-        read(&args.pixels, loaded.config().channels).with_context(|| args.pixels.display().to_string())?;
+    let (shape, pixels) = read(&args.pixels, loaded.config().channels).with_context(|| inputs::shown(&args.pixels))?;
     let [batch, _, height, width] = shape;
     let model = loaded.model_at(args.model.how.isa(), [height, width])?;
     let config = *model.config();
     let mut session = Session::new(model, &args.model, args.features, batch)?;
     let plan = session.plan(batch)?;
-    let mut out = Vec::new();
-    let len = plan.output_len();
-    out.try_reserve_exact(len)
-        .with_context(|| format!("the output has {len} elements, and the system does not give the memory"))?;
-    out.resize(len, 0.0);
+    let mut out = memory::zeros("the output", &[plan.output_len()])?;
     session.forward(&plan, &pixels, &mut out)?;
     let mut shape = vec![batch];
     shape.extend(shape_of(args.features, &config));
-    write(&args.out, &shape, &out).with_context(|| args.out.display().to_string())?;
+    npy::write(&args.out, &shape, &out)?;
+    let broken = out.iter().filter(|x| !x.is_finite()).count();
+    if broken > 0 {
+        let (out, all) = (inputs::shown(&args.out), out.len());
+        output::warning(format_args!("{out}: {broken} of the {all} numbers are NaN or infinite"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,34 +84,10 @@ fn shape_of(features: Features, c: &Config) -> Vec<usize> {
 
 /// The images of a .npy file, \[B,C,H,W\], and their shape.
 fn read(path: &Path, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
-    ensure!(!path.is_dir(), "is a folder, not a .npy file");
-    let npy = NpyFile::new(BufReader::new(File::open(path)?)).context("not a .npy file")?;
-    let shape: Vec<usize> = npy.shape().iter().map(|size| usize::try_from(*size)).collect::<Result<_, _>>()?;
-    let &[batch, found, height, width] = &*shape else {
-        bail!("the shape is {shape:?}, and this model takes [B, {channels}, H, W]");
-    };
-    ensure!(
-        found == channels && batch > 0,
-        "the shape is {shape:?}, and this model takes [B, {channels}, H, W] with B ≥ 1"
-    );
-    let shape = [batch, channels, height, width];
-    let is_f32 = matches!(npy.dtype(), DType::Plain(t) if t.type_char() == TypeChar::Float && t.size_field() == 4);
-    ensure!(is_f32, "the dtype is {}; convert it: x.astype('float32')", npy.dtype().descr());
-    ensure!(npy.order() == Order::C, "the array is in Fortran order; save numpy.ascontiguousarray(x)");
-    let len = shape.iter().try_fold(1usize, |len, size| len.checked_mul(*size)).context("too many images")?;
-    // Grows with what there is, not with what the header promises.
-    let mut pixels = Vec::new();
-    for x in npy.data::<f32>()? {
-        pixels.push(x.context("the file is shorter than its header says")?);
-    }
-    ensure!(pixels.len() == len, "the file holds {} values, and its header says {len}", pixels.len());
-    Ok((shape, pixels))
-}
-
-fn write(path: &Path, shape: &[usize], data: &[f32]) -> Result<()> {
-    let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
-    let file = BufWriter::new(File::create(path)?);
-    let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
-    writer.extend(data)?;
-    Ok(writer.finish()?)
+    let npy = npy::open(path)?;
+    let shape = <[usize; 4]>::try_from(npy.shape()).ok().filter(|shape| shape[0] > 0 && shape[1] == channels);
+    let shape = shape.with_context(|| {
+        format!("the shape is {:?}, and this model takes [B, {channels}, H, W] with B ≥ 1", npy.shape())
+    })?;
+    Ok((shape, npy.read()?))
 }

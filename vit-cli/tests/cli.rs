@@ -341,6 +341,36 @@ fn inspect_and_bench_have_their_keys() {
     }
 }
 
+/// Pictures and labels come out of their files in order, whatever the threads.
+#[test]
+fn eval_reads_idx_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut samples: Vec<_> = fs::read_dir(samples()).unwrap().map(|sample| sample.unwrap().path()).collect();
+    samples.sort();
+    let pictures: Vec<u8> =
+        samples.iter().flat_map(|path| image::open(path).unwrap().into_luma8().into_raw()).collect();
+    // More than two batches, the last one not full.
+    const COUNT: usize = 150;
+    let header = |rank: u8| [&[0, 0, 8, rank][..], &u32::try_from(COUNT).unwrap().to_be_bytes()].concat();
+    let sizes = [0, 0, 0, 28, 0, 0, 0, 28];
+    fs::write(at("images"), [&header(3)[..], &sizes, &pictures.repeat(COUNT / 10)].concat()).unwrap();
+    let classes = |threads: &str, labels: &[u8]| {
+        fs::write(at("labels"), [&header(1), labels].concat()).unwrap();
+        let (images, labels, out) = (at("images"), at("labels"), at("predictions.npy"));
+        let eval = ["eval", "--images", &images, "--labels", &labels, "--json", "--threads", threads];
+        let report = json(&[&eval[..], &["--predictions", &out]].concat());
+        let classes: Vec<i32> = npyz::NpyFile::new(&*fs::read(&out).unwrap()).unwrap().into_vec().unwrap();
+        (classes, report["correct"].as_u64().unwrap(), report["images"].as_u64().unwrap())
+    };
+    let (first, ..) = classes("1", &[0; COUNT]);
+    assert!(first[0] != first[1] && first.iter().enumerate().all(|(i, class)| *class == first[i % 10]));
+    let labels: Vec<u8> = first.iter().map(|class| *class as u8).collect();
+    for threads in ["1", "2", "5"] {
+        assert_eq!(classes(threads, &labels), (first.clone(), COUNT as u64, COUNT as u64), "{threads} threads");
+    }
+}
+
 /// PyTorch's predictions for all 10,000 test images. Fashion-MNIST is Debian's package dataset-fashion-mnist;
 /// `VIT_REQUIRE_DATA` makes its absence a failure.
 #[test]

@@ -1,0 +1,71 @@
+//! What logits say: a class, probabilities, where a label stands.
+use anyhow::{Result, bail};
+
+/// The logits of one picture, one a class, all of them finite.
+///
+/// Comparisons with NaN are false: whoever ranks unchecked logits finds every label first.
+#[derive(Clone, Copy)]
+pub(crate) struct Logits<'a>(&'a [f32]);
+
+impl<'a> Logits<'a> {
+    /// # Errors
+    /// When a logit is NaN or infinite.
+    pub(crate) fn new(logits: &'a [f32]) -> Result<Self> {
+        let Some(class) = logits.iter().position(|x| !x.is_finite()) else { return Ok(Self(logits)) };
+        let what = if logits.iter().any(|x| x.is_nan()) { "NaN" } else { "infinite" };
+        bail!(
+            "the logits are {what}: class {class} has {}. What the model computes is too large for f32, so that it says \
+             nothing about this picture",
+            logits[class]
+        )
+    }
+
+    /// The class with the largest logit; the lowest of equal ones, as in PyTorch's argmax.
+    pub(crate) fn best(self) -> usize {
+        (1..self.0.len()).fold(0, |best, class| if self.0[class] > self.0[best] { class } else { best })
+    }
+
+    /// How many classes stand before `label`; of equal ones the lower stands first.
+    pub(crate) fn rank(self, label: usize) -> usize {
+        let x = self.0[label];
+        let better = |(class, other): (usize, &f32)| *other > x || *other == x && class < label;
+        self.0.iter().enumerate().filter(|item| better(*item)).count()
+    }
+
+    /// Classes and their probabilities, most probable first.
+    pub(crate) fn probabilities(self) -> impl Iterator<Item = (usize, f32)> {
+        let Self(logits) = self;
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        order.into_iter().map(move |class| (class, (logits[class] - max).exp() / sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_probabilities() {
+        let logits = Logits::new(&[1.0, 3.0, 3.0, -f32::MAX]).unwrap();
+        assert_eq!(logits.best(), 1);
+        assert_eq!([0, 1, 2, 3].map(|label| logits.rank(label)), [2, 0, 1, 3]);
+        let (classes, probabilities): (Vec<_>, Vec<_>) = logits.probabilities().unzip();
+        assert_eq!(classes, [1, 2, 0, 3]);
+        assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6 && probabilities[3] == 0.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused() {
+        for (logits, what) in [
+            ([f32::NAN; 3], "the logits are NaN: class 0"),
+            ([0.0, f32::INFINITY, 1.0], "the logits are infinite: class 1 has inf"),
+            ([0.0, f32::NEG_INFINITY, f32::NAN], "the logits are NaN: class 1 has -inf"),
+        ] {
+            let error = Logits::new(&logits).err().unwrap().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}
