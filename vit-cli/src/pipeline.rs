@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn a_batch_too_large_is_an_error() {
-        let workers = Workers::new(1).unwrap();
-        let error = run(&workers, (4, 4, usize::MAX / 4), |_, _| Ok(()), |_| Ok(())).unwrap_err();
+        let pool = ThreadPool::new(1).unwrap();
+        let error = run(&pool, (4, 4, usize::MAX / 4), |_, _| Ok(()), |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("bytes for the pixels of a batch"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use safetensors::SafeTensors;
 use support::{Golden, distance, features, golden, goldens, levels, model, parse, run};
 use vit_engine::file::Loaded;
-use vit_engine::{Features, Isa, Model, Precision};
+use vit_engine::{Isa, Precision};
 
 const BOUND: f32 = 1e-5;
 
