@@ -5,6 +5,7 @@ use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{Features, avx2::Avx2, avx512::Avx512};
 use crate::simd::{Kernel, Simd};
+use crate::unfused;
 
 /// An instruction-set level that this CPU has.
 ///
@@ -14,9 +15,14 @@ use crate::simd::{Kernel, Simd};
 /// |---|---|
 /// | `portable` | nothing: the target's compile-time features, through `wide` |
 /// | `avx2` | AVX2, FMA, F16C |
-/// | `avx512` | AVX-512 F beside those |
+/// | `avx2-vnni` | AVX-VNNI beside those; for int8 |
+/// | `avx512` | AVX-512 F and BW beside those of `avx2` |
+/// | `avx512-vnni` | AVX-512 VNNI beside those; for int8 |
 #[derive(Debug, Clone, Copy)]
-pub struct Isa(Level);
+pub struct Isa {
+    level: Level,
+    unfused: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Level {
@@ -24,15 +30,19 @@ enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
+    Avx2Vnni(Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512<true>),
 }
 
 /// Every name that [`Isa::by_name`] knows, lowest level first.
-const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+const NAMES: [&str; 5] = ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni"];
 
 impl Isa {
     /// The level that every target has.
-    pub const PORTABLE: Self = Self(Level::Portable);
+    pub const PORTABLE: Self = Self { level: Level::Portable, unfused: false };
 
     /// The highest level that this CPU has.
     pub fn best() -> Self {
@@ -41,7 +51,7 @@ impl Isa {
 
     /// The levels that this CPU has, lowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        levels().into_iter().flatten().map(Self)
+        levels().into_iter().flatten().map(|level| Self { level, unfused: false })
     }
 
     /// The level of that name.
@@ -55,30 +65,76 @@ impl Isa {
 
     /// The level's name.
     pub fn name(self) -> &'static str {
-        match self.0 {
+        match self.level {
             Level::Portable => NAMES[0],
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => NAMES[1],
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(_) => NAMES[2],
+            Level::Avx2Vnni(_) => NAMES[2],
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => NAMES[3],
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni(_) => NAMES[4],
         }
+    }
+
+    /// The same level without fused multiply–add: every kernel then gives the same bits on every level and every target.
+    #[must_use]
+    pub fn unfused(self) -> Self {
+        Self { unfused: true, ..self }
     }
 
     /// Runs a kernel on this level.
     pub(crate) fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        match self.0 {
-            Level::Portable => Portable.call(kernel),
+        match self.level {
+            Level::Portable => self.enter(Portable, kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(token) => token.call(kernel),
+            Level::Avx2(token) => self.enter(token, kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(token) => token.call(kernel),
+            Level::Avx2Vnni(token) => self.enter(token.base(), kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(token) => self.enter(token, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni(token) => self.enter(token.base(), kernel),
         }
+    }
+
+    fn enter<S: Simd, K: Kernel>(self, token: S, kernel: K) -> K::Output {
+        if self.unfused { unfused::call(token, kernel) } else { token.call(kernel) }
+    }
+
+    /// Runs a kernel that multiplies int8, with all the instructions of this level and unfused.
+    pub(crate) fn call_int8<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.level {
+            Level::Portable => unfused::call(Portable, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(token) => unfused::call(token, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(token) => unfused::call(token, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(token) => unfused::call(token, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni(token) => unfused::call(token, kernel),
+        }
+    }
+
+    /// What is added to int8 activations when they are stored for this level.
+    pub(crate) fn zero_point(self) -> u8 {
+        struct ZeroPoint;
+        impl Kernel for ZeroPoint {
+            type Output = u8;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> u8 {
+                S::ZERO_POINT
+            }
+        }
+        self.call_int8(ZeroPoint)
     }
 }
 
 impl PartialEq for Isa {
     fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
+        self.name() == other.name() && self.unfused == other.unfused
     }
 }
 
@@ -116,9 +172,15 @@ impl fmt::Display for IsaError {
 impl core::error::Error for IsaError {}
 
 #[cfg(target_arch = "x86_64")]
-fn levels() -> [Option<Level>; 3] {
+fn levels() -> [Option<Level>; NAMES.len()] {
     let cpu = Features::get();
-    [Some(Level::Portable), Avx2::detect(cpu).map(Level::Avx2), Avx512::detect(cpu).map(Level::Avx512)]
+    [
+        Some(Level::Portable),
+        Avx2::detect(cpu).map(Level::Avx2),
+        Avx2::detect(cpu).map(Level::Avx2Vnni),
+        Avx512::detect(cpu).map(Level::Avx512),
+        Avx512::detect(cpu).map(Level::Avx512Vnni),
+    ]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -136,7 +198,11 @@ mod tests {
     fn names() {
         assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
         assert_eq!(Isa::by_name("sse9"), Err(IsaError::Unknown));
-        assert!(IsaError::Unknown.to_string().ends_with("there are 'portable', 'avx2', 'avx512'"));
+        assert!(
+            IsaError::Unknown
+                .to_string()
+                .ends_with("there are 'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni'")
+        );
         assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
         for isa in Isa::available() {
             assert_eq!(Isa::by_name(isa.name()), Ok(isa));

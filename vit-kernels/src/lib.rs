@@ -51,20 +51,23 @@ mod job;
 pub mod layer_norm;
 pub mod math;
 pub mod peak;
+mod quantise;
 pub mod reference;
 pub mod rope;
 mod simd;
 pub mod softmax;
 #[cfg(test)]
 mod testing;
+mod unfused;
 
 pub use activation::{Activation, activate};
 pub use attention::{Attention, AttentionMaps, KvLayout, RelativeBias, Scores};
 pub use error::ShapeError;
-pub use gemm::{Accumulate, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};
+pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
 pub use layer_norm::{LayerNorm, layer_norm};
+pub use quantise::{Quantise, Quantised, quantised_len};
 pub use rope::Rope;
 pub use simd::LANES;
 pub use softmax::softmax;

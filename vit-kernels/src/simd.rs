@@ -13,6 +13,9 @@ pub(crate) const MAX_TILE_ROWS: usize = 8;
 /// The largest number of panels that a register tile spans on any level.
 pub(crate) const MAX_TILE_PANELS: usize = 4;
 
+/// Rows of the int8 register tile on any level, at most.
+pub(crate) const MAX_INT8_ROWS: usize = 8;
+
 /// What runs on a level: the body of a kernel, generic over the lanes.
 ///
 /// `run` has to be `#[inline(always)]`, and so has whatever it calls that takes an `S`: only code inlined into
@@ -39,6 +42,22 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Whether `load_f16` is an instruction or two.
     const FAST_F16: bool;
+
+    /// Whether `mul_add` rounds once.
+    const FUSED: bool;
+
+    /// Sixteen i32.
+    type I: Copy;
+    /// Sixteen outputs' int8 weights for four inputs.
+    type Weights: Copy;
+    /// Four int8 activations, the same in every lane.
+    type Activations: Copy;
+
+    /// Rows and panels of the int8 matmul's register tile.
+    const INT8_ROWS: usize;
+    const INT8_PANELS: usize;
+    /// What is added to int8 activations when they are stored: 128 where the level multiplies unsigned by signed.
+    const ZERO_POINT: u8;
 
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -71,6 +90,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 2ⁿ for every lane of `rounded` = n + [`ROUND_TO_EXPONENT`](crate::math::ROUND_TO_EXPONENT), −126 ≤ n ≤ 127: its
     /// low bits become the exponent. Where `rounded` is NaN the result may be any number.
     fn power_of_two(self, rounded: Self::V) -> Self::V;
+
+    /// To nearest, ties to even, and [`ZERO_POINT`](Self::ZERO_POINT) added. Lanes are within ±127; NaN gives any byte.
+    fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
+    fn load_weights(self, x: &[[i8; 4]; LANES]) -> Self::Weights;
+    fn splat_activations(self, x: [i8; 4]) -> Self::Activations;
+    /// Where sums of products start: −ZERO_POINT·`sums`, which are Σ w.
+    fn start(self, sums: &[i32; LANES]) -> Self::I;
+    /// sum + Σ a·w over the four inputs, a as it is stored. Exact modulo 2³².
+    fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
+    /// To nearest, ties to even.
+    fn to_f32(self, i: Self::I) -> Self::V;
 
     /// Rows to columns.
     #[inline(always)]

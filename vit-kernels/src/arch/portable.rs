@@ -15,6 +15,15 @@ impl Simd for Portable {
     const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
     const TILE_PANELS: usize = 1;
     const FAST_F16: bool = false;
+    // As `wide` has it.
+    const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
+    type I = [i32; LANES];
+    type Weights = [[i8; 4]; LANES];
+    type Activations = [i8; 4];
+    const INT8_ROWS: usize = 2;
+    const INT8_PANELS: usize = 1;
+    const ZERO_POINT: u8 = 0;
 
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -116,5 +125,39 @@ impl Simd for Portable {
             *x = f32::from_bits(x.to_bits() << 23);
         }
         f32x16::new(lanes)
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: f32x16, out: &mut [i8; LANES]) {
+        // Added, 1.5·2²³ rounds to an integer, which stands in the lowest bits.
+        let rounded = (v + f32x16::splat(12_582_912.0)).to_array();
+        for (out, x) in out.iter_mut().zip(rounded) {
+            *out = (x.to_bits() as u8).cast_signed();
+        }
+    }
+    #[inline(always)]
+    fn load_weights(self, x: &[[i8; 4]; LANES]) -> [[i8; 4]; LANES] {
+        *x
+    }
+    #[inline(always)]
+    fn splat_activations(self, x: [i8; 4]) -> [i8; 4] {
+        x
+    }
+    #[inline(always)]
+    fn start(self, _: &[i32; LANES]) -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn dot(self, mut sum: [i32; LANES], a: [i8; 4], w: [[i8; 4]; LANES]) -> [i32; LANES] {
+        for (sum, w) in sum.iter_mut().zip(w) {
+            // Products of 8 bits fit 16, and so do sums of two.
+            let product = |i: usize| i32::from(i16::from(a[i]) * i16::from(w[i]));
+            *sum = sum.wrapping_add(product(0) + product(1) + (product(2) + product(3)));
+        }
+        sum
+    }
+    #[inline(always)]
+    fn to_f32(self, i: [i32; LANES]) -> f32x16 {
+        f32x16::new(i.map(|i| i as f32))
     }
 }

@@ -11,6 +11,7 @@
 
 mod epilogue;
 mod format;
+mod int8;
 mod pack;
 mod part;
 pub(crate) mod tile;
@@ -27,7 +28,9 @@ pub use pack::{PackError, Packed};
 use crate::error::{ShapeError, expect_len};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
+use crate::quantise::Quantised;
 use crate::simd::LANES;
+use format::int8::MOST_INPUTS;
 use format::{Visitor, Weights};
 use part::Part;
 
@@ -51,10 +54,66 @@ pub fn matmul(
     Ok(())
 }
 
+/// The left operand of a matmul.
+#[derive(Debug, Clone, Copy)]
+pub enum Activations<'a> {
+    /// \[rows, k\], for weights in f32, f16 and bf16.
+    F32(&'a [f32]),
+    /// Quantised rows, for int8 weights.
+    Int8(Quantised<'a>),
+}
+
+impl<'a> From<&'a [f32]> for Activations<'a> {
+    fn from(a: &'a [f32]) -> Self {
+        Self::F32(a)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [f32; N]> for Activations<'a> {
+    fn from(a: &'a [f32; N]) -> Self {
+        Self::F32(a)
+    }
+}
+
+impl<'a> From<Quantised<'a>> for Activations<'a> {
+    fn from(a: Quantised<'a>) -> Self {
+        Self::Int8(a)
+    }
+}
+
+impl Activations<'_> {
+    /// Elements of all rows.
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(a) => a.len(),
+            Self::Int8(a) => a.scales.len().saturating_mul(a.k),
+        }
+    }
+
+    /// Whether these weights can be multiplied with them on this level.
+    fn check(&self, isa: Isa, weights: &Packed<'_>) -> Result<(), ShapeError> {
+        let wanted = if weights.format() == Format::Int8 { size_of::<i8>() } else { size_of::<f32>() };
+        match self {
+            Self::F32(_) => expect_len("matmul: bytes of an activation for weights of this format", Some(wanted), 4),
+            Self::Int8(a) => {
+                expect_len("matmul: bytes of an activation for weights of this format", Some(wanted), 1)?;
+                expect_len("matmul: inputs of the quantised rows", Some(weights.k()), a.k)?;
+                expect_len(
+                    "matmul: zero point of the quantised rows",
+                    Some(isa.zero_point().into()),
+                    a.isa.zero_point().into(),
+                )?;
+                // Sums that could overflow i32.
+                expect_len("matmul: inputs of int8 weights, at most", Some(weights.k().min(MOST_INPUTS)), weights.k())
+            }
+        }
+    }
+}
+
 /// A prepared [`matmul`], cut into groups of columns and of rows.
 pub struct Matmul<'a> {
     isa: Isa,
-    a: &'a [f32],
+    a: Activations<'a>,
     rows: usize,
     weights: Packed<'a>,
     epilogue: Epilogue<'a>,
@@ -81,17 +140,19 @@ impl<'a> Matmul<'a> {
     /// As [`matmul`].
     pub fn new(
         isa: Isa,
-        a: &'a [f32],
+        a: impl Into<Activations<'a>>,
         weights: Packed<'a>,
         epilogue: Epilogue<'a>,
         out: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
+        let a = a.into();
         let (n, k) = (weights.n(), weights.k());
         let rows = out.len().checked_div(n).unwrap_or(0);
         expect_len("matmul: out is not a whole number of rows", Some(rows * n), out.len())?;
         if n > 0 {
             expect_len("matmul: a has k elements for each row of out", rows.checked_mul(k), a.len())?;
         }
+        a.check(isa, &weights)?;
         epilogue.check(n)?;
         Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
     }
@@ -112,7 +173,8 @@ impl<'a> Matmul<'a> {
         }
         let k = self.weights.k();
         // One row has nothing that could stay in a cache.
-        let count = if self.rows > 1 && !no_room { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
+        let whole = no_room || self.weights.format() == Format::Int8;
+        let count = if self.rows > 1 && !whole { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
         let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
         self.depth = 0..0;
         Ok(Blocks { job: self, size, left: k.div_ceil(size).max(1) })
@@ -184,7 +246,14 @@ impl Visitor for Task<'_> {
     type Output = ();
     fn visit<W: Weights>(self) {
         let Self { job, panels, rows } = self;
-        job.isa.call(Part::<W> { job, data: job.weights.elements::<W>(), panels, rows });
+        // Checked when the job was made.
+        let Activations::F32(a) = job.a else { return };
+        job.isa.call(Part::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
+    }
+    fn int8(self) {
+        let Self { job, panels, rows } = self;
+        let Activations::Int8(a) = job.a else { return };
+        job.isa.call_int8(int8::Part { job, a, weights: job.weights.int8(), panels, rows });
     }
 }
 

@@ -3,6 +3,7 @@ use core::fmt;
 
 use bytemuck::Zeroable;
 
+use super::format::int8::{self, Int8};
 use super::format::{Format, Line, Visitor, Weights};
 use crate::error::{ShapeError, expect_len};
 use crate::simd::LANES;
@@ -57,6 +58,10 @@ impl<'a> Packed<'a> {
         struct Get<'a>(Packed<'a>, usize, usize);
         impl Visitor for Get<'_> {
             type Output = f32;
+            fn int8(self) -> f32 {
+                let Self(weights, row, column) = self;
+                weights.int8().get(row, column)
+            }
             fn visit<W: Weights>(self) -> f32 {
                 let Self(weights, row, column) = self;
                 let panel = row / LANES * panel_len::<W>(weights.k);
@@ -64,6 +69,11 @@ impl<'a> Packed<'a> {
             }
         }
         (row < self.n && column < self.k).then(|| self.format.visit(Get(*self, row, column)))
+    }
+
+    /// The parts of int8 weights.
+    pub(super) fn int8(&self) -> Int8<'a> {
+        Int8::new(self.lines, self.n, self.k)
     }
 
     /// The panels, with whatever is behind them. `W` is the format's.
@@ -95,6 +105,11 @@ pub(super) struct Pack<'a, R> {
 
 impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
     type Output = Result<(), PackError>;
+
+    fn int8(self) -> Result<(), PackError> {
+        let Self { shape: [n, k], mut read, out } = self;
+        int8::pack(n, k, &mut read, out)
+    }
 
     fn visit<W: Weights>(self) -> Result<(), PackError> {
         const { assert!(DEPTH.is_multiple_of(W::GROUP)) }
@@ -152,6 +167,13 @@ fn out_of_range<W: Weights>(rows: &[[f32; DEPTH]], [first, start]: [usize; 2]) -
 pub enum PackError {
     /// A length does not fit.
     Shape(ShapeError),
+    /// More inputs than the format's sums can take.
+    TooManyInputs {
+        /// The inputs.
+        k: usize,
+        /// The most that there may be.
+        most: usize,
+    },
     /// A weight is NaN or infinite, or would be so in the format.
     OutOfRange {
         /// Which output.
@@ -169,6 +191,9 @@ impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shape(error) => error.fmt(f),
+            Self::TooManyInputs { k, most } => {
+                write!(f, "{k} inputs could overflow the format's sums; at most {most} are supported")
+            }
             Self::OutOfRange { row, column, value, format } if value.is_finite() => {
                 write!(f, "the weight at [{row}, {column}] is {value}: too large for {format}")
             }
@@ -181,7 +206,7 @@ impl core::error::Error for PackError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Shape(error) => Some(error),
-            Self::OutOfRange { .. } => None,
+            Self::TooManyInputs { .. } | Self::OutOfRange { .. } => None,
         }
     }
 }
@@ -200,9 +225,15 @@ mod tests {
         let group = match format {
             Format::F32 | Format::F16 => 1,
             Format::Bf16 => 2,
+            Format::Int8 => 4,
         };
         let panel = row / LANES * LANES * k.next_multiple_of(group);
         panel + column / group * LANES * group + row % LANES * group + column % group
+    }
+
+    fn packed_scales(lines: &[Line], n: usize, k: usize) -> &[f32] {
+        let panels = n.div_ceil(LANES);
+        bytemuck::cast_slice(&lines[panels * k.div_ceil(4)..][..panels])
     }
 
     fn check(format: Format, n: usize, k: usize) {
@@ -215,18 +246,26 @@ mod tests {
             Format::F32 => bytemuck::cast_slice::<Line, f32>(&lines).to_vec(),
             Format::F16 => bytemuck::cast_slice::<Line, half::f16>(&lines).iter().map(|x| x.to_f32()).collect(),
             Format::Bf16 => bytemuck::cast_slice::<Line, half::bf16>(&lines).iter().map(|x| x.to_f32()).collect(),
+            Format::Int8 => {
+                let panels =
+                    &bytemuck::cast_slice::<Line, i8>(&lines)[..n.next_multiple_of(LANES) * k.next_multiple_of(4)];
+                let of_panel = (LANES * k.next_multiple_of(4)).max(1);
+                let scale = |at: usize| packed_scales(&lines, n, k)[at / of_panel * LANES + at / 4 % LANES];
+                panels.iter().enumerate().map(|(at, q)| f32::from(*q) * scale(at)).collect()
+            }
         };
         let packed = Packed::new(format, n, k, &lines).unwrap();
         let mut seen = vec![false; stored.len()];
         for (row, column) in (0..n.next_multiple_of(LANES)).flat_map(|row| (0..k).map(move |column| (row, column))) {
             let at = offset(format, k, row, column);
             let want = if row < n { w[row * k + column] } else { 0.0 };
-            let relative = match format {
+            let bound = match format {
                 Format::F32 => 0.0,
-                Format::F16 => 2f32.powi(-11),
-                Format::Bf16 => 2f32.powi(-8),
+                Format::F16 => 2f32.powi(-11) * want.abs(),
+                Format::Bf16 => 2f32.powi(-8) * want.abs(),
+                Format::Int8 => w[row.min(n - 1) * k..][..k].iter().fold(0.0f32, |a, w| a.max(w.abs())) / 253.9,
             };
-            assert!((stored[at] - want).abs() <= relative * want.abs(), "{format} [{row}, {column}] of [{n}, {k}]");
+            assert!((stored[at] - want).abs() <= bound, "{format} [{row}, {column}] of [{n}, {k}]");
             assert_eq!(packed.get(row, column), (row < n).then_some(stored[at]));
             seen[at] = true;
         }
@@ -277,6 +316,8 @@ mod tests {
         assert_eq!(Format::F32.lines(17, 3), Some(6));
         assert_eq!(Format::F16.lines(17, 3), Some(3));
         assert_eq!(Format::Bf16.lines(17, 3), Some(4));
+        // Two panels of one group, two lines of scales, two of sums.
+        assert_eq!(Format::Int8.lines(17, 3), Some(6));
         for format in Format::ALL {
             assert_eq!(format.lines(usize::MAX, 1), None);
             assert_eq!(format.lines(1, usize::MAX), None);

@@ -17,6 +17,7 @@ const PREFETCH_TILES: usize = 8;
 /// Some rows of some panels, whose weights are stored as `W`.
 pub(super) struct Part<'a, W: Weights> {
     pub(super) job: &'a Matmul<'a>,
+    pub(super) a: &'a [f32],
     pub(super) data: &'a [W::Element],
     pub(super) panels: Range<usize>,
     pub(super) rows: Range<usize>,
@@ -41,14 +42,14 @@ impl<W: Weights> Kernel for Part<'_, W> {
 impl<W: Weights> Part<'_, W> {
     #[inline(always)]
     fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
-        let Matmul { a, weights, epilogue, out, partial, depth, .. } = self.job;
+        let Matmul { weights, epilogue, out, partial, depth, .. } = self.job;
         let (n, k) = (weights.n(), weights.k());
         let panel_len = panel_len::<W>(k);
         let columns = panels.start * LANES..(panels.end * LANES).min(n);
         let (first, last) = (depth.start == 0, depth.end == k);
         let partial = partial.as_ref().unwrap_or(out);
         let mut tile = Tile::<W> {
-            a: a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
+            a: self.a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
             a_row: k,
             a_step: W::GROUP,
             b: self.data[panels.start * panel_len..panels.end * panel_len][depth.start * LANES..].as_ptr(),

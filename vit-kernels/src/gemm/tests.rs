@@ -10,6 +10,9 @@ use crate::reference;
 use crate::testing::{levels, nans, noise};
 use crate::{Activation, activate};
 
+/// Formats that take f32 activations.
+const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
+
 fn packed(format: Format, w: &[f32], n: usize, k: usize) -> Vec<Line> {
     let mut out = vec![Line::ZERO; format.lines(n, k).unwrap()];
     format.pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
@@ -40,7 +43,7 @@ fn check(isa: Isa, rows: usize, n: usize, k: usize, a: &[f32], w: &[f32], got: &
 /// Every format against the reference, whose weights are those that were rounded.
 fn run(isa: Isa, rows: usize, n: usize, k: usize, seed: u64) {
     let (a, w) = (noise(rows * k, seed, 2.0), noise(n * k, seed + 1, 1.0));
-    for format in Format::ALL {
+    for format in FLOATS {
         let mut got = vec![9.0; rows * n];
         let lines = packed(format, &w, n, k);
         let weights = Packed::new(format, n, k, &lines).unwrap();
@@ -86,7 +89,7 @@ fn agrees_with_matrixmultiply() {
 /// A row's bits do not depend on the rows beside it, nor on the tile that computed it.
 #[test]
 fn rows_are_independent_to_the_bit() {
-    for (isa, format) in levels().into_iter().flat_map(|isa| Format::ALL.map(|format| (isa, format))) {
+    for (isa, format) in levels().into_iter().flat_map(|isa| FLOATS.map(|format| (isa, format))) {
         for (n, k) in [(100, 70), (16, 5), (200, 33)] {
             let (a, w) = (noise(40 * k, 1, 1.0), noise(n * k, 2, 1.0));
             let panels = packed(format, &w, n, k);
@@ -186,7 +189,7 @@ fn epilogue_is_the_formula() {
 
 #[test]
 fn blocks_of_the_depth_give_the_same_bits() {
-    for (isa, format) in levels().into_iter().flat_map(|isa| Format::ALL.map(|format| (isa, format))) {
+    for (isa, format) in levels().into_iter().flat_map(|isa| FLOATS.map(|format| (isa, format))) {
         for k in [1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 3 * DEPTH_BLOCK - 5] {
             for (rows, n) in [(1, 20), (2, 16), (11, 37), (30, 100)] {
                 let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
@@ -202,7 +205,7 @@ fn blocks_of_the_depth_give_the_same_bits() {
                     let (mut whole, mut cut) = (before.clone(), before.clone());
                     matmul(isa, &a, weights, epilogue, &mut whole).unwrap();
                     let mut partial = vec![f32::NAN; if accumulate == Accumulate::Replace { 0 } else { rows * n }];
-                    let job = Matmul::new(isa, &a, weights, epilogue, &mut cut).unwrap();
+                    let job = Matmul::new(isa, &*a, weights, epilogue, &mut cut).unwrap();
                     let mut blocks = job.blocks(&mut partial).unwrap();
                     let mut count = 0;
                     while let Some(job) = blocks.next() {

@@ -161,33 +161,53 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
             if !t.depth.is_multiple_of(W::GROUP) {
                 t.add_group(s, &mut acc, t.depth / W::GROUP, t.depth % W::GROUP);
             }
-            if let Some(bias) = t.finish.bias {
-                for p in 0..P {
-                    let bias = s.load(&*bias.as_ptr().add(p * LANES).cast());
-                    for m in 0..M {
-                        acc[m][p] = s.add(acc[m][p], bias);
-                    }
-                }
-            }
-            if let Some(scale) = t.finish.scale {
-                for p in 0..P {
-                    let scale = s.load(&*scale.as_ptr().add(p * LANES).cast());
-                    for m in 0..M {
-                        acc[m][p] = s.mul(acc[m][p], scale);
-                    }
-                }
-            }
-            if t.finish.accumulate != Accumulate::Replace {
+            finish(s, acc, &t.finish, t.out, t.out_row);
+        }
+    }
+}
+
+/// Finishes a tile's sums and writes them.
+///
+/// # Safety
+/// `out` has `M` rows of `P` panels, `out_row` apart, that nothing else refers to; the finish's vectors have as many columns.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // As above.
+pub(super) unsafe fn finish<S: Simd, const M: usize, const P: usize>(
+    s: S,
+    mut acc: [[S::V; P]; M],
+    finish: &Finish<'_>,
+    out: *mut f32,
+    out_row: usize,
+) {
+    let at = |m: usize, p: usize| m * out_row + p * LANES;
+    // SAFETY: the caller's promise; all offsets stay within it.
+    unsafe {
+        if let Some(bias) = finish.bias {
+            for p in 0..P {
+                let bias = s.load(&*bias.as_ptr().add(p * LANES).cast());
                 for m in 0..M {
-                    for p in 0..P {
-                        acc[m][p] = t.finish.accumulate.merge(s, s.load(&*t.out.add(at(m, p)).cast()), acc[m][p]);
-                    }
+                    acc[m][p] = s.add(acc[m][p], bias);
                 }
             }
+        }
+        if let Some(scale) = finish.scale {
+            for p in 0..P {
+                let scale = s.load(&*scale.as_ptr().add(p * LANES).cast());
+                for m in 0..M {
+                    acc[m][p] = s.mul(acc[m][p], scale);
+                }
+            }
+        }
+        if finish.accumulate != Accumulate::Replace {
             for m in 0..M {
                 for p in 0..P {
-                    s.store(acc[m][p], &mut *t.out.add(at(m, p)).cast());
+                    acc[m][p] = finish.accumulate.merge(s, s.load(&*out.add(at(m, p)).cast()), acc[m][p]);
                 }
+            }
+        }
+        for m in 0..M {
+            for p in 0..P {
+                s.store(acc[m][p], &mut *out.add(at(m, p)).cast());
             }
         }
     }

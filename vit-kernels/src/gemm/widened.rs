@@ -34,7 +34,7 @@ impl<W: Weights> Part<'_, W> {
                     self.widen(s, panel, inputs.start, &mut block[..inputs.len()]);
                     for row in (0..rows.len()).step_by(S::TILE_ROWS) {
                         let count = S::TILE_ROWS.min(rows.len() - row);
-                        let a = &self.job.a[(rows.start + row) * k..(rows.start + row + count) * k][inputs.start..];
+                        let a = &self.a[(rows.start + row) * k..(rows.start + row + count) * k][inputs.start..];
                         let out = sums[row..row + count].as_mut_ptr().cast::<f32>();
                         let tile = Tile::<F32> {
                             a: a.as_ptr(),

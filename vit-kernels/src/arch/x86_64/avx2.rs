@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: a vector is two registers.
+//! AVX2 with FMA and F16C, and with AVX-VNNI on top of them: a vector is two registers.
 use core::arch::x86_64::*;
 
 use ::half::{bf16, f16};
@@ -6,16 +6,22 @@ use ::half::{bf16, f16};
 use super::Features;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Proof that the CPU has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
+/// Proof that the CPU has AVX2, FMA and F16C, and AVX-VNNI if that is asked for: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool = false>(());
 
-impl Avx2 {
-    /// The features that `enter` enables.
-    pub(super) const FEATURES: Features = Features::AVX2.and(Features::FMA).and(Features::F16C);
+/// The features that `enter` enables.
+pub(super) const FEATURES: Features = Features::AVX2.and(Features::FMA).and(Features::F16C);
 
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(crate) fn detect(cpu: Features) -> Option<Self> {
-        cpu.has(Self::FEATURES).then_some(Self(()))
+        let wanted = if VNNI { FEATURES.and(Features::AVX_VNNI) } else { FEATURES };
+        cpu.has(wanted).then_some(Self(()))
+    }
+
+    /// What every such CPU has.
+    pub(crate) fn base(self) -> Avx2 {
+        Avx2(())
     }
 
     #[inline(always)]
@@ -47,6 +53,11 @@ impl Avx2 {
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
+
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn enter_vnni<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -61,7 +72,7 @@ macro_rules! lanewise {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = V;
     type M = V;
 
@@ -69,11 +80,21 @@ impl Simd for Avx2 {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
     const FAST_F16: bool = true;
+    const FUSED: bool = true;
+
+    type I = [__m256i; 2];
+    type Weights = [__m256i; 2];
+    /// The activations, and without VNNI their magnitudes.
+    type Activations = [__m256i; 2];
+    // Eight accumulators, two registers of weights, two of activations, two for products; with VNNI as f32's tile.
+    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
+    const INT8_PANELS: usize = 1;
+    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: the token proves the features.
-        unsafe { self.enter(kernel) }
+        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
     }
 
     #[inline(always)]
@@ -209,5 +230,68 @@ impl Simd for Avx2 {
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
         }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: V, out: &mut [i8; LANES]) {
+        // SAFETY: the token proves the features; sixteen bytes are writable.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(Self::ZERO_POINT.cast_signed()));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn load_weights(self, x: &[[i8; 4]; LANES]) -> [__m256i; 2] {
+        let p = x.as_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; 64 bytes are readable.
+        unsafe { [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))] }
+    }
+    #[inline(always)]
+    fn splat_activations(self, x: [i8; 4]) -> [__m256i; 2] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let a = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            [a, if VNNI { a } else { _mm256_abs_epi8(a) }]
+        }
+    }
+    #[inline(always)]
+    fn start(self, sums: &[i32; LANES]) -> [__m256i; 2] {
+        let p = sums.as_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; sixteen i32 are readable.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            if !VNNI {
+                return [zero; 2];
+            }
+            let scaled = |at| _mm256_slli_epi32::<7>(_mm256_loadu_si256(at));
+            [_mm256_sub_epi32(zero, scaled(p)), _mm256_sub_epi32(zero, scaled(p.add(1)))]
+        }
+    }
+    /// Without VNNI: |a|·(w with a's sign). Two such products sum to at most 2·127·127, so that nothing saturates.
+    #[inline(always)]
+    fn dot(self, sum: [__m256i; 2], [a, magnitude]: [__m256i; 2], w: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            if VNNI {
+                return [_mm256_dpbusd_avx_epi32(sum[0], a, w[0]), _mm256_dpbusd_avx_epi32(sum[1], a, w[1])];
+            }
+            let ones = _mm256_set1_epi16(1);
+            let pairs = [
+                _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w[0], a)),
+                _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w[1], a)),
+            ];
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(pairs[0], ones)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(pairs[1], ones)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn to_f32(self, i: [__m256i; 2]) -> V {
+        // SAFETY: the token proves the features.
+        unsafe { V(_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])) }
     }
 }

@@ -1,30 +1,41 @@
-//! AVX-512 F: a vector is one register.
+//! AVX-512 F and BW, and VNNI on top of them: a vector is one register.
 use core::arch::x86_64::*;
 
 use ::half::{bf16, f16};
 
-use super::{Features, avx2::Avx2};
+use super::{Features, avx2};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Proof that the CPU has AVX-512 F (and with it AVX2, FMA and F16C): only [`Avx512::detect`] makes one.
+/// Proof that the CPU has AVX-512 F and BW (and with them AVX2, FMA and F16C), and VNNI if that is asked for: only
+/// [`Avx512::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool = false>(());
 
-impl Avx512 {
-    /// The features that `enter` enables.
-    const FEATURES: Features = Features::AVX512F.and(Avx2::FEATURES);
-
+impl<const VNNI: bool> Avx512<VNNI> {
     pub(crate) fn detect(cpu: Features) -> Option<Self> {
-        cpu.has(Self::FEATURES).then_some(Self(()))
+        /// The features that `enter` enables.
+        const FEATURES: Features = Features::AVX512F.and(Features::AVX512BW).and(avx2::FEATURES);
+        let wanted = if VNNI { FEATURES.and(Features::AVX512_VNNI) } else { FEATURES };
+        cpu.has(wanted).then_some(Self(()))
     }
 
-    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    /// What every such CPU has.
+    pub(crate) fn base(self) -> Avx512 {
+        Avx512(())
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+    fn enter_vnni<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type V = __m512;
     type M = __mmask16;
 
@@ -32,11 +43,20 @@ impl Simd for Avx512 {
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
     const FAST_F16: bool = true;
+    const FUSED: bool = true;
+
+    type I = __m512i;
+    type Weights = __m512i;
+    /// The activations, and without VNNI their magnitudes.
+    type Activations = [__m512i; 2];
+    const INT8_ROWS: usize = 8;
+    const INT8_PANELS: usize = if VNNI { 3 } else { 2 };
+    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: the token proves the features.
-        unsafe { self.enter(kernel) }
+        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
     }
 
     #[inline(always)]
@@ -177,5 +197,58 @@ impl Simd for Avx512 {
             let v = _mm512_add_ps(v, _mm512_permute_ps::<0x4e>(v));
             _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_permute_ps::<0xb1>(v)))
         }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: __m512, out: &mut [i8; LANES]) {
+        // SAFETY: the token proves the features; sixteen bytes are writable.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(Self::ZERO_POINT.cast_signed()));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn load_weights(self, x: &[[i8; 4]; LANES]) -> __m512i {
+        // SAFETY: the token proves the features; 64 bytes are readable.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_activations(self, x: [i8; 4]) -> [__m512i; 2] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let a = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            [a, if VNNI { a } else { _mm512_abs_epi8(a) }]
+        }
+    }
+    #[inline(always)]
+    fn start(self, sums: &[i32; LANES]) -> __m512i {
+        // SAFETY: the token proves the features; sixteen i32 are readable.
+        unsafe {
+            let zero = _mm512_setzero_si512();
+            if VNNI {
+                _mm512_sub_epi32(zero, _mm512_slli_epi32::<7>(_mm512_loadu_si512(sums.as_ptr().cast())))
+            } else {
+                zero
+            }
+        }
+    }
+    /// Without VNNI as on AVX2.
+    #[inline(always)]
+    fn dot(self, sum: __m512i, [a, magnitude]: [__m512i; 2], w: __m512i) -> __m512i {
+        // SAFETY: the token proves the features.
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sum, a, w);
+            }
+            let signed = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a), _mm512_setzero_si512(), w);
+            let pairs = _mm512_maddubs_epi16(magnitude, signed);
+            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn to_f32(self, i: __m512i) -> __m512 {
+        // SAFETY: the token proves the features.
+        unsafe { _mm512_cvtepi32_ps(i) }
     }
 }

@@ -3,19 +3,22 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU16, Ordering};
 
 /// A set of CPU features, of those that a level here asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Features(u8);
+pub(crate) struct Features(u16);
 
 impl Features {
     pub(crate) const AVX2: Self = Self(1);
     pub(crate) const FMA: Self = Self(2);
     pub(crate) const F16C: Self = Self(4);
     pub(crate) const AVX512F: Self = Self(8);
+    pub(crate) const AVX512BW: Self = Self(16);
+    pub(crate) const AVX512_VNNI: Self = Self(32);
+    pub(crate) const AVX_VNNI: Self = Self(64);
     /// Never a feature: tells 'none' from 'not looked yet'.
-    const LOOKED: Self = Self(128);
+    const LOOKED: Self = Self(1 << 15);
 
     pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -27,7 +30,7 @@ impl Features {
 
     /// What this CPU has. CPUID traps in virtual machines, so it is read once.
     pub(crate) fn get() -> Self {
-        static SEEN: AtomicU8 = AtomicU8::new(0);
+        static SEEN: AtomicU16 = AtomicU16::new(0);
         let mut seen = Self(SEEN.load(Ordering::Relaxed));
         if !seen.has(Self::LOOKED) {
             seen = Self::detect().and(Self::LOOKED);
@@ -47,8 +50,17 @@ impl Features {
             return none;
         }
         let (leaf7, saved) = (__cpuid_count(7, 0), xcr0());
-        let ymm = bit(leaf7.ebx, 5, Self::AVX2).and(bit(leaf1.ecx, 12, Self::FMA)).and(bit(leaf1.ecx, 29, Self::F16C));
-        let zmm = bit(leaf7.ebx, 16, Self::AVX512F);
+        // Sub-leaves of leaf 7 above 0 exist as far as its EAX says.
+        let leaf7_1 = if leaf7.eax > 0 { __cpuid_count(7, 1).eax } else { 0 };
+        let ymm = bit(leaf7.ebx, 5, Self::AVX2)
+            .and(bit(leaf1.ecx, 12, Self::FMA))
+            .and(bit(leaf1.ecx, 29, Self::F16C))
+            .and(bit(leaf7_1, 4, Self::AVX_VNNI));
+        let zmm = bit(leaf7.ebx, 16, Self::AVX512F).and(bit(leaf7.ebx, 30, Self::AVX512BW)).and(bit(
+            leaf7.ecx,
+            11,
+            Self::AVX512_VNNI,
+        ));
         match (saved & 0x06 == 0x06, saved & 0xe6 == 0xe6) {
             (_, true) => ymm.and(zmm),
             (true, false) => ymm,
@@ -79,5 +91,8 @@ mod tests {
         assert_eq!(found.has(Features::FMA), std::is_x86_feature_detected!("fma"));
         assert_eq!(found.has(Features::F16C), std::is_x86_feature_detected!("f16c"));
         assert_eq!(found.has(Features::AVX512F), std::is_x86_feature_detected!("avx512f"));
+        assert_eq!(found.has(Features::AVX512BW), std::is_x86_feature_detected!("avx512bw"));
+        assert_eq!(found.has(Features::AVX512_VNNI), std::is_x86_feature_detected!("avx512vnni"));
+        assert_eq!(found.has(Features::AVX_VNNI), std::is_x86_feature_detected!("avxvnni"));
     }
 }

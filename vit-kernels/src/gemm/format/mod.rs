@@ -2,6 +2,7 @@
 mod bfloat16;
 mod binary16;
 mod binary32;
+pub(crate) mod int8;
 
 use core::fmt;
 
@@ -21,11 +22,13 @@ use crate::simd::{LANES, Simd};
 /// | `F32` | 4 | none | f32's | f32 |
 /// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
 /// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | f32: widened exactly as it is read |
+/// | `Int8` | 1, and 8 for an output | absolute max\|w\|/254 over the output | f32's | int8 activations, i32 sums, then f32 unfused |
 ///
 /// # Layout
 /// Outputs (columns of the product) stand in panels of [`LANES`], one panel after the other. Within a panel, inputs stand
-/// in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\]. The last panel's missing outputs and the last
-/// group's missing inputs are 0. Every instruction set reads the same bytes, so a packed model can move between machines
+/// in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\]. The last panel's missing outputs and the last
+/// group's missing inputs are 0. Behind the panels of `Int8` stand its scales, \[n\] f32, and the sums of each output's
+/// weights, \[n\] i32. Every instruction set reads the same bytes, so a packed model can move between machines
 /// of the same byte order (little-endian everywhere so far).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -36,11 +39,13 @@ pub enum Format {
     F16,
     /// bfloat16: the upper half of an f32.
     Bf16,
+    /// int8 with a scale for each output.
+    Int8,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
     /// What of a format depends on nothing else.
     const fn spec(self) -> Spec {
@@ -48,6 +53,7 @@ impl Format {
             Self::F32 => Spec::of::<F32>(),
             Self::F16 => Spec::of::<F16>(),
             Self::Bf16 => Spec::of::<Bf16>(),
+            Self::Int8 => Spec { name: "int8", group: int8::GROUP, element: 1, per_output: 8, ggml_type: 24 },
         }
     }
 
@@ -57,10 +63,11 @@ impl Format {
             Self::F32 => visitor.visit::<F32>(),
             Self::F16 => visitor.visit::<F16>(),
             Self::Bf16 => visitor.visit::<Bf16>(),
+            Self::Int8 => visitor.int8(),
         }
     }
 
-    /// 'f32', 'f16', 'bf16'.
+    /// 'f32', 'f16', 'bf16', 'int8'.
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
@@ -85,13 +92,17 @@ impl Format {
 
     /// Bytes of [`lines`](Self::lines).
     pub const fn bytes(self, n: usize, k: usize) -> Option<usize> {
-        let Spec { group, element, .. } = self.spec();
+        let Spec { group, element, per_output, .. } = self.spec();
         let (Some(columns), Some(rows)) = (n.checked_next_multiple_of(LANES), k.checked_next_multiple_of(group)) else {
             return None;
         };
-        match columns.checked_mul(rows) {
-            Some(elements) => match elements.checked_mul(element) {
-                Some(bytes) => bytes.checked_next_multiple_of(size_of::<Line>()),
+        let (Some(elements), Some(beside)) = (columns.checked_mul(rows), columns.checked_mul(per_output)) else {
+            return None;
+        };
+        // Panels take whole lines, and so does what is beside them.
+        match elements.checked_mul(element) {
+            Some(bytes) => match bytes.checked_next_multiple_of(size_of::<Line>()) {
+                Some(bytes) => bytes.checked_add(beside),
                 None => None,
             },
             None => None,
@@ -125,19 +136,30 @@ struct Spec {
     group: usize,
     /// Bytes of a stored weight.
     element: usize,
+    /// Bytes beside the panels for each output.
+    per_output: usize,
     ggml_type: u32,
 }
 
 impl Spec {
     const fn of<W: Weights>() -> Self {
-        Self { name: W::NAME, group: W::GROUP, element: size_of::<W::Element>(), ggml_type: W::GGML_TYPE }
+        Self {
+            name: W::NAME,
+            group: W::GROUP,
+            element: size_of::<W::Element>(),
+            per_output: 0,
+            ggml_type: W::GGML_TYPE,
+        }
     }
 }
 
 /// What is generic over formats.
 pub(super) trait Visitor {
     type Output;
+    /// For formats that are multiplied in f32.
     fn visit<W: Weights>(self) -> Self::Output;
+    /// For int8.
+    fn int8(self) -> Self::Output;
 }
 
 impl fmt::Display for Format {

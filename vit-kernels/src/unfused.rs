@@ -1,0 +1,151 @@
+//! Any level without fused multiply–add: every operation is rounded for itself, so that all levels and all targets give the
+//! same bits.
+use ::half::{bf16, f16};
+
+use crate::simd::{Kernel, LANES, Simd};
+
+/// A level whose `mul_add` rounds twice.
+#[derive(Clone, Copy)]
+pub(crate) struct Unfused<S>(S);
+
+/// A kernel that runs on [`Unfused`] wherever it is called.
+struct OnUnfused<K>(K);
+
+impl<K: Kernel> Kernel for OnUnfused<K> {
+    type Output = K::Output;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> K::Output {
+        self.0.run(Unfused(s))
+    }
+}
+
+/// Calls a kernel on a level, unfused.
+pub(crate) fn call<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Output {
+    if S::FUSED { s.call(OnUnfused(kernel)) } else { s.call(kernel) }
+}
+
+impl<S: Simd> Simd for Unfused<S> {
+    type V = S::V;
+    type M = S::M;
+    type I = S::I;
+    type Weights = S::Weights;
+    type Activations = S::Activations;
+    const TILE_ROWS: usize = S::TILE_ROWS;
+    const TILE_PANELS: usize = S::TILE_PANELS;
+    const FAST_F16: bool = S::FAST_F16;
+    const FUSED: bool = false;
+    const INT8_ROWS: usize = S::INT8_ROWS;
+    const INT8_PANELS: usize = S::INT8_PANELS;
+    const ZERO_POINT: u8 = S::ZERO_POINT;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.0.call(OnUnfused(kernel))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: S::V, b: S::V, c: S::V) -> S::V {
+        self.0.add(self.0.mul(a, b), c)
+    }
+
+    // Everything else is the level's own.
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        self.0.prefetch(at);
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> S::V {
+        self.0.splat(x)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> S::V {
+        self.0.load(x)
+    }
+    #[inline(always)]
+    fn store(self, v: S::V, out: &mut [f32; LANES]) {
+        self.0.store(v, out);
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> S::V {
+        self.0.load_f16(x)
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> S::V {
+        self.0.load_bf16(x, i)
+    }
+    #[inline(always)]
+    fn store_f16(self, v: S::V, out: &mut [f16; LANES]) {
+        self.0.store_f16(v, out);
+    }
+    #[inline(always)]
+    fn add(self, a: S::V, b: S::V) -> S::V {
+        self.0.add(a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: S::V, b: S::V) -> S::V {
+        self.0.sub(a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: S::V, b: S::V) -> S::V {
+        self.0.mul(a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: S::V, b: S::V) -> S::V {
+        self.0.div(a, b)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: S::V) -> S::V {
+        self.0.sqrt(a)
+    }
+    #[inline(always)]
+    fn max(self, a: S::V, b: S::V) -> S::V {
+        self.0.max(a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: S::V, b: S::V) -> S::V {
+        self.0.min(a, b)
+    }
+    #[inline(always)]
+    fn gt(self, a: S::V, b: S::V) -> S::M {
+        self.0.gt(a, b)
+    }
+    #[inline(always)]
+    fn select(self, m: S::M, a: S::V, b: S::V) -> S::V {
+        self.0.select(m, a, b)
+    }
+    #[inline(always)]
+    fn power_of_two(self, rounded: S::V) -> S::V {
+        self.0.power_of_two(rounded)
+    }
+    #[inline(always)]
+    fn store_i8(self, v: S::V, out: &mut [i8; LANES]) {
+        self.0.store_i8(v, out);
+    }
+    #[inline(always)]
+    fn load_weights(self, x: &[[i8; 4]; LANES]) -> S::Weights {
+        self.0.load_weights(x)
+    }
+    #[inline(always)]
+    fn splat_activations(self, x: [i8; 4]) -> S::Activations {
+        self.0.splat_activations(x)
+    }
+    #[inline(always)]
+    fn start(self, sums: &[i32; LANES]) -> S::I {
+        self.0.start(sums)
+    }
+    #[inline(always)]
+    fn dot(self, sum: S::I, a: S::Activations, w: S::Weights) -> S::I {
+        self.0.dot(sum, a, w)
+    }
+    #[inline(always)]
+    fn to_f32(self, i: S::I) -> S::V {
+        self.0.to_f32(i)
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [S::V; LANES]) -> [S::V; LANES] {
+        self.0.transpose(rows)
+    }
+    #[inline(always)]
+    fn sum(self, v: S::V) -> f32 {
+        self.0.sum(v)
+    }
+}
