@@ -52,22 +52,6 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// Adds `row` to every row of `x`.
-pub fn add_row(x: &mut [f32], row: &[f32]) {
-    for x in x.chunks_exact_mut(row.len()) {
-        add(x, row);
-    }
-}
-
-/// Multiplies every row of `x` by `row`.
-pub fn scale_row(x: &mut [f32], row: &[f32]) {
-    for x in x.chunks_exact_mut(row.len()) {
-        for (x, y) in x.iter_mut().zip(row) {
-            *x *= y;
-        }
-    }
-}
-
 /// Multiplies every element by `factor`.
 pub fn scale(x: &mut [f32], factor: f32) {
     for x in x {
@@ -156,8 +140,6 @@ mod tests {
             in_place(|x| activate(form, x), |x| vit_kernels::activate(isa, form, x));
         }
         in_place(|x| add(x, &all), |x| elementwise::add(isa, x, &all).unwrap());
-        in_place(|x| add_row(x, &row), |x| elementwise::add_row(isa, x, &row).unwrap());
-        in_place(|x| scale_row(x, &row), |x| elementwise::scale_row(isa, x, &row).unwrap());
         in_place(|x| scale(x, 0.3), |x| elementwise::scale(isa, x, 0.3));
         let (mut x, mut y) = (vec![0.0; all.len()], vec![0.0; all.len()]);
         layer_norm(&all, &row, &row, 1e-5, &mut x);

@@ -17,7 +17,7 @@
 //! 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
-use crate::math::{Function, Map, exp_lanes, polynomial};
+use crate::math::{Apply, Function, exp_lanes, polynomial};
 use crate::simd::{Kernel, Simd};
 
 /// Which function: checkpoints are trained with one, and another form of GELU gives errors of 10⁻² to 10⁻⁴.
@@ -53,11 +53,11 @@ impl<E: Storage> Kernel for Form<'_, E> {
     fn run<S: Simd>(self, s: S) {
         let x = self.x;
         match self.form {
-            Activation::Gelu => Map { x, f: ByErf }.run(s),
-            Activation::GeluTanh => Map { x, f: ByTanh }.run(s),
-            Activation::QuickGelu => Map { x, f: BySigmoid(1.702) }.run(s),
-            Activation::Silu => Map { x, f: BySigmoid(1.0) }.run(s),
-            Activation::Relu => Map { x, f: Positive }.run(s),
+            Activation::Gelu => Apply { x, f: ByErf }.run(s),
+            Activation::GeluTanh => Apply { x, f: ByTanh }.run(s),
+            Activation::QuickGelu => Apply { x, f: BySigmoid(1.702) }.run(s),
+            Activation::Silu => Apply { x, f: BySigmoid(1.0) }.run(s),
+            Activation::Relu => Apply { x, f: Positive }.run(s),
         }
     }
 }

@@ -102,7 +102,7 @@ impl Storage for f16 {
 mod tests {
     use super::*;
     use crate::simd::Kernel;
-    use crate::testing::{levels, noise};
+    use crate::testing::{levels, noise, specials};
 
     struct RoundTrip<'a>(&'a [f16; LANES], &'a mut [f32; LANES], &'a mut [f16; LANES]);
 
@@ -151,6 +151,16 @@ mod tests {
                 let mut got = [f16::ZERO; LANES];
                 isa.call(Narrow(&x, &mut got));
                 assert_eq!(got, x.map(f16::from_f32_const), "{isa}");
+            }
+            // Ties, the edges between normal, subnormal and infinite, and all that is special.
+            let edges = (0..=u16::MAX).step_by(7).map(|bits| f16::from_bits(bits).to_f32_const());
+            let edges =
+                edges.flat_map(|x| [x, f32::from_bits(x.to_bits() ^ 0x1000), f32::from_bits(x.to_bits() ^ 0x1001)]);
+            for x in edges.chain(specials()) {
+                let mut got = [f16::ZERO; LANES];
+                isa.call(Narrow(&[x; LANES], &mut got));
+                let want = f16::from_f32_const(x);
+                assert!(got.iter().all(|got| *got == want || got.is_nan() && want.is_nan()), "{isa} {x:e}");
             }
         }
     }

@@ -80,11 +80,11 @@ unsafe impl<E: Element> Job for LayerNorm<'_, E> {
         // SAFETY: the ranges of different tasks are disjoint.
         let out = unsafe { self.out.part(start..end) };
         let x = &self.x[start..end];
-        self.isa.call(Rows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
+        self.isa.call(NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
     }
 }
 
-struct Rows<'a, E> {
+struct NormRows<'a, E> {
     x: &'a [E],
     gamma: &'a [f32],
     beta: &'a [f32],
@@ -92,10 +92,10 @@ struct Rows<'a, E> {
     out: &'a mut [E],
 }
 
-/// Rows whose sums run side by side, because each waits for its additions one by one.
+/// NormRows whose sums run side by side, because each waits for its additions one by one.
 const TOGETHER: usize = 4;
 
-impl<E: Storage> Kernel for Rows<'_, E> {
+impl<E: Storage> Kernel for NormRows<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -104,10 +104,10 @@ impl<E: Storage> Kernel for Rows<'_, E> {
         let (body, rest) = x.split_at(x.len() / (TOGETHER * cols) * TOGETHER * cols);
         let (out_body, out_rest) = out.split_at_mut(body.len());
         for (x, out) in body.chunks_exact(TOGETHER * cols).zip(out_body.chunks_exact_mut(TOGETHER * cols)) {
-            Rows { x, gamma, beta, eps, out }.together::<S, TOGETHER, false>(s);
+            NormRows { x, gamma, beta, eps, out }.together::<S, TOGETHER, false>(s);
         }
         for (x, out) in rest.chunks_exact(cols).zip(out_rest.chunks_exact_mut(cols)) {
-            Rows { x, gamma, beta, eps, out }.together::<S, 1, false>(s);
+            NormRows { x, gamma, beta, eps, out }.together::<S, 1, false>(s);
         }
     }
 }
@@ -115,7 +115,7 @@ impl<E: Storage> Kernel for Rows<'_, E> {
 /// What rows are multiplied by whose sums overflow: squares of the largest f32 then sum up to 2¹¹⁰ over 2²⁰ elements.
 const SMALLER: f32 = 1.0 / (1u128 << 82) as f32;
 
-impl<E: Storage> Rows<'_, E> {
+impl<E: Storage> NormRows<'_, E> {
     /// Normalises `R` rows, which are all there are; `SCALED` rows are multiplied by [`SMALLER`] first.
     #[inline(always)]
     fn together<S: Simd, const R: usize, const SCALED: bool>(self, s: S) {
@@ -169,7 +169,7 @@ impl<E: Storage> Rows<'_, E> {
         for (r, out) in self.out.chunks_exact_mut(cols).enumerate() {
             if overflow[r] && !SCALED {
                 let x = &self.x[r * cols..(r + 1) * cols];
-                s.call(Scaled(Rows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out }));
+                s.call(Scaled(NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out }));
                 continue;
             }
             let (out, out_tail) = lanes_mut(out);
@@ -188,7 +188,7 @@ impl<E: Storage> Rows<'_, E> {
 }
 
 /// A row whose sums overflow, out of line: it is rare.
-struct Scaled<'a, E>(Rows<'a, E>);
+struct Scaled<'a, E>(NormRows<'a, E>);
 
 impl<E: Storage> Kernel for Scaled<'_, E> {
     type Output = ();

@@ -5,14 +5,15 @@
 //! | [`softmax`](mod@softmax) | softmax over rows |
 //! | [`layer_norm`](mod@layer_norm) | LayerNorm over rows |
 //! | [`activation`] | GELU: exact (erf), tanh form, sigmoid ('quick') form; SiLU, ReLU |
-//! | [`elementwise`] | residual, bias, scale |
+//! | [`elementwise`] | sums and multiples of vectors |
 //! | [`gemm`] | `epilogue(A·Wᵀ)` over weights packed once |
 //! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; the probabilities themselves |
 //! | [`rope`] | rotary position embedding |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
-//! | [`peak`] | multiply–adds alone: the yardstick |
-//! | [`reference`](mod@reference) | the plain f64 truth of every operation above |
+//! | [`Quantise`] | rows of f32 to int8 with a scale each |
+//! | `peak` (feature of that name) | multiply–adds alone: the yardstick |
+//! | `reference` (feature of that name) | the plain f64 truth of every operation above |
 //!
 //! # Levels
 //! Every kernel takes an [`Isa`]: the instruction set it runs on, detected once and passed by value.
@@ -28,11 +29,12 @@
 //! # Reproducibility
 //! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
 //! The portable level multiplies and adds in two roundings where the target has no fused multiply–add at compile
-//! time, and then differs in the last bits.
+//! time, and then differs in the last bits. [`Isa::unfused`] gives the same bits on every level and target, and int8 always
+//! does.
 //!
 //! # Error bounds
 //! Bounds are given in ULP of the exact result (2⁻²³ of its binade) or relative to a stated scale, and are tested on
-//! every level against [`reference`](mod@reference). With f16 storage the result is rounded once more, to f16.
+//! every level against the f64 `reference`. With f16 storage the result is rounded once more, to f16.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -50,8 +52,10 @@ mod isa;
 mod job;
 pub mod layer_norm;
 pub mod math;
+#[cfg(any(test, feature = "peak"))]
 pub mod peak;
 mod quantise;
+#[cfg(any(test, feature = "reference"))]
 pub mod reference;
 pub mod rope;
 mod simd;

@@ -17,14 +17,14 @@ use crate::simd::{Kernel, Simd, lanes_mut};
 ///
 /// Source: Cody and Waite's reduction, x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a minimax polynomial for eʳ.
 pub fn exp(isa: Isa, x: &mut [f32]) {
-    isa.call(Map { x, f: Exp });
+    isa.call(Apply { x, f: Exp });
 }
 
 /// erf x, in place. Within 8 ULP. ±∞ → ±1, NaN → NaN.
 ///
 /// Source: x·P(x²)/Q(x²), a rational fit with a relative error of 2·10⁻⁸ for |x| < 3.925; beyond it f32 has only ±1.
 pub fn erf(isa: Isa, x: &mut [f32]) {
-    isa.call(Map { x, f: Erf });
+    isa.call(Apply { x, f: Erf });
 }
 
 /// A function of one vector.
@@ -33,12 +33,12 @@ pub(crate) trait Function: Copy {
 }
 
 /// Applies a function to every element.
-pub(crate) struct Map<'a, E, F> {
+pub(crate) struct Apply<'a, E, F> {
     pub(crate) x: &'a mut [E],
     pub(crate) f: F,
 }
 
-impl<E: Storage, F: Function> Kernel for Map<'_, E, F> {
+impl<E: Storage, F: Function> Kernel for Apply<'_, E, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -189,7 +189,7 @@ mod tests {
         for isa in levels() {
             let x: Vec<f32> = sweep().into_iter().chain(specials()).map(|x| -x.abs() * 1.2).collect();
             let mut got = x.clone();
-            isa.call(Map { x: &mut got, f: Exp2 });
+            isa.call(Apply { x: &mut got, f: Exp2 });
             for (&x, &got) in x.iter().zip(&got) {
                 let want = if x < -126.0 { 0.0 } else { libm::exp2(x.into()) };
                 assert!(ulps(got, want) <= 2.0, "{isa}: 2^{x} = {got}");

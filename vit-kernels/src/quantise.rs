@@ -110,18 +110,18 @@ unsafe impl Job for Quantise<'_> {
         // SAFETY: the rows of different tasks are disjoint.
         let (values, scales) =
             unsafe { (self.values.part(rows.start * len..rows.end * len), self.scales.part(rows.clone())) };
-        self.isa.call_int8(Rows { x: &self.x[rows.start * k..rows.end * k], k, values, scales });
+        self.isa.call_int8(QuantiseRows { x: &self.x[rows.start * k..rows.end * k], k, values, scales });
     }
 }
 
-struct Rows<'a> {
+struct QuantiseRows<'a> {
     x: &'a [f32],
     k: usize,
     values: &'a mut [i8],
     scales: &'a mut [f32],
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for QuantiseRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

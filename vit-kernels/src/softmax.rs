@@ -17,16 +17,16 @@ use crate::simd::{Kernel, Simd, lanes, lanes_mut};
 /// When `x` is not a whole number of rows.
 pub fn softmax<E: Element>(isa: Isa, x: &mut [E], cols: usize) -> Result<(), ShapeError> {
     expect_rows("softmax: x is not a whole number of rows", cols, x.len())?;
-    isa.call(Rows { x, cols });
+    isa.call(SoftmaxRows { x, cols });
     Ok(())
 }
 
-struct Rows<'a, E> {
+struct SoftmaxRows<'a, E> {
     x: &'a mut [E],
     cols: usize,
 }
 
-impl<E: Storage> Kernel for Rows<'_, E> {
+impl<E: Storage> Kernel for SoftmaxRows<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -1,6 +1,6 @@
 //! The level every target has: `wide`, with whatever instructions the crate is compiled for.
 use ::half::{bf16, f16};
-use wide::f32x16;
+use wide::{f32x16, i16x8, i32x8, i32x16, u16x16, u32x16};
 
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -50,19 +50,13 @@ impl Simd for Portable {
     /// is exact for subnormals too. What was infinite or NaN gets all exponent bits.
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
-        // One loop for each step: the compiler vectorises them so.
-        let (mut bits, mut magnitude) = ([0; LANES], [0.0; LANES]);
-        for (bits, x) in bits.iter_mut().zip(x) {
-            *bits = u32::from(x.to_bits());
-        }
-        for (magnitude, bits) in magnitude.iter_mut().zip(bits) {
-            *magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
-        }
-        for (bits, magnitude) in bits.iter_mut().zip(magnitude) {
-            let special = if *bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-            *bits = magnitude.to_bits() | special | (*bits & 0x8000) << 16;
-        }
-        f32x16::new(bits.map(f32::from_bits))
+        let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
+        let scale = f32x16::splat(f32::from_bits((127 + 112) << 23));
+        let magnitude: f32x16 = bytemuck::cast((bits & u32x16::splat(0x7fff)) << 13u32);
+        let magnitude: u32x16 = bytemuck::cast(magnitude * scale);
+        let exponent = u32x16::splat(0x7c00);
+        let special = (bits & exponent).simd_eq(exponent) & u32x16::splat(0x7f80_0000);
+        bytemuck::cast(magnitude | special | ((bits & u32x16::splat(0x8000)) << 16u32))
     }
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
@@ -72,9 +66,24 @@ impl Simd for Portable {
             f32::from_bits(if i == 0 { both << 16 } else { both & 0xffff_0000 })
         }))
     }
+    /// Three cases, of which the right one is selected: normal results are rounded by adding just below half a step, and 1
+    /// if the last bit that stays is odd; subnormal ones by adding ½, whose step is theirs; the rest is infinite or NaN.
     #[inline(always)]
     fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
-        *out = v.to_array().map(f16::from_f32_const);
+        let bits: i32x16 = bytemuck::cast(v);
+        let (sign, magnitude) = (bits & i32x16::splat(i32::MIN), bits & i32x16::splat(i32::MAX));
+        let odd = (magnitude >> 13u32) & i32x16::splat(1);
+        let normal = (magnitude + i32x16::splat(((15 - 127) << 23) + 0xfff) + odd) >> 13u32;
+        let half = f32x16::splat(0.5);
+        let subnormal: f32x16 = bytemuck::cast::<i32x16, f32x16>(magnitude) + half;
+        let subnormal = bytemuck::cast::<f32x16, i32x16>(subnormal) - bytemuck::cast::<f32x16, i32x16>(half);
+        let nan = magnitude.simd_gt(i32x16::splat(0x7f80_0000)) & i32x16::splat(0x200);
+        let special = nan | i32x16::splat(0x7c00);
+        let is_subnormal = i32x16::splat((127 - 14) << 23).simd_gt(magnitude);
+        let is_special = magnitude.simd_gt(i32x16::splat(((127 + 16) << 23) - 1));
+        let result = is_subnormal.bitselect(subnormal, is_special.bitselect(special, normal));
+        let halves: [i32x8; 2] = bytemuck::cast(result | (sign >> 16u32));
+        *bytemuck::cast_mut(out) = halves.map(|half| i16x8::from_i32x8_truncate(half).to_array());
     }
 
     #[inline(always)]

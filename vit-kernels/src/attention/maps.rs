@@ -41,18 +41,18 @@ unsafe impl Job for AttentionMaps<'_> {
 
     unsafe fn task(&self, group: usize, head: usize) {
         if let Some(queries) = self.scores.queries(group, head) {
-            self.scores.isa.call(Map { queries, job: self });
+            self.scores.isa.call(WriteMaps { queries, job: self });
         }
     }
 }
 
 /// A task of [`AttentionMaps`].
-struct Map<'a> {
+struct WriteMaps<'a> {
     queries: Queries<'a>,
     job: &'a AttentionMaps<'a>,
 }
 
-impl Kernel for Map<'_> {
+impl Kernel for WriteMaps<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -63,7 +63,7 @@ impl Kernel for Map<'_> {
     }
 }
 
-impl Map<'_> {
+impl WriteMaps<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const Q: usize>(self, s: S) {
         let (queries, tokens) = (&self.queries, self.job.scores.layout.tokens);
