@@ -217,7 +217,7 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     packed::write(config, *precision, memory, &extras, out)
 }
 
-fn word<T: PartialEq>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
+fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
     Value::String(found.expect("there is a word for every value").1.as_bytes())
 }

@@ -291,7 +291,7 @@ pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Val
 }
 
 #[cfg(feature = "std")]
-fn word<T: PartialEq, const N: usize>(value: T, words: &Words<T, N>) -> Value<'static> {
+fn word<T: PartialEq + Copy, const N: usize>(value: T, words: &Words<T, N>) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
     Value::String(found.expect("there is a word for every value").1.as_bytes())
 }

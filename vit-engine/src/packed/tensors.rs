@@ -66,7 +66,7 @@ pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result
             return Err(PackedError::Tensor(index));
         }
         let tensor = found.tensor()?;
-        let same = Same::new(tensor.name, expected)
+        let same = is_text_of(tensor.name, expected)
             && tensor.dims == expected.dims.map(|size| size as u64)
             && tensor.kind == expected.kind
             && tensor.offset == expected.offset as u64;
@@ -82,12 +82,10 @@ pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result
 /// What is left of a text of which all so far was written the same.
 struct Same<'a>(&'a [u8]);
 
-impl Same<'_> {
-    /// Whether `text` is what `value` displays.
-    fn new(text: &[u8], value: &impl fmt::Display) -> bool {
-        let mut rest = Same(text);
-        write!(rest, "{value}").is_ok() && rest.0.is_empty()
-    }
+/// Whether `text` is what `value` displays; nothing is allocated.
+fn is_text_of(text: &[u8], value: &impl fmt::Display) -> bool {
+    let mut rest = Same(text);
+    write!(rest, "{value}").is_ok() && rest.0.is_empty()
 }
 
 impl Write for Same<'_> {
