@@ -365,6 +365,42 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_models_that_are_known() {
+        let vit = |patch, dim, heads| Config { classes: 1000, ..Config::plain([224; 2], [patch; 2], dim, 12, heads) };
+        let fashion = Config { channels: 1, classes: 10, mlp_dim: 128, ..Config::plain([28; 2], [4; 2], 64, 6, 4) };
+        let mut wide = Config { gated: true, hidden_norm: true, qk_norm: true, patch_norm: true, ..tiny() };
+        wide.logits = Readout { pool: Pool::ClassThenMeanPatches, norm: true };
+        let attention = Readout { pool: Pool::Attention, norm: false };
+        let pool = |all_tokens| Config {
+            attention_pool: Some(AttentionPool { heads: 4, mlp_dim: 5000, all_tokens }),
+            embedding: Some(attention),
+            logits: attention,
+            mlp_dim: 30,
+            ..tiny()
+        };
+        for (name, config, expected) in [
+            ("ViT-Ti/16", vit(16, 192, 3), [457_728, 1_210_368, 1_210_368, 1_449_984]),
+            ("ViT-B/16", vit(16, 768, 12), [1_830_912, 4_841_472, 4_841_472, 5_799_936]),
+            ("ViT-B/32", vit(32, 768, 12), [476_160, 1_228_800, 6_144_000, 1_735_680]),
+            ("fashion-vit", fashion, [39168, 76800, 384_000, 132_864]),
+            ("tiny", tiny(), [4160, 7552, 192_256, 18944]),
+            ("patches' norm", Config { patch_norm: true, mlp_dim: 1, ..tiny() }, [4160, 10048, 221_120, 20224]),
+            ("all norms", wide, [4224, 10048, 221_120, 20736]),
+            ("all norms, wide", Config { mlp_dim: 500, ..wide }, [7936, 48896, 1_267_584, 105_408]),
+            ("attention pool", pool(false), [23872, 24832, 584_640, 68672]),
+            ("attention pool over all tokens", pool(true), [24064, 25024, 584_832, 68864]),
+        ] {
+            let plans = [
+                Plan::with_blocks(&config, Features::Logits, 1, 1, 1),
+                Plan::new(&config, Features::Logits, 1, None),
+                Plan::new(&config, Features::Logits, 64, None),
+                Plan::with_blocks(&config, Features::Patches, 5, 3, 23),
+            ];
+            assert_eq!(plans.map(|plan| plan.unwrap().arena_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_planned() {
         let headless = Config { classes: 0, ..tiny() };
         assert_eq!(Plan::new(&headless, Features::Logits, 1, None), Err(PlanError::NoFeatures(Features::Logits)));
