@@ -136,6 +136,11 @@ mod tests {
         assert!(aligned(&memory.0, 256).is_ok());
         assert_eq!(aligned(&memory.0, 257), Err(MemoryError::TooSmall { needed: 257, found: 256 }));
         assert_eq!(aligned_mut(&mut memory.0[4..], 64), Err(MemoryError::Misaligned));
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn boxes_are_aligned_and_zero() {
         for len in [0, 1, 100, HUGE_PAGE - 1, HUGE_PAGE, 2 * HUGE_PAGE + 1] {
             let mut own = AlignedBox::new(len).unwrap();
             assert!(aligned(&own, len).is_ok_and(|own| own.len() == len && own.iter().all(|byte| *byte == 0)));
