@@ -148,7 +148,7 @@ pub struct AttentionPool {
 
 impl AttentionPool {
     /// The tokens that it attends to.
-    pub(crate) fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
+    pub(crate) const fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
         (if self.all_tokens { 0 } else { config.prefix() })..config.tokens()
     }
 }
@@ -227,11 +227,8 @@ impl Config {
         }
     }
 
-    /// Checks that the parts fit together.
-    ///
-    /// # Errors
-    /// The first contradiction found.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    /// The part of [`validate`](Self::validate) that is about sizes. Behind it no accessor divides by 0 or overflows.
+    pub(crate) const fn validate_sizes(&self) -> Result<(), ConfigError> {
         let mut sizes = [
             (self.channels, "channels"),
             (self.image[0], "image height"),
@@ -248,20 +245,31 @@ impl Config {
         if let Some(pool) = self.attention_pool {
             (sizes[9].0, sizes[10].0) = (pool.heads, pool.mlp_dim);
         }
-        for (size, name) in sizes {
-            match size {
-                0 => return Err(ConfigError::Zero(name)),
-                size if size > Self::LARGEST => return Err(ConfigError::TooLarge),
-                _ => {}
+        // A `for` cannot run in a `const fn`.
+        let mut index = 0;
+        while index < sizes.len() {
+            match sizes[index] {
+                (0, name) => return Err(ConfigError::Zero(name)),
+                (size, _) if size > Self::LARGEST => return Err(ConfigError::TooLarge),
+                _ => index += 1,
             }
         }
-        let may_be_0 = [self.classes, self.depth, self.registers, self.projection];
-        if may_be_0.iter().any(|size| *size > Self::LARGEST) || !self.products_fit() {
+        let may_be_0 = max(max(self.classes, self.depth), max(self.registers, self.projection));
+        if may_be_0 > Self::LARGEST || !self.products_fit() {
             return Err(ConfigError::TooLarge);
         }
         if self.image[0] < self.patch[0] || self.image[1] < self.patch[1] {
             return Err(ConfigError::NoPatch { image: self.image, patch: self.patch });
         }
+        Ok(())
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_sizes()?;
         if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.context_norm) {
             return Err(ConfigError::NeedsProjection { inner: self.inner(), dim: self.dim });
         }
@@ -327,11 +335,11 @@ impl Config {
     const LARGEST: usize = 1 << 24;
 
     /// Whether what the accessors below multiply fits a `usize`.
-    fn products_fit(&self) -> bool {
-        let patch_len = self.channels.checked_mul(self.patch[0]).and_then(|len| len.checked_mul(self.patch[1]));
-        let pixels = self.image[0].checked_mul(self.image[1]).and_then(|pixels| pixels.checked_add(Self::LARGEST + 2));
-        let kv = self.heads.checked_mul(self.head_dim).and_then(|inner| inner.checked_mul(2));
-        patch_len.is_some() && pixels.is_some() && kv.is_some()
+    const fn products_fit(&self) -> bool {
+        let patch_len = checked_product(&[self.channels, self.patch[0], self.patch[1]]);
+        let kv = checked_product(&[self.heads, self.head_dim, 2]);
+        let Some(pixels) = checked_product(&self.image) else { return false };
+        patch_len.is_some() && kv.is_some() && pixels.checked_add(Self::LARGEST + 2).is_some()
     }
 
     /// The same model over images of another size.
@@ -340,27 +348,27 @@ impl Config {
     }
 
     /// Rows and columns of the grid of patches.
-    pub fn grid(&self) -> [usize; 2] {
+    pub const fn grid(&self) -> [usize; 2] {
         [self.image[0] / self.patch[0], self.image[1] / self.patch[1]]
     }
 
     /// Patches of an image.
-    pub fn patches(&self) -> usize {
+    pub const fn patches(&self) -> usize {
         self.grid()[0] * self.grid()[1]
     }
 
     /// Tokens in front of the patches.
-    pub fn prefix(&self) -> usize {
+    pub const fn prefix(&self) -> usize {
         self.special_tokens() + self.registers
     }
 
     /// Class and distillation token, as far as there are any.
-    fn special_tokens(&self) -> usize {
-        usize::from(self.class_token) + usize::from(self.distillation_token)
+    const fn special_tokens(&self) -> usize {
+        self.class_token as usize + self.distillation_token as usize
     }
 
     /// Tokens of an image.
-    pub fn tokens(&self) -> usize {
+    pub const fn tokens(&self) -> usize {
         self.prefix() + self.patches()
     }
 
@@ -374,12 +382,12 @@ impl Config {
     }
 
     /// Values of a flattened patch.
-    pub fn patch_len(&self) -> usize {
+    pub const fn patch_len(&self) -> usize {
         self.channels * self.patch[0] * self.patch[1]
     }
 
     /// heads × head_dim.
-    pub fn inner(&self) -> usize {
+    pub const fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
 
@@ -392,9 +400,24 @@ impl Config {
 
 impl Pool {
     /// Elements of what is pooled.
-    pub fn width(self, dim: usize) -> usize {
-        if self == Self::ClassThenMeanPatches { 2 * dim } else { dim }
+    pub const fn width(self, dim: usize) -> usize {
+        if matches!(self, Self::ClassThenMeanPatches) { 2 * dim } else { dim }
     }
+}
+
+/// The product, `None` on overflow.
+pub(crate) const fn checked_product(factors: &[usize]) -> Option<usize> {
+    let (mut product, mut index) = (1usize, 0);
+    while index < factors.len() {
+        let Some(next) = product.checked_mul(factors[index]) else { return None };
+        (product, index) = (next, index + 1);
+    }
+    Some(product)
+}
+
+/// [`Ord::max`], which no `const fn` can call.
+pub(crate) const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
 }
 
 /// Why hyper-parameters make no model.
