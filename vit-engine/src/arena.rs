@@ -2,6 +2,10 @@
 
 use core::fmt;
 
+use bytemuck::Pod;
+
+use crate::config::checked_product;
+
 /// What an arena's, and a model's, first byte is aligned to: a cache line.
 pub const ALIGN: usize = 64;
 
@@ -67,16 +71,19 @@ fn check(start: *const u8, found: usize, needed: usize) -> Result<(), MemoryErro
     }
 }
 
-/// Takes the next `len` elements off the front. Lengths are a plan's, whose buffers fit by construction.
-pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (front, back) = core::mem::take(rest).split_at_mut(padded(len).expect("the plan added it up"));
+/// Takes a buffer of that shape off the front of what is left of an arena, which a plan made long enough.
+pub(crate) fn take<'a, T: Pod>(rest: &mut &'a mut [u8], shape: &[usize]) -> &'a mut [T] {
+    let bytes = padded_bytes::<T>(shape).expect("the plan added it up");
+    let (front, back) = core::mem::take(rest).split_at_mut(bytes);
     *rest = back;
-    &mut front[..len]
+    &mut bytemuck::cast_slice_mut(front)[..shape.iter().product()]
 }
 
-/// A buffer's length, rounded up to whole cache lines so that the next one is aligned too; `None` on overflow.
-pub(crate) fn padded(len: usize) -> Option<usize> {
-    len.checked_next_multiple_of(ALIGN / size_of::<f32>())
+/// Bytes of a buffer, rounded up to whole cache lines so that the next one is aligned too; `None` on overflow.
+pub(crate) const fn padded_bytes<T>(shape: &[usize]) -> Option<usize> {
+    let Some(len) = checked_product(shape) else { return None };
+    let Some(bytes) = len.checked_mul(size_of::<T>()) else { return None };
+    bytes.checked_next_multiple_of(ALIGN)
 }
 
 /// An aligned buffer of its own pages: an arena, or the memory of a model.

@@ -1,32 +1,15 @@
 //! The attention block: x = x + scale ⊙ out(attention(norm(x))).
 use core::ops::Range;
 
-use vit_kernels::{Epilogue, LayerNorm, RelativeBias, Rope, Scores, elementwise};
+use vit_kernels::{Epilogue, KvLayout, LayerNorm, RelativeBias, Rope, Scores, elementwise};
 
-use crate::arena::take;
+use crate::buffers::LayerBuffers;
+use crate::config::Config;
 use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::{Layer, QkNorm};
 use crate::parameters::Site;
-use crate::plan::{Buffers, kv_layout};
 use crate::weights::Norm;
-
-/// What the layers work in.
-pub(crate) struct Scratch<'a> {
-    kv: &'a mut [f32],              // [images, tokens, 2·inner]
-    pub(crate) norm: &'a mut [f32], // [rows, dim]
-    pub(crate) wide: &'a mut [f32], // [rows, 2·inner or the hidden layer, whichever is more]
-}
-
-impl<'a> Scratch<'a> {
-    pub(crate) fn new(buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
-        Self {
-            kv: take(&mut arena, buffers.kv),
-            norm: take(&mut arena, buffers.norm),
-            wide: take(&mut arena, buffers.wide),
-        }
-    }
-}
 
 /// Some rows of a block that are the same image's.
 struct OfImage {
@@ -39,17 +22,17 @@ struct OfImage {
 
 impl Pass<'_> {
     /// Keys and values of every row, block by block.
-    pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], scratch: &mut Scratch<'_>) {
+    pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let (inner, pair) = (c.inner(), 2 * c.inner());
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let kv = &mut scratch.kv[first * pair..][..rows * pair]; // [rows, 2·inner]
+            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
+            let kv = &mut buffers.kv[first * pair..][..rows * pair]; // [rows, 2·inner]
             self.norm(block, layer.attention_norm, norm);
             self.linear(Stage::KeysValues, norm, layer.kv, Epilogue::default(), &mut [], kv);
             if let Some(QkNorm { key, .. }) = layer.qk_norm {
-                let (keys, normed) = scratch.wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
+                let (keys, normed) = buffers.wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
                 for (key, kv) in keys.chunks_exact_mut(inner).zip(kv.chunks_exact(pair)) {
                     key.copy_from_slice(&kv[..inner]);
                 }
@@ -66,7 +49,7 @@ impl Pass<'_> {
 
     /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
     /// residual has.
-    pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
+    pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
@@ -74,15 +57,15 @@ impl Pass<'_> {
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let wide = &mut scratch.wide[..2 * rows * inner];
+            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
+            let wide = &mut buffers.wide[..2 * rows * inner];
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
             let (q, context) = self.queries(layer, norm, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
-                let job = self.scores(layer, &of, &q[part.clone()], scratch.kv).attend(&mut context[part]);
+                let job = self.scores(layer, &of, &q[part.clone()], buffers.kv).attend(&mut context[part]);
                 self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
             }
             let (mut context, spare) = (context, q);
@@ -106,21 +89,21 @@ impl Pass<'_> {
         layer: &Layer<'_>,
         index: usize,
         residual: &[f32],
-        scratch: &mut Scratch<'_>,
+        buffers: &mut LayerBuffers<'_>,
         out: &mut [f32],
     ) {
         let c = &self.model.config;
         let map = c.heads * c.tokens() * c.tokens();
         for (block_index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (block_index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
+            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             self.norm(block, layer.attention_norm, norm);
-            let wide = &mut scratch.wide[..2 * rows * c.inner()];
+            let wide = &mut buffers.wide[..2 * rows * c.inner()];
             let (q, _) = self.queries(layer, norm, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * c.depth + index) * map..][..map];
-                let job = self.scores(layer, &of, q, scratch.kv).maps(of.row, out);
+                let job = self.scores(layer, &of, q, buffers.kv).maps(of.row, out);
                 self.team.run(Stage::Attention, &mut job.expect("out has a map of every head"));
             }
         }
@@ -182,6 +165,11 @@ impl Pass<'_> {
             self.team.run(Stage::Rope, &mut rope.expect("a row of the table for every patch"));
         }
     }
+}
+
+/// The shape of one image's keys and values.
+fn kv_layout(config: &Config) -> KvLayout {
+    KvLayout { heads: config.heads, head_dim: config.head_dim, tokens: config.tokens() }
 }
 
 /// Cuts a block of `rows` rows from row `start` on at the images' borders.

@@ -1,59 +1,45 @@
 //! Pixels to tokens: cut into patches, flatten, project, add the position; the learned tokens in front.
 use vit_kernels::{Epilogue, elementwise};
 
-use crate::arena::take;
+use crate::buffers::EmbedBuffers;
 use crate::config::{Config, PatchOrder};
 use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::parameters::Site;
 use crate::pixels::Pixels;
-use crate::plan::Buffers;
 
-/// The embedding of the images in flight.
-pub(crate) struct Embed<'a> {
-    pass: &'a Pass<'a>,
-    strip: &'a mut [f32],     // [channels, patch height, width]
-    patches: &'a mut [f32],   // [rows, patch_len]
-    normed: &'a mut [f32],    // [rows, patch_len], where patches are normalised
-    projected: &'a mut [f32], // [rows, dim]
-}
-
-impl<'a> Embed<'a> {
-    pub(crate) fn new(pass: &'a Pass<'a>, buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
-        Self {
-            pass,
-            strip: take(&mut arena, buffers.strip),
-            patches: take(&mut arena, buffers.patches),
-            normed: take(&mut arena, buffers.normed_patches),
-            projected: take(&mut arena, buffers.projected),
-        }
-    }
-
+impl Pass<'_> {
     /// Fills `residual`, \[images, tokens, dim\], with the images from `first` on.
-    pub(crate) fn run<P: Pixels>(mut self, first: usize, pixels: &mut P, residual: &mut [f32]) -> Result<(), P::Error> {
-        let c = &self.pass.model.config;
+    pub(crate) fn embed<P: Pixels>(
+        &self,
+        first: usize,
+        pixels: &mut P,
+        mut buffers: EmbedBuffers<'_>,
+        residual: &mut [f32],
+    ) -> Result<(), P::Error> {
+        let c = &self.model.config;
         let ([grid_rows, grid_columns], len) = (c.grid(), c.patch_len());
         for (image, tokens) in residual.chunks_exact_mut(c.tokens() * c.dim).enumerate() {
             let (prefix, patches) = tokens.split_at_mut(c.prefix() * c.dim);
             self.prefix(prefix);
             let (mut done, mut gathered) = (0, 0);
             for row in 0..grid_rows {
-                pixels.read(first + image, row * c.patch[0], self.strip)?;
+                pixels.read(first + image, row * c.patch[0], buffers.strip)?;
                 for column in 0..grid_columns {
-                    flatten(c, self.strip, column, &mut self.patches[gathered * len..][..len]);
+                    flatten(c, buffers.strip, column, &mut buffers.patches[gathered * len..][..len]);
                     gathered += 1;
                     let last = (row + 1, column + 1) == (grid_rows, grid_columns);
-                    if gathered * len == self.patches.len() || last {
-                        self.project(done, gathered, &mut patches[done * c.dim..][..gathered * c.dim]);
+                    if gathered * len == buffers.patches.len() || last {
+                        self.project(done, gathered, &mut buffers, &mut patches[done * c.dim..][..gathered * c.dim]);
                         (done, gathered) = (done + gathered, 0);
                     }
                 }
             }
         }
-        if let Some(norm) = self.pass.model.norm(Site::PreNorm) {
-            for block in residual.chunks_mut(self.projected.len()) {
-                let normed = &mut self.projected[..block.len()];
-                self.pass.norm(block, norm, normed);
+        if let Some(norm) = self.model.norm(Site::PreNorm) {
+            for block in residual.chunks_mut(buffers.projected.len()) {
+                let normed = &mut buffers.projected[..block.len()];
+                self.norm(block, norm, normed);
                 block.copy_from_slice(normed);
             }
         }
@@ -62,7 +48,7 @@ impl<'a> Embed<'a> {
 
     /// The learned tokens, \[prefix, dim\], with their positions.
     fn prefix(&self, out: &mut [f32]) {
-        let model = self.pass.model;
+        let model = self.model;
         let mut at = 0;
         for site in [Site::ClassToken, Site::DistillationToken, Site::Registers] {
             let tokens = model.rows(site).unwrap_or_default();
@@ -77,30 +63,30 @@ impl<'a> Embed<'a> {
 
     /// The gathered patches, \[count, patch_len\], the first of which is patch `first`, to tokens, \[count, dim\], their
     /// positions added.
-    fn project(&mut self, first: usize, count: usize, out: &mut [f32]) {
-        let (model, c) = (self.pass.model, &self.pass.model.config);
+    fn project(&self, first: usize, count: usize, buffers: &mut EmbedBuffers<'_>, out: &mut [f32]) {
+        let (model, c) = (self.model, &self.model.config);
         let positions = model.positions().map(|rows| &rows[(c.position_prefix() + first) * c.dim..][..out.len()]);
-        let mut patches = &self.patches[..count * c.patch_len()];
+        let mut patches = &buffers.patches[..count * c.patch_len()];
         if let Some(norm) = model.norm(Site::PatchNorm) {
-            let normed = &mut self.normed[..patches.len()];
-            self.pass.norm(patches, norm, normed);
+            let normed = &mut buffers.normed[..patches.len()];
+            self.norm(patches, norm, normed);
             patches = normed;
         }
-        let projected = &mut self.projected[..out.len()];
+        let projected = &mut buffers.projected[..out.len()];
         match (model.norm(Site::EmbedNorm), positions) {
             (Some(norm), positions) => {
-                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], projected);
-                self.pass.norm(projected, norm, out);
+                self.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], projected);
+                self.norm(projected, norm, out);
                 if let Some(positions) = positions {
                     elementwise::add(model.isa, out, positions).expect("a position for every token");
                 }
             }
             (None, Some(positions)) => {
                 out.copy_from_slice(positions);
-                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::RESIDUAL, projected, out);
+                self.linear(Stage::Embed, patches, model.patch(), Epilogue::RESIDUAL, projected, out);
             }
             (None, None) => {
-                self.pass.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], out);
+                self.linear(Stage::Embed, patches, model.patch(), Epilogue::default(), &mut [], out);
             }
         }
     }

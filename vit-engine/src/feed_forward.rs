@@ -2,19 +2,19 @@
 //! activation(gate(norm(x))) ⊙ up(norm(x)).
 use vit_kernels::{Accumulate, Epilogue};
 
-use crate::attention::Scratch;
+use crate::buffers::LayerBuffers;
 use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::Layer;
 
 impl Pass<'_> {
-    pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], scratch: &mut Scratch<'_>) {
+    pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {
             let rows = block.len() / c.dim;
-            let norm = &mut scratch.norm[..rows * c.dim]; // [rows, dim]
-            let (mut hidden, spare) = scratch.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
+            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
+            let (mut hidden, spare) = buffers.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
             match layer.gate {
                 Some(gate) => {

@@ -6,9 +6,8 @@ use core::fmt;
 
 use vit_kernels::{Epilogue, LayerNorm, Matmul};
 
-use crate::arena::{MemoryError, aligned_mut, take};
-use crate::attention::Scratch;
-use crate::embed::Embed;
+use crate::arena::{MemoryError, aligned_mut};
+use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
 use crate::executor::{Executor, Stage, Team};
 use crate::features::Features;
 use crate::model::Model;
@@ -43,7 +42,6 @@ impl Model<'_> {
         let [height, width] = self.config.image;
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
         let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(arena);
         let mut result = Err(ForwardError::NotRun);
         executor.enter(&mut |team| {
             let per_group = plan.images() * (plan.output_len() / plan.batch());
@@ -71,22 +69,23 @@ impl Pass<'_> {
         &self,
         first: usize,
         pixels: &mut P,
-        mut arena: &mut [f32],
+        arena: &mut [u8],
         out: &mut [f32],
     ) -> Result<(), ForwardError<P::Error>> {
-        let (c, buffers, features) = (&self.model.config, self.plan.buffers(), self.plan.features());
-        let mut residual = take(&mut arena, buffers.residual); // [images·tokens, dim]
-        residual = &mut residual[..self.images * c.tokens() * c.dim];
+        let (c, plan, features) = (&self.model.config, self.plan, self.plan.features());
+        let (PassBuffers { mut residual }, arena) = PassBuffers::carve(c, plan.images(), arena);
+        residual = &mut residual[..self.images * c.tokens() * c.dim]; // [images·tokens, dim]
 
-        Embed::new(self, &buffers, arena).run(first, pixels, residual).map_err(ForwardError::Pixels)?;
+        let (buffers, _) = EmbedBuffers::carve(c, plan.rows(), arena);
+        self.embed(first, pixels, buffers, residual).map_err(ForwardError::Pixels)?;
 
-        let mut scratch = Scratch::new(&buffers, arena);
+        let (mut buffers, _) = LayerBuffers::carve(c, plan.images(), plan.rows(), arena);
         let layers = features.layers(c);
         for index in 0..layers {
             let layer = self.model.layer(index);
-            self.keys_and_values(&layer, residual, &mut scratch);
+            self.keys_and_values(&layer, residual, &mut buffers);
             if features == Features::Attention {
-                self.attention_maps(&layer, index, residual, &mut scratch, out);
+                self.attention_maps(&layer, index, residual, &mut buffers, out);
             }
             if index + 1 == layers {
                 match features.rows_of_last_layer(c) {
@@ -95,8 +94,8 @@ impl Pass<'_> {
                     _ => {}
                 }
             }
-            self.attention(&layer, residual, &mut scratch);
-            self.feed_forward(&layer, residual, &mut scratch);
+            self.attention(&layer, residual, &mut buffers);
+            self.feed_forward(&layer, residual, &mut buffers);
         }
 
         self.head(residual, arena, out);

@@ -1,53 +1,18 @@
 //! From the last layer's tokens to what was asked for: final norm, pooling, projection, head.
 use vit_kernels::{Attention, Epilogue, KvLayout, elementwise};
 
-use crate::arena::take;
+use crate::buffers::{HeadBuffers, PoolBuffers};
 use crate::config::{Pool, Readout};
 use crate::executor::Stage;
 use crate::features::Features;
 use crate::forward::Pass;
 use crate::parameters::Site;
-use crate::plan::Buffers;
-
-/// What the head works in.
-struct Scratch<'a> {
-    pooled: &'a mut [f32], // [images, width of the pool]
-    normed: &'a mut [f32], // [images, width of the pool]
-    row: &'a mut [f32],    // [2·dim]
-    pool: PoolScratch<'a>,
-}
-
-/// What the attention pool works in.
-struct PoolScratch<'a> {
-    kv: &'a mut [f32],      // [tokens attended to, 2·dim]
-    norm: &'a mut [f32],    // [rows, dim]
-    query: &'a mut [f32],   // [dim]
-    context: &'a mut [f32], // [images, dim]
-    hidden: &'a mut [f32],  // [images, mlp_dim]
-}
-
-impl<'a> Scratch<'a> {
-    fn new(buffers: &Buffers, mut arena: &'a mut [f32]) -> Self {
-        Self {
-            pooled: take(&mut arena, buffers.pooled),
-            normed: take(&mut arena, buffers.pooled),
-            row: take(&mut arena, buffers.row),
-            pool: PoolScratch {
-                kv: take(&mut arena, buffers.pool_kv),
-                norm: take(&mut arena, buffers.pool_norm),
-                query: take(&mut arena, buffers.pool_query),
-                context: take(&mut arena, buffers.pool_context),
-                hidden: take(&mut arena, buffers.pool_hidden),
-            },
-        }
-    }
-}
 
 impl Pass<'_> {
     /// `residual` is \[images, rows, dim\]: all tokens, or as many of the first as the features need.
-    pub(crate) fn head(&self, residual: &[f32], arena: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn head(&self, residual: &[f32], arena: &mut [u8], out: &mut [f32]) {
         let (c, model) = (&self.model.config, self.model);
-        let scratch = Scratch::new(&self.plan.buffers(), arena);
+        let (buffers, arena) = HeadBuffers::carve(c, self.plan.images(), arena);
         let patches = c.prefix() * c.dim;
         match self.plan.features() {
             Features::Class => self.final_norms(residual, 0..c.dim, out),
@@ -58,7 +23,7 @@ impl Pass<'_> {
             Features::Attention => {}
             Features::Embedding => {
                 let Some(readout) = c.embedding else { return };
-                let embedding = self.read(readout, residual, scratch);
+                let embedding = self.read(readout, residual, buffers, arena);
                 match model.linear(Site::Projection) {
                     Some(projection) => {
                         self.linear(Stage::Head, embedding, projection, Epilogue::default(), &mut [], out);
@@ -69,7 +34,7 @@ impl Pass<'_> {
             Features::Logits => match model.linear(Site::DistillationHead) {
                 Some(second) => {
                     // Each token has its own head; the logits are their mean.
-                    let Scratch { pooled, normed, .. } = scratch;
+                    let HeadBuffers { pooled, normed, .. } = buffers;
                     let images = self.images * c.dim;
                     self.final_norms(residual, 0..c.dim, &mut pooled[..images]);
                     self.final_norms(residual, c.dim..2 * c.dim, &mut normed[..images]);
@@ -80,7 +45,7 @@ impl Pass<'_> {
                     }
                 }
                 None => {
-                    let pooled = self.read(c.logits, residual, scratch);
+                    let pooled = self.read(c.logits, residual, buffers, arena);
                     if let Some(head) = model.linear(Site::Head) {
                         self.linear(Stage::Head, pooled, head, Epilogue::default(), &mut [], out);
                     }
@@ -97,16 +62,17 @@ impl Pass<'_> {
         }
     }
 
-    /// One vector an image, \[images, width of the pool\].
-    fn read<'s>(&self, readout: Readout, residual: &[f32], scratch: Scratch<'s>) -> &'s [f32] {
+    /// One vector an image, \[images, width of the pool\]; `arena` is for the attention pool.
+    fn read<'b>(&self, readout: Readout, residual: &[f32], buffers: HeadBuffers<'b>, arena: &mut [u8]) -> &'b [f32] {
         let len = self.images * readout.pool.width(self.model.config.dim);
-        let (pooled, normed) = (&mut scratch.pooled[..len], &mut scratch.normed[..len]);
+        let HeadBuffers { pooled, normed, row } = buffers;
+        let (pooled, normed) = (&mut pooled[..len], &mut normed[..len]);
         if readout.pool == Pool::Attention {
-            self.attention_pool(residual, scratch.pool, normed, pooled);
+            self.attention_pool(residual, arena, normed, pooled);
         } else {
             let images = residual.chunks_exact(residual.len() / self.images);
             for (tokens, pooled) in images.zip(pooled.chunks_exact_mut(len / self.images)) {
-                self.pool(readout.pool, tokens, scratch.row, pooled);
+                self.pool(readout.pool, tokens, row, pooled);
             }
         }
         match self.model.norm(Site::HeadNorm) {
@@ -164,11 +130,12 @@ impl Pass<'_> {
     }
 
     /// The attention pool, \[images, dim\]; `normed` is scratch of the same length.
-    fn attention_pool(&self, residual: &[f32], scratch: PoolScratch<'_>, normed: &mut [f32], pooled: &mut [f32]) {
+    fn attention_pool(&self, residual: &[f32], arena: &mut [u8], normed: &mut [f32], pooled: &mut [f32]) {
         let (c, model) = (&self.model.config, self.model);
         let (Some(weights), Some(pool)) = (model.pool(), c.attention_pool) else { return };
         let plain = Epilogue::default();
-        let PoolScratch { kv, norm, query, context, hidden } = scratch;
+        let (images, rows) = (self.plan.images(), self.plan.rows());
+        let (PoolBuffers { kv, norm, query, context, hidden }, _) = PoolBuffers::carve(c, &pool, images, rows, arena);
         let head_dim = c.dim / pool.heads;
         let attended = pool.tokens(c);
         let layout = KvLayout { heads: pool.heads, head_dim, tokens: attended.len() };

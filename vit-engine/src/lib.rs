@@ -36,6 +36,7 @@ extern crate std;
 
 mod arena;
 mod attention;
+mod buffers;
 mod config;
 mod embed;
 mod executor;
@@ -61,6 +62,7 @@ pub mod zoo;
 #[cfg(feature = "std")]
 pub use arena::AlignedBox;
 pub use arena::{ALIGN, Aligned, MemoryError};
+pub use buffers::arena_bytes;
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
 pub use features::{Features, UnknownFeatures};

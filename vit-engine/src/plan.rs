@@ -2,18 +2,9 @@
 //!
 //! The forward pass goes in blocks of rows (tokens) over a group of images. A plan picks how many images and rows,
 //! within a memory budget; the bits of the output depend on neither.
-//!
-//! ```text
-//! arena = residual [images, tokens, dim]  then, one after the other in the same place:
-//!   embed    strip [channels, patch height, width], patches [rows, patch_len], projected [rows, dim], …
-//!   layers   K and V of every image, norm [rows, dim], wide [rows, q and context, or the hidden layer]
-//!   head     two vectors an image, what is pooled of one at a time; for an attention pool an image's keys and values
-//! ```
 use core::fmt;
 
-use vit_kernels::KvLayout;
-
-use crate::arena::padded;
+use crate::buffers::arena_bytes;
 use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
 use crate::features::Features;
@@ -30,26 +21,6 @@ pub struct Plan {
     images: usize,
     rows: usize,
     bytes: usize,
-}
-
-/// Lengths in elements of the buffers for some images and rows; see the [module](self)'s picture.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Buffers {
-    pub(crate) residual: usize,
-    pub(crate) strip: usize,
-    pub(crate) patches: usize,
-    pub(crate) normed_patches: usize,
-    pub(crate) projected: usize,
-    pub(crate) kv: usize,
-    pub(crate) norm: usize,
-    pub(crate) wide: usize,
-    pub(crate) pooled: usize,
-    pub(crate) row: usize,
-    pub(crate) pool_kv: usize,
-    pub(crate) pool_norm: usize,
-    pub(crate) pool_query: usize,
-    pub(crate) pool_context: usize,
-    pub(crate) pool_hidden: usize,
 }
 
 impl Plan {
@@ -118,9 +89,7 @@ impl Plan {
         let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
         let images = images.min(batch);
-        let bytes = Buffers::new(config, images, rows)
-            .and_then(|buffers| buffers.bytes())
-            .ok_or(PlanError::Config(ConfigError::TooLarge))?;
+        let bytes = arena_bytes(config, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
         Ok(Self { config: *config, features, batch, images, rows: rows.min(images * config.tokens()), bytes })
     }
 
@@ -215,61 +184,11 @@ impl Plan {
         };
         head.saturating_add(pooling)
     }
-
-    pub(crate) fn buffers(&self) -> Buffers {
-        Buffers::new(&self.config, self.images, self.rows).expect("the plan was made from the same sizes")
-    }
-}
-
-impl Buffers {
-    fn new(c: &Config, images: usize, rows: usize) -> Option<Self> {
-        let rows = rows.min(images.checked_mul(c.tokens())?);
-        let by_rows = |cols: usize| rows.checked_mul(cols);
-        let patch_len = c.patch_len();
-        let hidden = c.mlp_dim.checked_mul(if c.hidden_norm { 2 } else { 1 })?;
-        let width =
-            [c.embedding, Some(c.logits)].into_iter().flatten().map(|readout| readout.pool.width(c.dim)).max()?;
-        let pool = c.attention_pool;
-        let of_pool = |len: Option<usize>| if pool.is_some() { len } else { Some(0) };
-        Some(Self {
-            residual: images.checked_mul(c.tokens())?.checked_mul(c.dim)?,
-            strip: c.channels.checked_mul(c.patch[0])?.checked_mul(c.image[1])?,
-            patches: by_rows(patch_len)?,
-            normed_patches: if c.patch_norm { by_rows(patch_len)? } else { 0 },
-            projected: by_rows(c.dim)?,
-            kv: KvLayout { tokens: images.checked_mul(c.tokens())?, ..kv_layout(c) }.len()?,
-            norm: by_rows(c.dim)?,
-            wide: by_rows(hidden.max(2 * c.inner()))?,
-            pooled: width.checked_mul(images)?,
-            row: 2 * c.dim,
-            pool_kv: of_pool(pool.map_or(0, |pool| pool.tokens(c).len()).checked_mul(2 * c.dim))?,
-            pool_norm: of_pool(by_rows(c.dim))?,
-            pool_query: of_pool(Some(c.dim))?,
-            pool_context: of_pool(c.dim.checked_mul(images))?,
-            pool_hidden: images.checked_mul(pool.map_or(0, |pool| pool.mlp_dim))?,
-        })
-    }
-
-    fn bytes(&self) -> Option<usize> {
-        let add = |sum: usize, len: &usize| sum.checked_add(padded(*len)?);
-        let sum = |buffers: &[usize]| buffers.iter().try_fold(0, add);
-        let embed = sum(&[self.strip, self.patches, self.normed_patches, self.projected])?;
-        let layers = sum(&[self.kv, self.norm, self.wide])?;
-        let pool = sum(&[self.pool_kv, self.pool_norm, self.pool_query, self.pool_context, self.pool_hidden])?;
-        let head = sum(&[self.pooled, self.pooled, self.row])?.checked_add(pool)?;
-        let rest = embed.max(layers).max(head);
-        padded(self.residual)?.checked_add(rest)?.checked_mul(size_of::<f32>())
-    }
 }
 
 /// As many multiply–accumulates as the factors' product says, or as can be counted.
 fn product(batch: usize, factors: [usize; 3]) -> u64 {
     factors.into_iter().fold(batch as u64, |product, factor| product.saturating_mul(factor as u64))
-}
-
-/// The shape of one image's keys and values.
-pub(crate) fn kv_layout(config: &Config) -> KvLayout {
-    KvLayout { heads: config.heads, head_dim: config.head_dim, tokens: config.tokens() }
 }
 
 /// Why no forward pass can be planned.

@@ -2,7 +2,10 @@
 mod support;
 
 use support::{golden, levels, run_plan};
-use vit_engine::{Features, Isa, Plan, PlanError, Precision, Serial, ThreadPool};
+use vit_engine::{
+    AlignedBox, Features, ForwardError, Images, Isa, MemoryError, Plan, PlanError, Precision, Serial, ThreadPool,
+    arena_bytes,
+};
 
 const KINDS: [Features; 8] = [
     Features::Logits,
@@ -81,6 +84,33 @@ fn every_budget_from_the_minimum_up() {
 }
 
 #[test]
+fn a_pass_neither_reads_what_the_arena_held_nor_writes_behind_it() {
+    for name in ["timm-token", "timm-siglip-tanh", "timm-beit", "eva02-base", "timm-avgmax"] {
+        let golden = golden(name);
+        let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
+        let (model, c) = (loaded.model(Isa::best()), *loaded.config());
+        let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
+        for features in KINDS.into_iter().filter(|features| features.len(&c).is_some()) {
+            let want = run_plan(&model, &Plan::new(&c, features, 2, None).unwrap(), &pixels.data, &Serial);
+            for (group, rows) in [(1, 1), (1, 5), (2, 3), (2, usize::MAX)] {
+                let plan = Plan::with_blocks(&c, features, 2, group, rows).unwrap();
+                let bytes = plan.arena_bytes();
+                assert_eq!(arena_bytes(&c, group, rows), Some(bytes));
+                let mut memory = AlignedBox::new(bytes + 4096).unwrap();
+                memory.fill(0xFF); // NaN, as f32
+                let mut out = vec![f32::NAN; plan.output_len()];
+                let small = model.forward(&plan, &mut images, &mut memory[..bytes - 1], &Serial, &mut out);
+                let error = MemoryError::TooSmall { needed: bytes, found: bytes - 1 };
+                assert_eq!(small, Err(ForwardError::Arena(error)));
+                model.forward(&plan, &mut images, &mut memory, &Serial, &mut out).unwrap();
+                assert!(out == want, "{name} {features:?} {group} images, {rows} rows");
+                assert!(memory[bytes..].iter().all(|byte| *byte == 0xFF), "{name} {features:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_number_of_threads() {
     for name in ["vp-old-identity", "timm-token", "timm-siglip-tanh", "timm-beit", "eva02-base"] {
         let golden = golden(name);
@@ -122,7 +152,7 @@ fn pixels_may_come_from_a_callback() {
     let (model, c) = (loaded.model(Isa::best()), *loaded.config());
     let plan = Plan::new(&c, Features::Logits, 2, None).unwrap();
     let want = run_plan(&model, &plan, &pixels.data, &Serial);
-    let mut arena = vit_engine::AlignedBox::new(plan.arena_bytes()).unwrap();
+    let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
     let mut out = vec![0.0; plan.output_len()];
 
     let (mut calls, [height, width]) = (Vec::new(), c.image);
@@ -151,9 +181,9 @@ fn what_does_not_fit_is_an_error() {
     let (model, c) = (loaded.model(Isa::best()), *loaded.config());
     let plan = Plan::new(&c, Features::Logits, 1, None).unwrap();
     let pixels = vec![0.0; 3 * 24 * 24];
-    let mut arena = vit_engine::AlignedBox::new(plan.arena_bytes() + 64).unwrap();
+    let mut arena = AlignedBox::new(plan.arena_bytes() + 64).unwrap();
     let mut run = |plan: &Plan, from: usize, len: usize, out: usize| {
-        let mut images = vit_engine::Images::new(&pixels, [3, 24, 24]).unwrap();
+        let mut images = Images::new(&pixels, [3, 24, 24]).unwrap();
         let result = model.forward(plan, &mut images, &mut arena[from..from + len], &Serial, &mut vec![0.0; out]);
         result.map_err(|error| error.to_string())
     };

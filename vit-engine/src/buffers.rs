@@ -1,0 +1,249 @@
+//! What the phases of a forward pass work in, and the bytes of it all, known at compile time.
+//!
+//! Each phase declares its buffers once, in the order of memory: name, type of the elements, shape. `buffers!` makes of a
+//! declaration a struct of slices with two functions: `bytes` counts, `carve` cuts the slices out of the arena.
+//!
+//! ```text
+//! arena = PassBuffers, and behind them, one after the other in the same place:
+//!   EmbedBuffers
+//!   LayerBuffers
+//!   HeadBuffers, PoolBuffers
+//! ```
+use crate::arena::{padded_bytes, take};
+use crate::config::{AttentionPool, Config, max};
+
+macro_rules! buffers {
+    ($(
+        $(#[$doc:meta])*
+        $phase:ident($($arg:ident: $type:ty),*) {
+            $($(#[$note:meta])* $buffer:ident: $element:ty = $shape:expr,)*
+        }
+    )*) => {$(
+        $(#[$doc])*
+        pub(crate) struct $phase<'a> {
+            $($(#[$note])* pub(crate) $buffer: &'a mut [$element],)*
+        }
+
+        impl<'a> $phase<'a> {
+            /// Bytes of all its buffers; `None` on overflow.
+            const fn bytes($($arg: $type),*) -> Option<usize> {
+                let bytes = Some(0);
+                $(let bytes = plus(bytes, padded_bytes::<$element>(&$shape));)*
+                bytes
+            }
+
+            /// Its buffers off the front of the arena, and what is left of that.
+            pub(crate) fn carve($($arg: $type,)* mut arena: &'a mut [u8]) -> (Self, &'a mut [u8]) {
+                (Self { $($buffer: take(&mut arena, &$shape),)* }, arena)
+            }
+        }
+    )*};
+}
+
+// `images` are those in flight at a time, `rows` those of a block.
+buffers! {
+    /// What lasts from the first phase to the last.
+    PassBuffers(c: &Config, images: usize) {
+        residual: f32 = [images, c.tokens(), c.dim],
+    }
+
+    /// What the embedding works in.
+    EmbedBuffers(c: &Config, rows: usize) {
+        /// A row of patches as the pixels come.
+        strip: f32 = [c.channels, c.patch[0], c.image[1]],
+        patches: f32 = [rows, c.patch_len()],
+        /// For a model that normalises patches.
+        normed: f32 = [if c.patch_norm { rows } else { 0 }, c.patch_len()],
+        projected: f32 = [rows, c.dim],
+    }
+
+    /// What every layer works in, its attention and then its feed-forward.
+    LayerBuffers(c: &Config, images: usize, rows: usize) {
+        /// A row a token: the keys of all heads, the values of all heads.
+        kv: f32 = [images, c.tokens(), 2 * c.inner()],
+        norm: f32 = [rows, c.dim],
+        /// Queries and context; in the feed-forward the hidden layer, and beside it the same normalised.
+        wide: f32 = [rows, max(2 * c.inner(), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
+    }
+
+    /// What the head works in.
+    HeadBuffers(c: &Config, images: usize) {
+        pooled: f32 = [images, pooled_width(c)],
+        normed: f32 = [images, pooled_width(c)],
+        /// What is pooled token by token: a token, and a second vector for a pool that needs it.
+        row: f32 = [2, c.dim],
+    }
+
+    /// What the attention pool works in beside the head's buffers.
+    PoolBuffers(c: &Config, pool: &AttentionPool, images: usize, rows: usize) {
+        /// Of one image, for each token attended to.
+        kv: f32 = [pool.tokens(c).end - pool.tokens(c).start, 2 * c.dim],
+        norm: f32 = [rows, c.dim],
+        query: f32 = [c.dim],
+        context: f32 = [images, c.dim],
+        hidden: f32 = [images, pool.mlp_dim],
+    }
+}
+
+/// The exact bytes of arena for `images` images in flight and blocks of `rows` rows: [`Plan::arena_bytes`] of
+/// [`Plan::with_blocks`] with a batch of as many images or more. `None` for a config whose sizes make no model, without
+/// images or rows, and on overflow.
+///
+/// A `static` arena gets its length from it:
+/// ```
+/// use vit_engine::{Aligned, Config, arena_bytes};
+///
+/// const fn bytes(config: &Config) -> usize {
+///     arena_bytes(config, 1, 8).expect("the config makes a model")
+/// }
+/// ```
+///
+/// [`Plan::arena_bytes`]: crate::Plan::arena_bytes
+/// [`Plan::with_blocks`]: crate::Plan::with_blocks
+pub const fn arena_bytes(config: &Config, images: usize, rows: usize) -> Option<usize> {
+    if config.validate_sizes().is_err() || images == 0 || rows == 0 {
+        return None;
+    }
+    let Some(all_rows) = images.checked_mul(config.tokens()) else { return None };
+    let rows = if rows < all_rows { rows } else { all_rows };
+    let pool = match &config.attention_pool {
+        Some(pool) => PoolBuffers::bytes(config, pool, images, rows),
+        None => Some(0),
+    };
+    let embed = EmbedBuffers::bytes(config, rows);
+    let layers = LayerBuffers::bytes(config, images, rows);
+    let head = plus(HeadBuffers::bytes(config, images), pool);
+    match (embed, layers, head) {
+        (Some(embed), Some(layers), Some(head)) => {
+            plus(PassBuffers::bytes(config, images), Some(max(embed, max(layers, head))))
+        }
+        _ => None,
+    }
+}
+
+/// The most elements that a readout pools of an image.
+const fn pooled_width(c: &Config) -> usize {
+    let logits = c.logits.pool.width(c.dim);
+    match c.embedding {
+        Some(embedding) => max(embedding.pool.width(c.dim), logits),
+        None => logits,
+    }
+}
+
+const fn plus(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    match (a, b) {
+        (Some(a), Some(b)) => a.checked_add(b),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vit_kernels::Activation;
+
+    use super::*;
+    use crate::arena::{ALIGN, Aligned};
+    use crate::config::{Biases, PatchOrder, Pool, Positions, Readout};
+    use crate::features::Features;
+    use crate::plan::Plan;
+    use crate::testing::tiny;
+
+    /// A model with every part that takes arena.
+    const CONFIG: Config = Config {
+        channels: 2,
+        image: [20, 29],
+        patch: [5, 7],
+        patch_order: PatchOrder::ChannelRowColumn,
+        patch_norm: true,
+        embed_norm: true,
+        class_token: true,
+        distillation_token: false,
+        registers: 3,
+        positions: Positions::All,
+        pre_norm: true,
+        dim: 36,
+        depth: 2,
+        heads: 3,
+        head_dim: 14,
+        attention_scale: 0.25,
+        qk_norm: true,
+        rope: false,
+        relative_bias: false,
+        context_norm: true,
+        out_proj: true,
+        layer_scale: true,
+        mlp_dim: 50,
+        gated: true,
+        hidden_norm: true,
+        activation: Activation::Gelu,
+        bias: Biases::all(true),
+        norm_eps: 1e-6,
+        final_norm: true,
+        attention_pool: Some(AttentionPool { heads: 4, mlp_dim: 41, all_tokens: false }),
+        embedding: Some(Readout { pool: Pool::ClassThenMeanPatches, norm: true }),
+        projection: 0,
+        logits: Readout { pool: Pool::Attention, norm: false },
+        distillation_head: false,
+        classes: 11,
+    };
+
+    #[test]
+    fn bytes_are_known_at_compile_time() {
+        const BYTES: usize = arena_bytes(&CONFIG, 2, 7).expect("the config makes a model");
+        static ARENA: Aligned<BYTES> = Aligned([0; BYTES]);
+        let plan = |images, rows| Plan::with_blocks(&CONFIG, Features::Logits, 5, images, rows).unwrap().arena_bytes();
+        assert_eq!(ARENA.0.len(), plan(2, 7));
+        assert_eq!(arena_bytes(&CONFIG, 3, usize::MAX), Some(plan(3, 3 * CONFIG.tokens())));
+        assert_eq!(arena_bytes(&CONFIG, 1, 1), Plan::minimum_bytes(&CONFIG, Features::Patches, 9).ok());
+    }
+
+    #[test]
+    fn what_has_no_bytes() {
+        let no_patch = Config { patch: [0, 7], ..CONFIG };
+        let huge = Config { image: [1 << 12; 2], patch: [1; 2], ..CONFIG };
+        for (config, images, rows) in [(CONFIG, 0, 1), (CONFIG, 1, 0), (no_patch, 1, 1), (CONFIG, usize::MAX, 1)] {
+            assert_eq!(arena_bytes(&config, images, rows), None);
+        }
+        assert_eq!(arena_bytes(&huge, usize::MAX >> 25, 1), None);
+    }
+
+    #[test]
+    fn the_largest_phase_fills_the_arena() {
+        let head = AttentionPool { heads: 1, mlp_dim: 5000, all_tokens: true };
+        for config in [CONFIG, tiny(), Config { attention_pool: Some(head), ..CONFIG }, Config { mlp_dim: 1, ..CONFIG }]
+        {
+            for (images, rows) in [(1, 1), (1, 5), (3, 1), (3, 40)] {
+                let rows = rows.min(images * config.tokens());
+                let mut memory = Aligned([0; 1 << 17]);
+                let arena = &mut memory.0[..arena_bytes(&config, images, rows).unwrap()];
+                let (_, arena) = PassBuffers::carve(&config, images, arena);
+                let embed = EmbedBuffers::carve(&config, rows, arena).1.len();
+                let layers = LayerBuffers::carve(&config, images, rows, arena).1.len();
+                let (_, mut rest) = HeadBuffers::carve(&config, images, arena);
+                if let Some(pool) = &config.attention_pool {
+                    rest = PoolBuffers::carve(&config, pool, images, rows, rest).1;
+                }
+                assert_eq!(embed.min(layers).min(rest.len()), 0);
+            }
+        }
+    }
+
+    buffers! {
+        MixedBuffers(rows: usize) {
+            codes: i8 = [rows, 13],
+            scales: f32 = [rows],
+            sums: i32 = [rows, 2],
+        }
+    }
+
+    #[test]
+    fn buffers_of_any_type_are_aligned_and_apart() {
+        const BYTES: usize = MixedBuffers::bytes(5).unwrap();
+        assert_eq!(BYTES, 2 * ALIGN + ALIGN + ALIGN);
+        let mut memory = Aligned([0; BYTES + ALIGN]);
+        let (MixedBuffers { codes, scales, sums }, rest) = MixedBuffers::carve(5, &mut memory.0);
+        assert_eq!((codes.len(), scales.len(), sums.len(), rest.len()), (65, 5, 10, ALIGN));
+        let starts = [codes.as_ptr().addr(), scales.as_ptr().addr(), sums.as_ptr().addr(), rest.as_ptr().addr()];
+        assert_eq!(starts.map(|start| start - starts[0]), [0, 2 * ALIGN, 3 * ALIGN, 4 * ALIGN]);
+    }
+}
