@@ -73,7 +73,7 @@ impl Weights {
         (executor_name, executor): (&str, &dyn Executor),
     ) {
         let Self { name, config: c, precision, memory } = self;
-        let plan = Plan::new(c, Features::Logits, batch, None).expect("there is no budget to exceed");
+        let plan = Plan::new(c, *precision, Features::Logits, batch, None).expect("there is no budget to exceed");
         group.throughput(Throughput::Elements(2 * plan.macs())); // FLOPs
         let function = format!("{name}/batch{batch}/{}/{isa}", precision.name());
         group.bench_function(BenchmarkId::new(function, executor_name), |b| {

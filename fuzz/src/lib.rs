@@ -35,7 +35,7 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
 
 /// One forward pass in the smallest arena.
 fn run(model: &Model<'_>, features: Features) {
-    let plan = |budget| Plan::new(model.config(), features, 1, Some(budget));
+    let plan = |budget| model.plan(features, 1, Some(budget));
     let Err(PlanError::Budget { minimum, .. }) = plan(0) else { return };
     let plan = plan(minimum).expect("the minimum is enough");
     assert_eq!(plan.arena_bytes(), minimum);

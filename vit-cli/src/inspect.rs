@@ -168,7 +168,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (0, Some(_)) => Features::Embedding,
         _ => Features::Logits,
     };
-    let fastest = Plan::new(&config, features, 1, args.model.how.memory)?;
+    let precision = loaded.precision();
+    let fastest = Plan::new(&config, precision, features, 1, args.model.how.memory)?;
     let name = args.model.model.as_ref().map_or("fashion-vit (built in)".into(), |path| path.display().to_string());
     let report = Report {
         model: name,
@@ -177,7 +178,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         parameters: parameters(&config),
         macs: fastest.macs(),
         weight_bytes: weight_bytes(&config)?,
-        memory: memory(&config, features, &fastest)?,
+        memory: memory(&config, precision, features, &fastest)?,
         isa: args.model.how.isa().name(),
         available: Isa::available().map(Isa::name).collect(),
     };
@@ -205,12 +206,12 @@ fn weight_bytes(config: &Config) -> Result<Vec<WeightBytes>> {
 }
 
 /// The least memory, and from there in doublings up to what `fastest` takes.
-fn memory(config: &Config, features: Features, fastest: &Plan) -> Result<Vec<Memory>> {
-    let least = Plan::minimum_bytes(config, features, 1)?;
-    let mut plans = vec![Plan::new(config, features, 1, Some(least))?];
+fn memory(config: &Config, precision: Precision, features: Features, fastest: &Plan) -> Result<Vec<Memory>> {
+    let least = Plan::minimum_bytes(config, precision, features, 1)?;
+    let mut plans = vec![Plan::new(config, precision, features, 1, Some(least))?];
     let mut budget = least + least / 4;
     while budget < fastest.arena_bytes() {
-        plans.push(Plan::new(config, features, 1, Some(budget))?);
+        plans.push(Plan::new(config, precision, features, 1, Some(budget))?);
         budget += budget / 2;
     }
     plans.push(*fastest);

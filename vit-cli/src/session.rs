@@ -65,7 +65,7 @@ impl<'a> Session<'a> {
     /// Plans for batches of up to `batch` images, so that what is impossible is said before any work is done.
     pub(crate) fn new(model: Model<'a>, options: &ModelOptions, features: Features, batch: usize) -> Result<Self> {
         let budget = options.how.memory;
-        let plan = Plan::new(model.config(), features, batch, budget)?;
+        let plan = model.plan(features, batch, budget)?;
         let arena = AlignedBox::new(plan.arena_bytes())
             .with_context(|| format!("the system does not give {} bytes of working memory", plan.arena_bytes()))?;
         Ok(Self { model, pool: Arc::new(pool(options.threads())?), features, budget, arena })
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
     pub(crate) fn plan(&self, batch: usize) -> Result<Plan> {
         // A smaller batch never needs more than the one the arena was made for.
         let budget = self.budget.unwrap_or(usize::MAX).min(self.arena.len());
-        Ok(Plan::new(self.model.config(), self.features, batch, Some(budget))?)
+        Ok(self.model.plan(self.features, batch, Some(budget))?)
     }
 
     /// The logits of `count` images, \[count, classes\].

@@ -1,7 +1,7 @@
 //! The attention block: x = x + scale ⊙ out(attention(norm(x))).
 use core::ops::Range;
 
-use vit_kernels::{Epilogue, KvLayout, LayerNorm, RelativeBias, Rope, Scores, elementwise};
+use vit_kernels::{Activations, Epilogue, KvLayout, LayerNorm, RelativeBias, Rope, Scores, elementwise};
 
 use crate::buffers::LayerBuffers;
 use crate::config::Config;
@@ -30,7 +30,8 @@ impl Pass<'_> {
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             let kv = &mut buffers.kv[first * pair..][..rows * pair]; // [rows, 2·inner]
             self.norm(block, layer.attention_norm, norm);
-            self.linear(Stage::KeysValues, norm, layer.kv, Epilogue::default(), &mut [], kv);
+            let x = self.activations(norm, &layer.kv.weight, buffers.quantised, buffers.row_scales);
+            self.linear(Stage::KeysValues, x, layer.kv, Epilogue::default(), &mut [], kv);
             if let Some(QkNorm { key, .. }) = layer.qk_norm {
                 let (keys, normed) = buffers.wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
                 for (key, kv) in keys.chunks_exact_mut(inner).zip(kv.chunks_exact(pair)) {
@@ -62,7 +63,8 @@ impl Pass<'_> {
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
-            let (q, context) = self.queries(layer, norm, first, rows_per_image, wide); // [rows, inner] each
+            let x = self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales);
+            let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
                 let job = self.scores(layer, &of, &q[part.clone()], buffers.kv).attend(&mut context[part]);
@@ -76,7 +78,8 @@ impl Pass<'_> {
             match layer.out {
                 Some(out) => {
                     let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
-                    self.linear(Stage::Output, context, out, onto, norm, block);
+                    let x = self.activations(context, &out.weight, buffers.quantised, buffers.row_scales);
+                    self.linear(Stage::Output, x, out, onto, norm, block);
                 }
                 None => elementwise::add(self.model.isa, block, context).expect("without a projection inner is dim"),
             }
@@ -99,7 +102,8 @@ impl Pass<'_> {
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             self.norm(block, layer.attention_norm, norm);
             let wide = &mut buffers.wide[..2 * rows * c.inner()];
-            let (q, _) = self.queries(layer, norm, first, c.tokens(), wide); // [rows, inner]
+            let x = self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales);
+            let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * c.depth + index) * map..][..map];
@@ -114,14 +118,14 @@ impl Pass<'_> {
     fn queries<'w>(
         &self,
         layer: &Layer<'_>,
-        norm: &[f32],
+        x: Activations<'_>,
         first: usize,
         rows_per_image: usize,
         wide: &'w mut [f32],
     ) -> (&'w mut [f32], &'w mut [f32]) {
         let inner = self.model.config.inner();
         let (mut q, mut spare) = wide.split_at_mut(wide.len() / 2);
-        self.linear(Stage::Queries, norm, layer.q, Epilogue::default(), &mut [], q);
+        self.linear(Stage::Queries, x, layer.q, Epilogue::default(), &mut [], q);
         if let Some(QkNorm { query, .. }) = layer.qk_norm {
             self.norm_heads(q, query, spare);
             (q, spare) = (spare, q);

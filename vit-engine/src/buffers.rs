@@ -9,8 +9,11 @@
 //!   LayerBuffers
 //!   HeadBuffers, PoolBuffers
 //! ```
+use vit_kernels::quantised_len;
+
 use crate::arena::{padded_bytes, take};
 use crate::config::{AttentionPool, Config, max};
+use crate::weights::Precision;
 
 macro_rules! buffers {
     ($(
@@ -58,12 +61,15 @@ buffers! {
     }
 
     /// What every layer works in, its attention and then its feed-forward.
-    LayerBuffers(c: &Config, images: usize, rows: usize) {
+    LayerBuffers(c: &Config, precision: Precision, images: usize, rows: usize) {
         /// A row a token: the keys of all heads, the values of all heads.
         kv: f32 = [images, c.tokens(), 2 * c.inner()],
         norm: f32 = [rows, c.dim],
         /// Queries and context; in the feed-forward the hidden layer, and beside it the same normalised.
         wide: f32 = [rows, max(2 * c.inner(), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
+        /// For a precision that quantises activations: the rows that a matrix is multiplied with, and their scales.
+        quantised: i8 = [quantised_rows(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
+        row_scales: f32 = [quantised_rows(precision, rows)],
     }
 
     /// What the head works in.
@@ -91,16 +97,16 @@ buffers! {
 ///
 /// A `static` arena gets its length from it:
 /// ```
-/// use vit_engine::{Aligned, Config, arena_bytes};
+/// use vit_engine::{Config, Precision, arena_bytes};
 ///
 /// const fn bytes(config: &Config) -> usize {
-///     arena_bytes(config, 1, 8).expect("the config makes a model")
+///     arena_bytes(config, Precision::Int8, 1, 8).expect("the config makes a model")
 /// }
 /// ```
 ///
 /// [`Plan::arena_bytes`]: crate::Plan::arena_bytes
 /// [`Plan::with_blocks`]: crate::Plan::with_blocks
-pub const fn arena_bytes(config: &Config, images: usize, rows: usize) -> Option<usize> {
+pub const fn arena_bytes(config: &Config, precision: Precision, images: usize, rows: usize) -> Option<usize> {
     if config.validate_sizes().is_err() || images == 0 || rows == 0 {
         return None;
     }
@@ -111,7 +117,7 @@ pub const fn arena_bytes(config: &Config, images: usize, rows: usize) -> Option<
         None => Some(0),
     };
     let embed = EmbedBuffers::bytes(config, rows);
-    let layers = LayerBuffers::bytes(config, images, rows);
+    let layers = LayerBuffers::bytes(config, precision, images, rows);
     let head = plus(HeadBuffers::bytes(config, images), pool);
     match (embed, layers, head) {
         (Some(embed), Some(layers), Some(head)) => {
@@ -119,6 +125,11 @@ pub const fn arena_bytes(config: &Config, images: usize, rows: usize) -> Option<
         }
         _ => None,
     }
+}
+
+/// Rows that are quantised at a time.
+const fn quantised_rows(precision: Precision, rows: usize) -> usize {
+    if precision.quantises() { rows } else { 0 }
 }
 
 /// The most elements that a readout pools of an image.
@@ -189,12 +200,17 @@ mod tests {
 
     #[test]
     fn bytes_are_known_at_compile_time() {
-        const BYTES: usize = arena_bytes(&CONFIG, 2, 7).expect("the config makes a model");
+        const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config makes a model");
         static ARENA: Aligned<BYTES> = Aligned([0; BYTES]);
-        let plan = |images, rows| Plan::with_blocks(&CONFIG, Features::Logits, 5, images, rows).unwrap().arena_bytes();
+        let plan = |images, rows| {
+            Plan::with_blocks(&CONFIG, Precision::F32, Features::Logits, 5, images, rows).unwrap().arena_bytes()
+        };
         assert_eq!(ARENA.0.len(), plan(2, 7));
-        assert_eq!(arena_bytes(&CONFIG, 3, usize::MAX), Some(plan(3, 3 * CONFIG.tokens())));
-        assert_eq!(arena_bytes(&CONFIG, 1, 1), Plan::minimum_bytes(&CONFIG, Features::Patches, 9).ok());
+        assert_eq!(arena_bytes(&CONFIG, Precision::F32, 3, usize::MAX), Some(plan(3, 3 * CONFIG.tokens())));
+        assert_eq!(
+            arena_bytes(&CONFIG, Precision::F32, 1, 1),
+            Plan::minimum_bytes(&CONFIG, Precision::F32, Features::Patches, 9).ok()
+        );
     }
 
     #[test]
@@ -202,9 +218,9 @@ mod tests {
         let no_patch = Config { patch: [0, 7], ..CONFIG };
         let huge = Config { image: [1 << 12; 2], patch: [1; 2], ..CONFIG };
         for (config, images, rows) in [(CONFIG, 0, 1), (CONFIG, 1, 0), (no_patch, 1, 1), (CONFIG, usize::MAX, 1)] {
-            assert_eq!(arena_bytes(&config, images, rows), None);
+            assert_eq!(arena_bytes(&config, Precision::F32, images, rows), None);
         }
-        assert_eq!(arena_bytes(&huge, usize::MAX >> 25, 1), None);
+        assert_eq!(arena_bytes(&huge, Precision::F32, usize::MAX >> 25, 1), None);
     }
 
     #[test]
@@ -215,10 +231,10 @@ mod tests {
             for (images, rows) in [(1, 1), (1, 5), (3, 1), (3, 40)] {
                 let rows = rows.min(images * config.tokens());
                 let mut memory = Aligned([0; 1 << 17]);
-                let arena = &mut memory.0[..arena_bytes(&config, images, rows).unwrap()];
+                let arena = &mut memory.0[..arena_bytes(&config, Precision::F32, images, rows).unwrap()];
                 let (_, arena) = PassBuffers::carve(&config, images, arena);
                 let embed = EmbedBuffers::carve(&config, rows, arena).1.len();
-                let layers = LayerBuffers::carve(&config, images, rows, arena).1.len();
+                let layers = LayerBuffers::carve(&config, Precision::F32, images, rows, arena).1.len();
                 let (_, mut rest) = HeadBuffers::carve(&config, images, arena);
                 if let Some(pool) = &config.attention_pool {
                     rest = PoolBuffers::carve(&config, pool, images, rows, rest).1;

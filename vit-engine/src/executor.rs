@@ -8,6 +8,8 @@ pub enum Stage {
     Embed,
     /// LayerNorm, wherever it stands.
     Norm,
+    /// Activations to int8.
+    Quantise,
     /// Projection to keys and values.
     KeysValues,
     /// Projection to queries.
@@ -28,9 +30,10 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the model's order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Embed,
         Self::Norm,
+        Self::Quantise,
         Self::KeysValues,
         Self::Queries,
         Self::Rope,

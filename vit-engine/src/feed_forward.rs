@@ -16,13 +16,14 @@ impl Pass<'_> {
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             let (mut hidden, spare) = buffers.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
+            let x = self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales);
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
-                    self.linear(Stage::Up, norm, gate, activation, &mut [], hidden);
-                    self.linear(Stage::Up, norm, layer.up, through, &mut [], hidden);
+                    self.linear(Stage::Up, x, gate, activation, &mut [], hidden);
+                    self.linear(Stage::Up, x, layer.up, through, &mut [], hidden);
                 }
-                None => self.linear(Stage::Up, norm, layer.up, activation, &mut [], hidden),
+                None => self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden),
             }
             if let Some(hidden_norm) = layer.hidden_norm {
                 let normed = &mut spare[..hidden.len()];
@@ -30,7 +31,8 @@ impl Pass<'_> {
                 hidden = normed;
             }
             let onto = Epilogue { scale: layer.mlp_scale, ..Epilogue::RESIDUAL };
-            self.linear(Stage::Down, hidden, layer.down, onto, norm, block);
+            let x = self.activations(hidden, &layer.down.weight, buffers.quantised, buffers.row_scales);
+            self.linear(Stage::Down, x, layer.down, onto, norm, block);
         }
     }
 }

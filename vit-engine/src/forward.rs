@@ -4,7 +4,7 @@
 //! blocks of rows twice: keys and values of all rows first, then the rest.
 use core::fmt;
 
-use vit_kernels::{Epilogue, LayerNorm, Matmul};
+use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
 
 use crate::arena::{MemoryError, aligned_mut};
 use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
@@ -33,7 +33,7 @@ impl Model<'_> {
         executor: &dyn Executor,
         out: &mut [f32],
     ) -> Result<(), ForwardError<P::Error>> {
-        if *plan.config() != self.config {
+        if *plan.config() != self.config || plan.precision() != self.precision() {
             return Err(ForwardError::OtherPlan);
         }
         if out.len() != plan.output_len() {
@@ -79,7 +79,7 @@ impl Pass<'_> {
         let (buffers, _) = EmbedBuffers::carve(c, plan.rows(), arena);
         self.embed(first, pixels, buffers, residual).map_err(ForwardError::Pixels)?;
 
-        let (mut buffers, _) = LayerBuffers::carve(c, plan.images(), plan.rows(), arena);
+        let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = features.layers(c);
         for index in 0..layers {
             let layer = self.model.layer(index);
@@ -119,11 +119,30 @@ impl Pass<'_> {
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
+    /// Rows as weights of that format take them: f32, or quantised into `values` and `scales`.
+    pub(crate) fn activations<'e>(
+        &self,
+        x: &'e [f32],
+        weight: &Packed<'_>,
+        values: &'e mut [i8],
+        scales: &'e mut [f32],
+    ) -> Activations<'e> {
+        if weight.format() != Format::Int8 {
+            return x.into();
+        }
+        let (isa, k) = (self.model.isa, weight.k());
+        let rows = x.len() / k;
+        let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
+        let job = Quantise::new(isa, x, k, values, scales);
+        self.team.run(Stage::Quantise, &mut job.expect("the plan reserved as many rows as a block has"));
+        Quantised::new(isa, k, values, scales).expect("they were written just now").into()
+    }
+
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].
     pub(crate) fn linear<'e>(
         &self,
         stage: Stage,
-        x: &'e [f32],
+        x: impl Into<Activations<'e>>,
         linear: Linear<'e>,
         epilogue: Epilogue<'e>,
         partial: &'e mut [f32],
@@ -141,7 +160,7 @@ impl Pass<'_> {
 /// Why a forward pass did not deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardError<E> {
-    /// The plan was made for another config.
+    /// The plan was made for another config or precision.
     OtherPlan,
     /// The arena does not do.
     Arena(MemoryError),

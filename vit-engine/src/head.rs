@@ -156,7 +156,7 @@ impl Pass<'_> {
         self.linear(Stage::Head, context, weights.out, plain, &mut [], pooled);
         self.norm(pooled, weights.norm, normed);
         let activation = Epilogue { activation: Some(c.activation), ..plain };
-        self.linear(Stage::Head, normed, weights.up, activation, &mut [], hidden);
+        self.linear(Stage::Head, &*normed, weights.up, activation, &mut [], hidden);
         self.linear(Stage::Head, hidden, weights.down, Epilogue::RESIDUAL, normed, pooled);
     }
 

@@ -11,7 +11,7 @@
 //! let checkpoint = file::Checkpoint::open("vit-base".as_ref(), file::Access::Map)?;
 //! let loaded = checkpoint.load(Precision::F32)?;
 //! let model = loaded.model(Isa::best());
-//! let plan = Plan::new(model.config(), Features::Logits, 1, None)?;
+//! let plan = model.plan(Features::Logits, 1, None)?;
 //! let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
 //! let pixels = vec![0.0; 3 * 224 * 224]; // normalised, [batch, channels, height, width]
 //! let mut logits = vec![0.0; plan.output_len()];

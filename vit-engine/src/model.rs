@@ -3,7 +3,9 @@ use vit_kernels::Isa;
 
 use crate::arena::{MemoryError, aligned};
 use crate::config::{Config, ConfigError};
+use crate::features::Features;
 use crate::parameters::{LayerSite, PoolSite, Site};
+use crate::plan::{Plan, PlanError};
 use crate::weights::{Fill, FillError, Layout, Linear, Norm, Precision, Source};
 
 /// A model over weights that stand in the caller's memory: RAM, flash, a mapped file.
@@ -91,6 +93,8 @@ impl<'a> Model<'a> {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
         }
         let (data, tables) = aligned(memory, needed).map_err(ModelError::Memory)?.split_at(layout.tables_start);
+        // A precision whose bits are the same everywhere rounds every operation for itself.
+        let isa = if precision.quantises() { isa.unfused() } else { isa };
         Ok(Self { config: *config, isa, layout, data, tables })
     }
 
@@ -142,6 +146,14 @@ impl<'a> Model<'a> {
     /// How the weight matrices are stored.
     pub fn precision(&self) -> Precision {
         self.layout.precision
+    }
+
+    /// [`Plan::new`] for this model.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn plan(&self, features: Features, batch: usize, budget: Option<usize>) -> Result<Plan, PlanError> {
+        Plan::new(&self.config, self.precision(), features, batch, budget)
     }
 
     /// The instruction-set level it runs on.

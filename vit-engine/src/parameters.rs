@@ -159,6 +159,16 @@ impl Entry<Site> {
         }
     }
 
+    /// The shape of its matrix, \[n, k\]; of vectors as of one row.
+    pub(crate) fn matrix_shape(&self) -> [usize; 2] {
+        match *self {
+            Self::Rows { rows, cols, .. } => [rows, cols],
+            Self::Norm { len, .. } => [1, len],
+            Self::Linear { n, k, .. } => [n, k],
+            Self::KeysValues { n, k, .. } => [2 * n, k],
+        }
+    }
+
     /// The same entry of another layer.
     pub(crate) fn at_layer(self, index: usize) -> Self {
         self.named(|site| match site {

@@ -8,6 +8,7 @@ use crate::buffers::arena_bytes;
 use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
 use crate::features::Features;
+use crate::weights::Precision;
 
 /// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
 const MOST_ROWS: usize = 288;
@@ -16,6 +17,7 @@ const MOST_ROWS: usize = 288;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     config: Config,
+    precision: Precision,
     features: Features,
     batch: usize,
     images: usize,
@@ -31,17 +33,23 @@ impl Plan {
     /// # Errors
     /// When the config makes no model, the batch is 0, the model does not have the features, or the budget is below
     /// the minimum, which the error names.
-    pub fn new(config: &Config, features: Features, batch: usize, budget: Option<usize>) -> Result<Self, PlanError> {
+    pub fn new(
+        config: &Config,
+        precision: Precision,
+        features: Features,
+        batch: usize,
+        budget: Option<usize>,
+    ) -> Result<Self, PlanError> {
         let tokens = config.validate().map(|()| config.tokens()).map_err(PlanError::Config)?;
         let most_images = (MOST_ROWS / tokens).clamp(1, batch.max(1));
         let even = |images: usize, rows: usize| {
             let blocks = (images * tokens).div_ceil(rows);
             (images * tokens).div_ceil(blocks)
         };
-        let smallest = Self::with_blocks(config, features, batch, 1, 1)?;
+        let smallest = Self::with_blocks(config, precision, features, batch, 1, 1)?;
         let Some(budget) = budget else {
             let rows = even(most_images, MOST_ROWS);
-            return Self::with_blocks(config, features, batch, most_images, rows);
+            return Self::with_blocks(config, precision, features, batch, most_images, rows);
         };
         if budget < smallest.bytes {
             return Err(PlanError::Budget { minimum: smallest.bytes, budget });
@@ -52,11 +60,11 @@ impl Plan {
             let (mut fits, mut too_many) = (0, MOST_ROWS.min(images * tokens) + 1);
             while too_many - fits > 1 {
                 let rows = fits + (too_many - fits) / 2;
-                let plan = Self::with_blocks(config, features, batch, images, rows)?;
+                let plan = Self::with_blocks(config, precision, features, batch, images, rows)?;
                 *(if plan.bytes <= budget { &mut fits } else { &mut too_many }) = rows;
             }
             if fits > 0 {
-                let plan = Self::with_blocks(config, features, batch, images, even(images, fits))?;
+                let plan = Self::with_blocks(config, precision, features, batch, images, even(images, fits))?;
                 best = if plan.rows > best.rows { plan } else { best };
             }
         }
@@ -67,8 +75,13 @@ impl Plan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn minimum_bytes(config: &Config, features: Features, batch: usize) -> Result<usize, PlanError> {
-        Ok(Self::with_blocks(config, features, batch, 1, 1)?.bytes)
+    pub fn minimum_bytes(
+        config: &Config,
+        precision: Precision,
+        features: Features,
+        batch: usize,
+    ) -> Result<usize, PlanError> {
+        Ok(Self::with_blocks(config, precision, features, batch, 1, 1)?.bytes)
     }
 
     /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
@@ -77,6 +90,7 @@ impl Plan {
     /// As [`new`](Self::new), and when there are no rows or images in a block.
     pub fn with_blocks(
         config: &Config,
+        precision: Precision,
         features: Features,
         batch: usize,
         images: usize,
@@ -89,13 +103,26 @@ impl Plan {
         let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
         let images = images.min(batch);
-        let bytes = arena_bytes(config, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        Ok(Self { config: *config, features, batch, images, rows: rows.min(images * config.tokens()), bytes })
+        let bytes = arena_bytes(config, precision, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
+        Ok(Self {
+            config: *config,
+            precision,
+            features,
+            batch,
+            images,
+            rows: rows.min(images * config.tokens()),
+            bytes,
+        })
     }
 
     /// The hyper-parameters it was made for.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The precision it was made for.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// What it delivers.
@@ -147,7 +174,7 @@ impl Plan {
         let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
         let factors = match stage {
             Stage::Embed => [c.patches(), c.patch_len(), dim],
-            Stage::Norm | Stage::Rope => [0; 3],
+            Stage::Norm | Stage::Rope | Stage::Quantise => [0; 3],
             Stage::KeysValues => [layers.saturating_mul(tokens), dim, 2 * inner],
             Stage::Queries => [rows.saturating_add(map_rows), dim, inner],
             Stage::Attention => [rows.saturating_add(map_rows), 2 * tokens, inner],
@@ -239,10 +266,10 @@ mod tests {
     #[test]
     fn the_budget_is_an_upper_bound_and_is_used() {
         let config = tiny();
-        let plan = |budget| Plan::new(&config, Features::Logits, 7, Some(budget));
+        let plan = |budget| Plan::new(&config, Precision::F32, Features::Logits, 7, Some(budget));
         let Err(PlanError::Budget { minimum, budget: 0 }) = plan(0) else { panic!("{:?}", plan(0)) };
         assert_eq!(plan(minimum - 1), Err(PlanError::Budget { minimum, budget: minimum - 1 }));
-        let unbounded = Plan::new(&config, Features::Logits, 7, None).unwrap();
+        let unbounded = Plan::new(&config, Precision::F32, Features::Logits, 7, None).unwrap();
         let mut rows = 0;
         for budget in minimum..unbounded.arena_bytes() + 100 {
             let plan = plan(budget).unwrap();
@@ -254,8 +281,8 @@ mod tests {
 
     #[test]
     fn more_images_than_the_batch_are_not_planned_for() {
-        let one = Plan::new(&tiny(), Features::Logits, 1, None).unwrap();
-        let many = Plan::new(&tiny(), Features::Logits, 1000, None).unwrap();
+        let one = Plan::new(&tiny(), Precision::F32, Features::Logits, 1, None).unwrap();
+        let many = Plan::new(&tiny(), Precision::F32, Features::Logits, 1000, None).unwrap();
         assert_eq!((one.images(), one.rows()), (1, tiny().tokens()));
         assert!(many.images() > 1 && many.rows() <= MOST_ROWS);
         assert_eq!(many.output_len(), 1000 * tiny().classes);
@@ -276,9 +303,9 @@ mod tests {
             classes: 1000,
             ..tiny()
         };
-        let patches = Plan::new(&base, Features::Patches, 1, None).unwrap().macs();
+        let patches = Plan::new(&base, Precision::F32, Features::Patches, 1, None).unwrap().macs();
         assert_eq!(patches, 17_563_060_224);
-        let logits = Plan::new(&base, Features::Logits, 2, None).unwrap().macs();
+        let logits = Plan::new(&base, Precision::F32, Features::Logits, 2, None).unwrap().macs();
         let row = 2 * 768 * 768 + 2 * 197 * 768 + 2 * 768 * 3072;
         assert_eq!(logits, 2 * (patches - 196 * row + 768_000));
     }
@@ -310,10 +337,10 @@ mod tests {
             ("attention pool over all tokens", pool(true), [24064, 25024, 584_832, 68864]),
         ] {
             let plans = [
-                Plan::with_blocks(&config, Features::Logits, 1, 1, 1),
-                Plan::new(&config, Features::Logits, 1, None),
-                Plan::new(&config, Features::Logits, 64, None),
-                Plan::with_blocks(&config, Features::Patches, 5, 3, 23),
+                Plan::with_blocks(&config, Precision::F32, Features::Logits, 1, 1, 1),
+                Plan::new(&config, Precision::F32, Features::Logits, 1, None),
+                Plan::new(&config, Precision::F32, Features::Logits, 64, None),
+                Plan::with_blocks(&config, Precision::F32, Features::Patches, 5, 3, 23),
             ];
             assert_eq!(plans.map(|plan| plan.unwrap().arena_bytes()), expected, "{name}");
         }
@@ -322,13 +349,19 @@ mod tests {
     #[test]
     fn what_cannot_be_planned() {
         let headless = Config { classes: 0, ..tiny() };
-        assert_eq!(Plan::new(&headless, Features::Logits, 1, None), Err(PlanError::NoFeatures(Features::Logits)));
+        assert_eq!(
+            Plan::new(&headless, Precision::F32, Features::Logits, 1, None),
+            Err(PlanError::NoFeatures(Features::Logits))
+        );
         let mean = Readout { pool: Pool::MeanTokens, norm: false };
         let mean = Config { class_token: false, logits: mean, embedding: Some(mean), ..tiny() };
-        assert_eq!(Plan::new(&mean, Features::Class, 1, None), Err(PlanError::NoFeatures(Features::Class)));
-        assert_eq!(Plan::new(&tiny(), Features::Logits, 0, None), Err(PlanError::Empty));
+        assert_eq!(
+            Plan::new(&mean, Precision::F32, Features::Class, 1, None),
+            Err(PlanError::NoFeatures(Features::Class))
+        );
+        assert_eq!(Plan::new(&tiny(), Precision::F32, Features::Logits, 0, None), Err(PlanError::Empty));
         let huge = Config { image: [1 << 24, 1 << 24], patch: [1, 1], dim: 1 << 24, ..tiny() };
-        assert!(Plan::new(&huge, Features::Patches, 1, None).is_err());
-        assert!(Plan::new(&tiny(), Features::Logits, usize::MAX, None).is_err());
+        assert!(Plan::new(&huge, Precision::F32, Features::Patches, 1, None).is_err());
+        assert!(Plan::new(&tiny(), Precision::F32, Features::Logits, usize::MAX, None).is_err());
     }
 }

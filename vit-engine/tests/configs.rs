@@ -249,23 +249,23 @@ fn run_all(model: &Model<'_>, batch: usize, d: &mut Draw) -> usize {
     let (c, mut count) = (model.config(), 0);
     let pixels = pixels(c, batch);
     for features in KINDS {
-        let unbounded = match Plan::new(c, features, batch, None) {
+        let unbounded = match Plan::new(c, model.precision(), features, batch, None) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!((error, features.len(c)), (PlanError::NoFeatures(features), None));
                 continue;
             }
         };
-        let minimum = Plan::minimum_bytes(c, features, batch).unwrap();
+        let minimum = Plan::minimum_bytes(c, model.precision(), features, batch).unwrap();
         let between = minimum + d.below(unbounded.arena_bytes().saturating_sub(minimum) + 1);
         let want = run_plan(model, &unbounded, &pixels, &Serial);
         assert!(want.iter().all(|x| x.is_finite()), "{features:?}");
         let images = 1 + d.below(4);
         for plan in [
-            Plan::new(c, features, batch, Some(minimum)),
-            Plan::new(c, features, batch, Some(between)),
-            Plan::with_blocks(c, features, batch, images, 1 + d.below(images * c.tokens() + 3)),
-            Plan::with_blocks(c, features, batch, usize::MAX, usize::MAX),
+            Plan::new(c, model.precision(), features, batch, Some(minimum)),
+            Plan::new(c, model.precision(), features, batch, Some(between)),
+            Plan::with_blocks(c, model.precision(), features, batch, images, 1 + d.below(images * c.tokens() + 3)),
+            Plan::with_blocks(c, model.precision(), features, batch, usize::MAX, usize::MAX),
         ] {
             let plan = plan.unwrap();
             let same = run_plan(model, &plan, &pixels, &Serial) == want;
@@ -328,7 +328,7 @@ fn what_is_accepted_runs() {
                 // It is the model that is filled for that size to begin with.
                 let whole = filled(&other, precision, seed);
                 let whole = Model::new(&other, precision, isa, &whole).unwrap();
-                let plan = Plan::new(&other, Features::Patches, batch, None).unwrap();
+                let plan = Plan::new(&other, precision, Features::Patches, batch, None).unwrap();
                 let pixels = pixels(&other, batch);
                 assert!(run_plan(&at, &plan, &pixels, &Serial) == run_plan(&whole, &plan, &pixels, &Serial));
             }
@@ -351,7 +351,7 @@ fn sizes_near_the_limits() {
             |bytes: &mut [u8]| Model::fill(&c, Precision::F32, &Seeded { seed: 0, opened: RefCell::default() }, bytes);
         if let Err(error) = c.validate() {
             assert_eq!(Model::bytes(&c, Precision::F16), Err(error));
-            assert_eq!(Plan::new(&c, Features::Patches, 1, None), Err(PlanError::Config(error)));
+            assert_eq!(Plan::new(&c, Precision::F32, Features::Patches, 1, None), Err(PlanError::Config(error)));
             assert_eq!(fill(&mut []), Err(FillError::Config(error)));
             return;
         }
@@ -371,12 +371,13 @@ fn sizes_near_the_limits() {
         let batch = d.of(&[1, 2, 300, 1 << 24, usize::MAX / 2, usize::MAX]);
         let [images, rows] = [0, 1].map(|_| d.of(&[1, 2, 1000, 1 << 24, usize::MAX]));
         let budget = d.of(&[None, Some(0), Some(1 << 30), Some(usize::MAX)]);
+        let precision = d.of(&Precision::ALL);
         for features in KINDS {
-            let planned = Plan::new(&c, features, batch, budget);
+            let planned = Plan::new(&c, precision, features, batch, budget);
             if let (Ok(plan), Some(budget)) = (planned, budget) {
                 assert!(plan.arena_bytes() <= budget);
             }
-            let blocks = Plan::with_blocks(&c, features, batch, images, rows);
+            let blocks = Plan::with_blocks(&c, precision, features, batch, images, rows);
             for plan in planned.into_iter().chain(blocks) {
                 assert!(plan.arena_bytes() > 0 && plan.rows() > 0);
                 assert_eq!(plan.output_len() / batch, features.len(&c).unwrap());

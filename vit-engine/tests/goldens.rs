@@ -67,6 +67,30 @@ fn half_precision_weights_are_close() {
     }
 }
 
+/// 10·log₁₀(Σ want² / Σ (got − want)²): decibels of signal above noise.
+fn signal_to_noise(got: &[f32], want: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let noise: f64 = got.iter().zip(want).map(|(got, want)| square(got - want)).sum();
+    10.0 * (want.iter().map(|want| square(*want)).sum::<f64>() / noise).log10()
+}
+
+/// int8 against PyTorch's f32. These models are tiny, with widths of 24 to 64 and random weights: there is little to average
+/// the rounding over.
+#[test]
+fn int8_is_within_its_signal_to_noise() {
+    let mut ratios = Vec::new();
+    for golden in goldens() {
+        let kind = main_kind(&golden);
+        let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
+        let loaded = golden.load(Precision::Int8);
+        let ratio = signal_to_noise(&run(&loaded.model(Isa::best()), features(kind), &pixels), &want.data);
+        ratios.push((ratio, golden.name));
+    }
+    ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
+    println!("worst {:?}, median {:?}", &ratios[..5], ratios[ratios.len() / 2]);
+    assert!(ratios[0].0 >= 20.0 && ratios[ratios.len() / 2].0 >= 35.0, "{:?}", &ratios[..5]);
+}
+
 /// Parameters that no output depends on: what is added to every key adds the same to all scores of a query, which softmax
 /// does not see. Where keys are rotated, it does, and so it does where they are normalised afterwards.
 fn invisible(loaded: &Loaded, tensor: &str, fused_key: bool) -> bool {

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::golden;
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Plan, Precision, Serial, ThreadPool};
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Precision, Serial, ThreadPool};
 
 /// Counts what every thread of the process asks of the system's allocator.
 struct Counting;
@@ -41,7 +41,7 @@ fn allocations(executor: &dyn Executor) -> u64 {
             let (model, c) = (loaded.model(Isa::best()), *loaded.config());
             let kinds = [Features::Logits, Features::Embedding, Features::Patches, Features::Attention];
             for features in kinds.into_iter().filter(|features| features.len(&c).is_some()) {
-                let plan = Plan::new(&c, features, 2, None).unwrap();
+                let plan = model.plan(features, 2, None).unwrap();
                 let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
                 let mut out = vec![0.0; plan.output_len()];
                 let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();

@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for &threads in &threads {
         let (pool, pinned) = pinned_pool(threads, &cores)?;
         for &batch in &args.batch {
-            let plan = Plan::new(model.config(), args.features, batch, args.how.memory)?;
+            let plan = model.plan(args.features, batch, args.how.memory)?;
             let mut measured = measure(&model, &plan, &pool, args)?;
             measured.model = args.model.clone().unwrap_or_else(|| "fashion-vit".into());
             (measured.load_ms, measured.pinned) = (subject.load_ms(), pinned);

@@ -15,7 +15,8 @@
 //! Tensors stand in the order of memory, each at the end of the one before, padded to 64 bytes. Matrices are packed panels
 //! as [`Format`](vit_kernels::Format) has them: their dimensions, innermost first, are \[16, k, n/16\] in f32 and f16,
 //! \[group, 16, k/group, n/16\] in other formats, n and k rounded up. Names are like `blk.3.attn_q.weight`; keys and values
-//! are one matrix, `blk.3.attn_kv.weight`. Everything that is no matrix is F32. The [keys of the metadata](keys) are the
+//! are one matrix, `blk.3.attn_kv.weight`. int8 matrices are followed by `.scale`, F32, and `.sum`, I32, one for each output.
+//! Everything that is no matrix is F32. The [keys of the metadata](keys) are the
 //! fields of [`Config`].
 pub mod keys;
 

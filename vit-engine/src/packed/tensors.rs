@@ -6,13 +6,14 @@ use vit_kernels::{Format, LANES};
 use super::PackedError;
 use super::gguf::Gguf;
 use crate::config::Config;
-use crate::parameters::{Entry, LayerSite, Part, PoolSite, Site};
+use crate::parameters::{Entry, LayerSite, PoolSite, Site};
 use crate::weights::{Layout, Slot};
 
 /// A tensor as the table has it.
 pub(super) struct Tensor {
     entry: Entry<Site>,
-    part: Part,
+    /// The end of its name.
+    role: &'static str,
     /// Innermost first; 1 where there are fewer than four.
     pub(super) dims: [usize; 4],
     /// GGML's number for the type of its elements.
@@ -21,27 +22,39 @@ pub(super) struct Tensor {
     pub(super) offset: usize,
 }
 
+const WEIGHT: &str = "weight";
+/// Scales of quantised weights.
+const SCALE: &str = "scale";
+/// Sums of quantised weights.
+const SUM: &str = "sum";
+const BIAS: &str = "bias";
+
+/// GGML's number for i32.
+const I32: u32 = 26;
+
 /// Calls `visit` with every tensor, in the order of memory.
 pub(super) fn for_each<E>(
     layout: &Layout,
     config: &Config,
     mut visit: impl FnMut(&Tensor) -> Result<(), E>,
 ) -> Result<(), E> {
+    let floats = Format::F32.ggml_type();
     let mut slot = |base: usize, Slot { entry, format, offset, bias }: Slot| {
-        let (dims, kind) = match entry {
-            Entry::Rows { rows, cols, .. } => ([cols, rows, 1, 1], Format::F32.ggml_type()),
-            Entry::Norm { len, .. } => ([len, 1, 1, 1], Format::F32.ggml_type()),
-            Entry::Linear { n, k, .. } => (panels(format, n, k), format.ggml_type()),
-            Entry::KeysValues { n, k, .. } => (panels(format, 2 * n, k), format.ggml_type()),
-        };
-        visit(&Tensor { entry, part: Part::Weight, dims, kind, offset: base + offset })?;
-        match entry.bias_len() {
-            Some(len) => {
-                let (dims, kind) = ([len, 1, 1, 1], Format::F32.ggml_type());
-                visit(&Tensor { entry, part: Part::Bias, dims, kind, offset: base + bias })
+        let mut tensor = |role, dims, kind, offset| visit(&Tensor { entry, role, dims, kind, offset: base + offset });
+        match entry {
+            Entry::Rows { rows, cols, .. } => tensor(WEIGHT, [cols, rows, 1, 1], floats, offset)?,
+            Entry::Norm { len, .. } => tensor(WEIGHT, vector(len), floats, offset)?,
+            Entry::Linear { .. } | Entry::KeysValues { .. } => {
+                let [n, k] = entry.matrix_shape();
+                tensor(WEIGHT, panels(format, n, k), format.ggml_type(), offset)?;
+                if format == Format::Int8 {
+                    let (outputs, scales) = (n.next_multiple_of(LANES), offset + format.panel_bytes(n, k).unwrap_or(0));
+                    tensor(SCALE, vector(outputs), floats, scales)?;
+                    tensor(SUM, vector(outputs), I32, scales + outputs * size_of::<f32>())?;
+                }
             }
-            None => Ok(()),
         }
+        entry.bias_len().map_or(Ok(()), |len| tensor(BIAS, vector(len), floats, bias))
     };
     let [mut before, mut after] = layout.before_and_after();
     before.try_for_each(|part| slot(0, part))?;
@@ -50,6 +63,10 @@ pub(super) fn for_each<E>(
     }
     after.try_for_each(|part| slot(0, part))?;
     layout.tables().try_for_each(|part| slot(layout.tables_start, part))
+}
+
+fn vector(len: usize) -> [usize; 4] {
+    [len, 1, 1, 1]
 }
 
 /// The dimensions of a packed matrix, innermost first: \[group\], 16 outputs of a panel, groups of inputs, panels.
@@ -119,8 +136,7 @@ impl fmt::Display for Tensor {
             Site::Positions => "position_embd",
             Site::Rope => "rope",
         };
-        f.write_str(name)?;
-        f.write_str(if self.part == Part::Weight { ".weight" } else { ".bias" })
+        write!(f, "{name}.{}", self.role)
     }
 }
 

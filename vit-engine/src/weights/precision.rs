@@ -6,7 +6,7 @@ use vit_kernels::Format;
 
 use crate::parameters::Site;
 
-/// How weight matrices are stored; everything else (norms, biases, positions, activations, sums) is f32.
+/// How weight matrices are stored and multiplied; everything else (norms, biases, positions) is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Precision {
@@ -16,28 +16,40 @@ pub enum Precision {
     F16,
     /// Every matrix in bf16, half the bytes; the arithmetic stays f32.
     Bf16,
+    /// The layers' matrices in int8 with a scale for each output, multiplied with int8 activations that have a scale for
+    /// each token; the patch projection, scores, softmax and values, the attention pool and the heads in f32. Nothing is
+    /// fused, so that the bits are the same on every instruction set.
+    Int8,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
-    /// 'f32', 'f16', 'bf16'.
+    /// 'f32', 'f16', 'bf16', 'int8'.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 
     /// The format of the matrix at a site.
-    pub(crate) fn format(self, _: Site) -> Format {
+    pub(crate) fn format(self, site: Site) -> Format {
         match self {
             Self::F32 => Format::F32,
             Self::F16 => Format::F16,
             Self::Bf16 => Format::Bf16,
+            Self::Int8 if matches!(site, Site::Layer(..)) => Format::Int8,
+            Self::Int8 => Format::F32,
         }
+    }
+
+    /// Whether the layers' activations are quantised.
+    pub(crate) const fn quantises(self) -> bool {
+        matches!(self, Self::Int8)
     }
 }
 

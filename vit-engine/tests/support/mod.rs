@@ -139,7 +139,7 @@ impl Weights {
 
 /// Runs a model over the whole batch of `pixels`.
 pub fn run(model: &Model<'_>, features: Features, pixels: &Tensor) -> Vec<f32> {
-    let plan = Plan::new(model.config(), features, pixels.shape[0], None).unwrap();
+    let plan = model.plan(features, pixels.shape[0], None).unwrap();
     run_plan(model, &plan, &pixels.data, &Serial)
 }
 

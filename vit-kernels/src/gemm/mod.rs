@@ -69,6 +69,12 @@ impl<'a> From<&'a [f32]> for Activations<'a> {
     }
 }
 
+impl<'a> From<&'a mut [f32]> for Activations<'a> {
+    fn from(a: &'a mut [f32]) -> Self {
+        Self::F32(a)
+    }
+}
+
 impl<'a, const N: usize> From<&'a [f32; N]> for Activations<'a> {
     fn from(a: &'a [f32; N]) -> Self {
         Self::F32(a)

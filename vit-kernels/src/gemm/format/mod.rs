@@ -90,6 +90,14 @@ impl Format {
         }
     }
 
+    /// Bytes of the panels alone. Behind those of `Int8` stand scales and sums, 4 bytes for each output of whole panels.
+    pub const fn panel_bytes(self, n: usize, k: usize) -> Option<usize> {
+        match (self.bytes(n, k), n.checked_next_multiple_of(LANES)) {
+            (Some(bytes), Some(columns)) => Some(bytes - columns * self.spec().per_output),
+            _ => None,
+        }
+    }
+
     /// Bytes of [`lines`](Self::lines).
     pub const fn bytes(self, n: usize, k: usize) -> Option<usize> {
         let Spec { group, element, per_output, .. } = self.spec();

@@ -10,7 +10,7 @@ use crate::protocol::{self, Ready, version};
 pub(super) fn serve(task: &Task, features: Features) -> Result<()> {
     let loaded = Checkpoint::open(&task.folder, Access::Map)?.load(Precision::F32)?;
     let model = loaded.model(Isa::best());
-    let plan = Plan::new(model.config(), features, SHAPE[0], None)?;
+    let plan = model.plan(features, SHAPE[0], None)?;
     answer(task, &model, &plan, &ThreadPool::new(task.threads)?)
 }
 
