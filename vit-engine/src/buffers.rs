@@ -1,13 +1,12 @@
-//! What the phases of a forward pass work in, and the bytes of it all, known at compile time.
+//! The buffers of a forward pass: their shapes, their bytes in total, and how they are cut out of the arena.
 //!
-//! Each phase declares its buffers once, in the order of memory: name, type of the elements, shape. `buffers!` makes of a
-//! declaration a struct of slices with two functions: `bytes` counts, `carve` cuts the slices out of the arena.
+//! Each phase declares its buffers once, in the order of memory: name, element type, shape. From a declaration
+//! `buffers!` makes a struct of slices with two functions. `bytes` adds up the sizes and is a `const fn`; `carve` cuts
+//! the slices out of an arena, each at a multiple of 64 bytes.
 //!
 //! ```text
-//! arena = PassBuffers, and behind them, one after the other in the same place:
-//!   EmbedBuffers
-//!   LayerBuffers
-//!   HeadBuffers, PoolBuffers
+//! arena = PassBuffers, then a part that the phases use one after the other:
+//!         EmbedBuffers | LayerBuffers | HeadBuffers and PoolBuffers
 //! ```
 use vit_kernels::quantised_len;
 
@@ -28,14 +27,14 @@ macro_rules! buffers {
         }
 
         impl<'a> $phase<'a> {
-            /// Bytes of all its buffers; `None` on overflow.
+            /// Bytes of all these buffers; `None` on overflow.
             const fn bytes($($arg: $type),*) -> Option<usize> {
                 let bytes = Some(0);
                 $(let bytes = plus(bytes, padded_bytes::<$element>(&$shape));)*
                 bytes
             }
 
-            /// Its buffers off the front of the arena, and what is left of that.
+            /// Cuts the buffers off the front of the arena; also returns the rest of the arena.
             pub(crate) fn carve($($arg: $type,)* mut arena: &'a mut [u8]) -> (Self, &'a mut [u8]) {
                 (Self { $($buffer: take(&mut arena, &$shape),)* }, arena)
             }
@@ -43,46 +42,47 @@ macro_rules! buffers {
     )*};
 }
 
-// `images` are those in flight at a time, `rows` those of a block.
+// `images`: how many are in flight at a time. `rows`: of a block.
 buffers! {
-    /// What lasts from the first phase to the last.
+    /// Used from the first phase to the last.
     PassBuffers(c: &Config, images: usize) {
         residual: f32 = [images, c.tokens(), c.dim],
     }
 
-    /// What the embedding works in.
+    /// Used by the embedding.
     EmbedBuffers(c: &Config, rows: usize) {
-        /// A row of patches as the pixels come.
+        /// The pixels of one row of patches.
         strip: f32 = [c.channels, c.patch[0], c.image[1]],
         patches: f32 = [rows, c.patch_len()],
-        /// For a model that normalises patches.
+        /// Normalised patches, if the model normalises them.
         normed: f32 = [if c.patch_norm { rows } else { 0 }, c.patch_len()],
         projected: f32 = [rows, c.dim],
     }
 
-    /// What every layer works in, its attention and then its feed-forward.
+    /// Used by every layer, by its attention and by its feed-forward.
     LayerBuffers(c: &Config, precision: Precision, images: usize, rows: usize) {
-        /// A row a token: the keys of all heads, the values of all heads.
+        /// One row per token: the keys of all heads, then the values of all heads; see `KvLayout`.
         kv: f32 = [images, c.tokens(), 2 * c.inner()],
         norm: f32 = [rows, c.dim],
-        /// Queries and context; in the feed-forward the hidden layer, and beside it the same normalised.
+        /// In attention two times \[rows, inner\]: keys before and after their norm, then queries and context. In the
+        /// feed-forward the hidden layer, and behind it the normalised hidden layer if the model normalises it.
         wide: f32 = [rows, max(2 * c.inner(), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
         /// For a precision that quantises activations: the rows that a matrix is multiplied with, and their scales.
         quantised: i8 = [quantised_rows(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
         row_scales: f32 = [quantised_rows(precision, rows)],
     }
 
-    /// What the head works in.
+    /// Used by the head.
     HeadBuffers(c: &Config, images: usize) {
         pooled: f32 = [images, pooled_width(c)],
         normed: f32 = [images, pooled_width(c)],
-        /// What is pooled token by token: a token, and a second vector for a pool that needs it.
+        /// A token after the final norm, and a second vector for a pool that needs two.
         row: f32 = [2, c.dim],
     }
 
-    /// What the attention pool works in beside the head's buffers.
+    /// Used by the attention pool, together with the head's buffers.
     PoolBuffers(c: &Config, pool: &AttentionPool, images: usize, rows: usize) {
-        /// Of one image, for each token attended to.
+        /// Keys and values of one image's tokens.
         kv: f32 = [pool.tokens(c).end - pool.tokens(c).start, 2 * c.dim],
         norm: f32 = [rows, c.dim],
         query: f32 = [c.dim],
@@ -91,11 +91,13 @@ buffers! {
     }
 }
 
-/// The exact bytes of arena for `images` images in flight and blocks of `rows` rows: [`Plan::arena_bytes`] of
-/// [`Plan::with_blocks`] with a batch of as many images or more. `None` for a config whose sizes make no model, without
-/// images or rows, and on overflow.
+/// The exact bytes of arena that a forward pass needs with `images` images in flight and `rows` rows per block.
 ///
-/// A `static` arena gets its length from it:
+/// It is what [`Plan::arena_bytes`] says of [`Plan::with_blocks`], for a batch of at least `images`; which features are
+/// asked for makes no difference. `None` if a size of the config is 0 or too large, if the image is smaller than a
+/// patch, if `images` or `rows` is 0, and on overflow.
+///
+/// A `static` arena can have that length, as `Aligned<{ bytes(&CONFIG) }>` with
 /// ```
 /// use vit_engine::{Config, Precision, arena_bytes};
 ///
@@ -132,7 +134,7 @@ const fn quantised_rows(precision: Precision, rows: usize) -> usize {
     if precision.quantises() { rows } else { 0 }
 }
 
-/// The most elements that a readout pools of an image.
+/// Elements that a readout pools of an image; the larger number if embedding and logits differ.
 const fn pooled_width(c: &Config) -> usize {
     let logits = c.logits.pool.width(c.dim);
     match c.embedding {

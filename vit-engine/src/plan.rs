@@ -1,7 +1,8 @@
 //! What a forward pass will need and do, known before it runs: bytes, block sizes, multiply–accumulates.
 //!
 //! The forward pass goes in blocks of rows (tokens) over a group of images. A plan picks how many images and rows,
-//! within a memory budget; the bits of the output depend on neither.
+//! within a memory budget; the bits of the output depend on neither. The buffers themselves are declared in
+//! [`buffers`](crate::buffers).
 use core::fmt;
 
 use crate::buffers::arena_bytes;
