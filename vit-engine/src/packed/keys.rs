@@ -5,7 +5,7 @@
 //! | `general.architecture` | string | `vit` |
 //! | `general.alignment` | u32 | 64 |
 //! | `vit.layout_version` | u32 | 1; what this version reads |
-//! | `vit.precision` | string | a [`Precision`](crate::Precision)'s name |
+//! | `vit.precision` | string | a [`Precision`]'s name |
 //! | `vit.channels`, `vit.image_height`, `vit.image_width`, `vit.patch_height`, `vit.patch_width` | u32 | |
 //! | `vit.patch_order` | string | `channel_row_column`, `row_column_channel` |
 //! | `vit.patch_norm`, `vit.embed_norm`, `vit.class_token`, `vit.distillation_token`, `vit.pre_norm`, `vit.final_norm` | bool | |

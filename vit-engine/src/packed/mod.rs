@@ -2,7 +2,7 @@
 //!
 //! So it is used where it stands: mapped on a server, or linked into flash. Nothing is copied, decoded or allocated.
 //!
-//! ```no_run
+//! ```ignore
 //! use vit_engine::{Isa, Model, include_model};
 //!
 //! static MODEL: &[u8] = include_model!("fashion-vit.gguf");
