@@ -1,12 +1,12 @@
-//! The one way in which a kernel's arguments can be wrong.
+//! The error of every kernel: a slice of the wrong length.
 use core::fmt;
 
-/// A slice whose length does not fit the shapes that came with it.
+/// A slice's length, or another size, does not fit the shapes it was passed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShapeError {
-    /// Which argument, and what its length has to be.
+    /// Which argument, and what its length must be.
     pub what: &'static str,
-    /// The length that the shapes ask for.
+    /// The length that the shapes require.
     pub expected: usize,
     /// The length that was passed.
     pub found: usize,
@@ -20,14 +20,14 @@ impl fmt::Display for ShapeError {
 
 impl core::error::Error for ShapeError {}
 
-/// `Ok` if a length is what the shapes ask for.
+/// `Ok` if `found` is `expected`; `None` means that computing it overflowed.
 pub(crate) fn expect_len(what: &'static str, expected: Option<usize>, found: usize) -> Result<(), ShapeError> {
-    // Shapes whose product overflows fit no slice.
+    // No slice is that long.
     let expected = expected.unwrap_or(usize::MAX);
     if expected == found { Ok(()) } else { Err(ShapeError { what, expected, found }) }
 }
 
-/// `Ok` if `len` is a whole number of rows of `cols`; an empty slice is, whatever `cols` is.
+/// `Ok` if `len` is a whole number of rows of `cols`; 0 always is.
 pub(crate) fn expect_rows(what: &'static str, cols: usize, len: usize) -> Result<(), ShapeError> {
     let whole = match cols {
         0 => 0,

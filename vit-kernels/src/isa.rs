@@ -9,15 +9,15 @@ use crate::unfused;
 
 /// An instruction-set level that this CPU has.
 ///
-/// Opaque: a value exists only for a level that was detected, so safe code cannot ask for what the CPU lacks.
+/// Opaque: a value exists only for a level that was detected, so safe code cannot use instructions the CPU lacks.
 ///
 /// | Name | Needs |
 /// |---|---|
-/// | `portable` | nothing: the target's compile-time features, through `wide` |
+/// | `portable` | nothing: it uses the target's compile-time features, through `wide` |
 /// | `avx2` | AVX2, FMA, F16C |
-/// | `avx2-vnni` | AVX-VNNI beside those; for int8 |
-/// | `avx512` | AVX-512 F and BW beside those of `avx2` |
-/// | `avx512-vnni` | AVX-512 VNNI beside those; for int8 |
+/// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 only |
+/// | `avx512` | those of `avx2`, and AVX-512 F and BW |
+/// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 only |
 #[derive(Debug, Clone, Copy)]
 pub struct Isa {
     level: Level,
@@ -37,7 +37,7 @@ enum Level {
     Avx512Vnni(Avx512<true>),
 }
 
-/// Every name that [`Isa::by_name`] knows, lowest level first.
+/// Every name that [`Isa::by_name`] accepts, lowest level first.
 const NAMES: [&str; 5] = ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni"];
 
 impl Isa {
@@ -54,10 +54,10 @@ impl Isa {
         levels().into_iter().flatten().map(|level| Self { level, unfused: false })
     }
 
-    /// The level of that name.
+    /// The level with this name.
     ///
     /// # Errors
-    /// [`IsaError::Unknown`] for a name that is no level's, [`IsaError::Missing`] for a level that this CPU lacks.
+    /// [`IsaError::Unknown`] if no level has this name, [`IsaError::Missing`] if this CPU lacks the level.
     pub fn by_name(name: &str) -> Result<Self, IsaError> {
         let known = NAMES.into_iter().find(|known| *known == name).ok_or(IsaError::Unknown)?;
         Self::available().find(|isa| isa.name() == known).ok_or(IsaError::Missing(known))
@@ -103,7 +103,7 @@ impl Isa {
         if self.unfused { unfused::call(token, kernel) } else { token.call(kernel) }
     }
 
-    /// Runs a kernel that multiplies int8, with all the instructions of this level and unfused.
+    /// Runs an int8 kernel: unfused, with VNNI if the level has it.
     pub(crate) fn call_int8<K: Kernel>(self, kernel: K) -> K::Output {
         match self.level {
             Level::Portable => unfused::call(Portable, kernel),
@@ -118,7 +118,7 @@ impl Isa {
         }
     }
 
-    /// What is added to int8 activations when they are stored for this level.
+    /// The offset added to int8 activations when they are stored for this level.
     pub(crate) fn zero_point(self) -> u8 {
         struct ZeroPoint;
         impl Kernel for ZeroPoint {
@@ -146,19 +146,19 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Why a level cannot be had by its name.
+/// Why [`Isa::by_name`] failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IsaError {
-    /// No level has that name.
+    /// No level has this name.
     Unknown,
-    /// This CPU, or what it was compiled for, lacks the level.
+    /// This CPU, or the compilation target, lacks the level.
     Missing(&'static str),
 }
 
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => write!(f, "no such instruction-set level; there are")?,
+            Self::Unknown => write!(f, "unknown instruction-set level; known levels:")?,
             Self::Missing(name) => write!(f, "this CPU lacks the level '{name}'; it has")?,
         }
         let available = |name: &&str| matches!(self, Self::Unknown) || Isa::available().any(|isa| isa.name() == *name);
@@ -201,7 +201,7 @@ mod tests {
         assert!(
             IsaError::Unknown
                 .to_string()
-                .ends_with("there are 'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni'")
+                .ends_with("known levels: 'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni'")
         );
         assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
         for isa in Isa::available() {

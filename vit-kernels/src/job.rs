@@ -1,26 +1,26 @@
-//! Work that can be cut into independent tasks. This crate knows no threads; whoever has some hands out the indices.
+//! Kernel calls split into independent tasks. This crate has no threads; the caller's executor runs the tasks.
 #![allow(unsafe_code)]
 
-/// Rows of data in a row of tasks, or a multiple of it: no tile of any level is cut, and a thread's rows are the same in
-/// all jobs.
+/// A task takes this many rows of data, or a multiple. Every level's tile rows divide it, so no tile is cut, and all jobs
+/// can give a thread the same rows.
 pub(crate) const TASK_ROWS: usize = 24;
 
 /// A prepared kernel call: a grid of tasks that may run in any order, on any threads, at the same time.
 ///
-/// Tasks of the same row work on the same rows of data (tokens), tasks of the same column on the same columns of weights
-/// or the same head. Threads that keep to rows of their own find what they wrote before in their own cache; within its
-/// rows a thread goes from column to column, so that weights are read once.
+/// Tasks in the same row of the grid work on the same rows of data (tokens); tasks in the same column work on the same
+/// columns of weights or the same head. A thread should keep the same rows from job to job, so that it finds the data it
+/// wrote in its own cache, and go through them column by column, so that it reads weights once.
 ///
-/// How the work is cut depends on its shape alone, and no result depends on the cut, so the bits are the same however
-/// many threads share it.
+/// The grid depends only on the shapes, and results do not depend on the grid, so the bits are the same for any number of
+/// threads.
 ///
 /// # Safety
 /// Implementors promise that two different tasks write to disjoint memory.
 pub unsafe trait Job: Sync {
-    /// How many rows and columns of tasks there are.
+    /// The rows and columns of the grid.
     fn grid(&self) -> [usize; 2];
 
-    /// Runs one task. One outside the grid does nothing.
+    /// Runs one task. A task outside the grid does nothing.
     ///
     /// # Safety
     /// No two calls for the same task may overlap in time.
@@ -45,9 +45,9 @@ pub(crate) struct Shared<'a, T> {
     borrow: core::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: only the unsafe method below gives access, and its callers keep to disjoint parts.
+// SAFETY: access needs unsafe code, through `at` or `part`, whose callers keep to disjoint parts.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
-// SAFETY: it stands for the exclusive borrow that it was made from.
+// SAFETY: it represents the exclusive borrow it was made from.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
@@ -59,7 +59,7 @@ impl<'a, T> Shared<'a, T> {
         self.len
     }
 
-    /// Where element `start` is; `len` elements from there on exist.
+    /// A pointer to `len` elements from element `start` on. Panics if they are out of bounds.
     #[inline(always)]
     pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
         assert!(start.checked_add(len).is_some_and(|end| end <= self.len));

@@ -5,18 +5,18 @@
 //! | [`softmax`](mod@softmax) | softmax over rows |
 //! | [`layer_norm`](mod@layer_norm) | LayerNorm over rows |
 //! | [`activation`] | GELU: exact (erf), tanh form, sigmoid ('quick') form; SiLU, ReLU |
-//! | [`elementwise`] | sums and multiples of vectors |
+//! | [`elementwise`] | x += y, x *= factor |
 //! | [`gemm`] | `epilogue(A·Wᵀ)` over weights packed once |
-//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; the probabilities themselves |
+//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; the attention probabilities |
 //! | [`rope`] | rotary position embedding |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
-//! | [`Quantise`] | rows of f32 to int8 with a scale each |
-//! | `peak` (feature of that name) | multiply–adds alone: the yardstick |
-//! | `reference` (feature of that name) | the plain f64 truth of every operation above |
+//! | [`Quantise`] | rows of f32 to int8 with a scale per row |
+//! | `peak` (feature `peak`) | multiply–adds alone: the peak rate of a core |
+//! | `reference` (feature `reference`) | plain f64 versions, to test against |
 //!
 //! # Levels
-//! Every kernel takes an [`Isa`]: the instruction set it runs on, detected once and passed by value.
+//! Every kernel takes an [`Isa`]: the instruction-set level it runs on, detected once and passed by value.
 //!
 //! ```
 //! use vit_kernels::{Isa, softmax};
@@ -28,9 +28,9 @@
 //!
 //! # Reproducibility
 //! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
-//! The portable level multiplies and adds in two roundings where the target has no fused multiply–add at compile
-//! time, and then differs in the last bits. [`Isa::unfused`] gives the same bits on every level and target, and int8 always
-//! does.
+//! If the target has no fused multiply–add at compile time, the portable level rounds the product and the sum, and
+//! differs in the last bits. Kernels under [`Isa::unfused`], and int8 matmuls always, give the same bits on every level
+//! and target.
 //!
 //! # Error bounds
 //! Bounds are given in ULP of the exact result (2⁻²³ of its binade) or relative to a stated scale, and are tested on

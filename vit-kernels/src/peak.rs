@@ -1,13 +1,13 @@
-//! Multiply–adds and nothing else: what a core can do at most, to measure kernels against.
+//! Multiply–adds alone: the peak rate of a core, to compare kernels with.
 use crate::isa::Isa;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Chains of 16 lanes that do not depend on each other.
+/// Independent chains of 16 lanes.
 const CHAINS: usize = 24;
 
 /// Runs 24 independent chains of `steps` dependent multiply–adds on 16 lanes each, as many at a time as the level's
-/// registers hold. Returns the floating-point operations done (two a multiply–add) and a value that depends on all of
-/// them, so that none can be left out.
+/// registers hold. Returns the floating-point operations done (two per multiply–add) and a value that depends on all of
+/// them, so that the compiler cannot drop any.
 pub fn multiply_adds(isa: Isa, steps: usize) -> (u64, f32) {
     let flops = 2 * (CHAINS * LANES) as u64 * steps as u64;
     (flops, isa.call(Chains { steps }))
@@ -26,9 +26,9 @@ impl Kernel for Chains {
         let mut total = 0.0;
         for group in 0..CHAINS.div_ceil(S::TILE_ROWS * S::TILE_PANELS) {
             total += match S::TILE_ROWS * S::TILE_PANELS {
-                24 => s.call(Group::<24>(self.steps, group)),
-                6 => s.call(Group::<6>(self.steps, group)),
-                _ => s.call(Group::<2>(self.steps, group)),
+                24 => s.call(ChainGroup::<24>(self.steps, group)),
+                6 => s.call(ChainGroup::<6>(self.steps, group)),
+                _ => s.call(ChainGroup::<2>(self.steps, group)),
             };
         }
         total
@@ -36,9 +36,9 @@ impl Kernel for Chains {
 }
 
 /// `N` chains over `.0` steps; `.1` makes the groups differ.
-struct Group<const N: usize>(usize, usize);
+struct ChainGroup<const N: usize>(usize, usize);
 
-impl<const N: usize> Kernel for Group<N> {
+impl<const N: usize> Kernel for ChainGroup<N> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {

@@ -1,6 +1,6 @@
-//! The truth: every kernel's operation in plain f64, for tests, benchmarks and fuzzing. Never optimised.
+//! The f64 reference of every kernel, for tests, benchmarks and fuzzing. Plain code, never optimised.
 //!
-//! Slices whose lengths do not fit the shapes panic.
+//! Functions panic if a slice's length does not fit the shapes.
 use crate::activation::Activation;
 
 /// eˣ.
@@ -13,7 +13,7 @@ pub fn erf(x: f64) -> f64 {
     libm::erf(x)
 }
 
-/// An activation; −∞ gives NaN (∞·0), as in PyTorch, but for ReLU. The exact GELU goes by erfc, which keeps the tail.
+/// An activation. −∞ gives NaN (∞·0), as in PyTorch; ReLU gives 0. The exact GELU uses erfc, which is accurate in the tail.
 pub fn activate(form: Activation, x: f64) -> f64 {
     let gate = match form {
         Activation::Gelu => 0.5 * libm::erfc(-x / core::f64::consts::SQRT_2),
@@ -56,7 +56,7 @@ pub fn layer_norm(x: &mut [f64], gamma: &[f64], beta: &[f64], eps: f64) {
     }
 }
 
-/// out\[m, n\] = Σₖ a\[m, k\]·w\[n, k\]: the product with weights as PyTorch's `nn.Linear` stores them, \[out, in\].
+/// out\[m, n\] = Σₖ a\[m, k\]·w\[n, k\], with the weights \[out, in\] as PyTorch's `nn.Linear` stores them.
 pub fn matmul(a: &[f64], w: &[f64], k: usize, out: &mut [f64]) {
     let Some(n) = w.len().checked_div(k) else { return out.fill(0.0) };
     for (i, out) in out.iter_mut().enumerate() {
@@ -80,7 +80,7 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], d: usize, scale: f64, scores: 
     }
 }
 
-/// A head of a row rotated by its token's angles, \[cos, sin\], each head_dim/2: elements j and j + head_dim/2 are a point.
+/// Rotates one head of a row. Elements j and j + head_dim/2 are a point; `table` is head_dim/2 cosines, then as many sines.
 pub fn rope(head: &mut [f64], table: &[f64]) {
     let half = head.len() / 2;
     for j in 0..half {

@@ -1,46 +1,46 @@
-//! The lane trait: sixteen f32 lanes, on every instruction set.
+//! The [`Simd`] trait: sixteen f32 lanes on every instruction set.
 //!
-//! One width for all levels (one AVX-512 register, two of AVX2, four of SSE2 or NEON) makes an algorithm, its order of
-//! summation and the layout of packed weights the same everywhere: a level is nothing but these operations.
+//! All levels have the same width (one AVX-512 register, two of AVX2, four of SSE2 or NEON), so algorithms, the order of
+//! summation and the layout of packed weights are the same everywhere. A level implements only these operations.
 use ::half::{bf16, f16};
 
-/// Lanes of a vector, columns of a weight panel, partial sums of a row sum.
+/// Lanes of a vector; also the columns of a weight panel and the partial sums of a row sum.
 pub const LANES: usize = 16;
 
-/// The largest number of rows that a register tile has on any level.
+/// Most rows of a register tile on any level.
 pub(crate) const MAX_TILE_ROWS: usize = 8;
 
-/// The largest number of panels that a register tile spans on any level.
+/// Most panels of a register tile on any level.
 pub(crate) const MAX_TILE_PANELS: usize = 4;
 
-/// Rows of the int8 register tile on any level, at most.
+/// Most rows of an int8 register tile on any level.
 pub(crate) const MAX_INT8_ROWS: usize = 8;
 
-/// What runs on a level: the body of a kernel, generic over the lanes.
+/// The body of a kernel, generic over the level.
 ///
-/// `run` has to be `#[inline(always)]`, and so has whatever it calls that takes an `S`: only code inlined into
-/// [`Simd::call`] is compiled with the level's instructions. Hence loops instead of `map` and `from_fn`, whose closures
-/// the compiler may leave out of line, where every operation becomes a call.
+/// `run` and every function it passes an `S` to must be `#[inline(always)]`: only code inlined into [`Simd::call`] is
+/// compiled with the level's instructions. Use loops, not `map` or `from_fn`: the compiler may leave their closures out
+/// of line, and then every operation in them is a call.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// A token that proves the CPU has the instructions, and the operations they offer.
+/// A token that proves the CPU has a level's instructions, and the level's operations.
 ///
 /// NaN: `max` and `min` return `b` when either is NaN; `gt` is false.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen f32.
     type V: Copy;
-    /// Sixteen truth values.
+    /// Sixteen booleans, the result of a comparison.
     type M: Copy;
 
-    /// Rows and panels of the matmul's register tile: as many accumulators as the register file holds beside a row of
+    /// Rows and panels of the matmul's register tile: its accumulators fill the registers, except those for a row of
     /// weights and one broadcast.
     const TILE_ROWS: usize;
     const TILE_PANELS: usize;
 
-    /// Whether `load_f16` is an instruction or two.
+    /// Whether `load_f16` takes only one or two instructions.
     const FAST_F16: bool;
 
     /// Whether `mul_add` rounds once.
@@ -48,7 +48,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Sixteen i32.
     type I: Copy;
-    /// Sixteen outputs' int8 weights for four inputs.
+    /// The int8 weights of sixteen outputs for four inputs.
     type Weights: Copy;
     /// Four int8 activations, the same in every lane.
     type Activations: Copy;
@@ -56,53 +56,54 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rows and panels of the int8 matmul's register tile.
     const INT8_ROWS: usize;
     const INT8_PANELS: usize;
-    /// What is added to int8 activations when they are stored: 128 where the level multiplies unsigned by signed.
+    /// The offset added to int8 activations when they are stored: 128 if the level multiplies unsigned by signed, else 0.
     const ZERO_POINT: u8;
 
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
-    /// Asks for the cache line at `at`, in L2. Any address will do: nothing is read.
+    /// Prefetches the cache line at `at` into L2. `at` may be any address: it is not dereferenced.
     fn prefetch(self, at: *const u8);
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
-    /// Exact.
+    /// Widens exactly.
     fn load_f16(self, x: &[f16; LANES]) -> Self::V;
-    /// The first or the second of sixteen pairs, `i` being 0 or 1. Exact.
+    /// Element `i`, 0 or 1, of each pair, widened exactly.
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> Self::V;
-    /// To nearest, ties to even.
+    /// Rounds to nearest, ties to even.
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// a·b + c; fused where the level has it.
+    /// a·b + c; rounds once if [`FUSED`](Self::FUSED).
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn gt(self, a: Self::V, b: Self::V) -> Self::M;
-    /// Lane by lane `if m { a } else { b }`.
+    /// In each lane, `if m { a } else { b }`.
     fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
     /// 2ⁿ for every lane of `rounded` = n + [`ROUND_TO_EXPONENT`](crate::math::ROUND_TO_EXPONENT), −126 ≤ n ≤ 127: its
-    /// low bits become the exponent. Where `rounded` is NaN the result may be any number.
+    /// low bits become the exponent. Lanes where `rounded` is NaN are unspecified.
     fn power_of_two(self, rounded: Self::V) -> Self::V;
 
-    /// To nearest, ties to even, and [`ZERO_POINT`](Self::ZERO_POINT) added. Lanes are within ±127; NaN gives any byte.
+    /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN stores an
+    /// unspecified byte.
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
     fn load_weights(self, x: &[[i8; 4]; LANES]) -> Self::Weights;
     fn splat_activations(self, x: [i8; 4]) -> Self::Activations;
-    /// Where sums of products start: −ZERO_POINT·`sums`, which are Σ w.
+    /// The initial sums: −ZERO_POINT·`sums`, where `sums` is Σ w of each output.
     fn start(self, sums: &[i32; LANES]) -> Self::I;
-    /// sum + Σ a·w over the four inputs, a as it is stored. Exact modulo 2³².
+    /// sum + Σ a·w over the four inputs, with a as stored. Exact modulo 2³².
     fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
-    /// To nearest, ties to even.
+    /// Rounds to nearest, ties to even.
     fn to_f32(self, i: Self::I) -> Self::V;
 
-    /// Rows to columns.
+    /// The columns of a 16 × 16 matrix given by rows.
     #[inline(always)]
     fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
         let mut from = [[0.0; LANES]; LANES];
@@ -120,7 +121,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         columns
     }
 
-    /// The sum of all lanes, by the one fixed tree: halves onto each other, 16 → 8 → 4 → 2 → 1.
+    /// The sum of all lanes by a fixed tree that adds the upper half to the lower: 16 → 8 → 4 → 2 → 1.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         self.fold(v, |a, b| a + b)
@@ -129,7 +130,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane; NaN if one is NaN.
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
-        // Whichever side is NaN wins.
+        // A NaN on either side wins.
         self.fold(v, |a, b| if a > b || a.is_nan() { a } else { b })
     }
 
@@ -148,7 +149,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// Splits into whole vectors and a tail shorter than one.
+/// Splits a slice into whole vectors and a shorter tail.
 #[inline(always)]
 pub(crate) fn lanes<T>(x: &[T]) -> (&[[T; LANES]], &[T]) {
     x.as_chunks::<LANES>()

@@ -1,11 +1,11 @@
-//! What the tests of this crate share: which levels to run on, special values, distances, exhaustive sweeps.
+//! Shared by this crate's tests: levels to run on, special values, errors in ULP, exhaustive sweeps.
 use std::vec::Vec;
 use std::{env, println};
 
 use crate::{Isa, LANES};
 
-/// The levels to test: `VIT_ISA` names one; without it, all that the CPU has. Panics when a level named in
-/// `VIT_REQUIRE_ISA` (a comma-separated list) is missing, so that CI cannot skip one silently.
+/// The levels to test: the one that `VIT_ISA` names, or all that the CPU has. Panics if a level in `VIT_REQUIRE_ISA` (a
+/// comma-separated list) is missing, so that CI cannot skip it silently.
 pub(crate) fn levels() -> Vec<Isa> {
     let forced = env::var("VIT_ISA").ok().filter(|name| !name.is_empty());
     let required = env::var("VIT_REQUIRE_ISA").unwrap_or_default();
@@ -18,7 +18,7 @@ pub(crate) fn levels() -> Vec<Isa> {
     }
 }
 
-/// Lengths around the edges of one, two and more vectors.
+/// Lengths around multiples of [`LANES`], and typical row lengths.
 pub(crate) fn lengths() -> impl Iterator<Item = usize> + Clone {
     (0..=3 * LANES + 1).chain([63, 64, 65, 127, 128, 129, 197, 768, 1000])
 }
@@ -58,14 +58,14 @@ pub(crate) fn noise(len: usize, seed: u64, scale: f32) -> Vec<f32> {
     (0..len).map(|_| (next() * 2.0 - 1.0) * scale).collect()
 }
 
-/// How far `got` is from the exact value, in units in the last place of the exact value as an f32 has them.
+/// The error of `got` in units in the last place of the exact value, rounded to f32.
 pub(crate) fn ulps(got: f32, want: f64) -> f64 {
     let rounded = want as f32;
     if (got.is_nan() && want.is_nan()) || got == rounded {
         return 0.0;
     }
     if !got.is_finite() || !rounded.is_finite() {
-        // Next to the largest f32, infinity is one step on.
+        // Infinity counts as one step above the largest f32.
         let step = |x: f32| if x.is_finite() { x } else { f32::MAX.copysign(x) };
         return if got.is_nan() || want.is_nan() { f64::INFINITY } else { 1.0 + ulps(step(got), step(rounded).into()) };
     }
@@ -74,11 +74,11 @@ pub(crate) fn ulps(got: f32, want: f64) -> f64 {
     (f64::from(got) - want).abs() / unit
 }
 
-/// Every f32 there is, on every level: prints the worst error and asserts the bound.
+/// Checks all 2³² f32 on every level: prints the worst error and asserts the bound.
 pub(crate) fn exhaustive(
     name: &str,
     kernel: impl Fn(Isa, &mut [f32]),
-    truth: impl Fn(f64) -> f64 + Sync,
+    exact: impl Fn(f64) -> f64 + Sync,
     error: impl Fn(f32, f64, f32) -> f64 + Sync,
     bound: f64,
 ) {
@@ -87,7 +87,7 @@ pub(crate) fn exhaustive(
     let mut worst = std::vec![(0.0f64, 0.0f32); levels.len()];
     for chunk in 0..1u64 << 16 {
         let x: Vec<f32> = (0..CHUNK as u64).map(|i| f32::from_bits((chunk * CHUNK as u64 + i) as u32)).collect();
-        let want: Vec<f64> = x.iter().map(|&x| truth(x.into())).collect();
+        let want: Vec<f64> = x.iter().map(|&x| exact(x.into())).collect();
         for (&isa, worst) in levels.iter().zip(&mut worst) {
             let mut got = x.clone();
             kernel(isa, &mut got);

@@ -1,5 +1,4 @@
-//! Any level without fused multiply–add: every operation is rounded for itself, so that all levels and all targets give the
-//! same bits.
+//! Any level without fused multiply–add: every operation rounds, so all levels and targets give the same bits.
 use ::half::{bf16, f16};
 
 use crate::simd::{Kernel, LANES, Simd};
@@ -8,7 +7,7 @@ use crate::simd::{Kernel, LANES, Simd};
 #[derive(Clone, Copy)]
 pub(crate) struct Unfused<S>(S);
 
-/// A kernel that runs on [`Unfused`] wherever it is called.
+/// A kernel that replaces the level it is called on by [`Unfused`].
 struct OnUnfused<K>(K);
 
 impl<K: Kernel> Kernel for OnUnfused<K> {
@@ -47,7 +46,7 @@ impl<S: Simd> Simd for Unfused<S> {
         self.0.add(self.0.mul(a, b), c)
     }
 
-    // Everything else is the level's own.
+    // The rest forwards to the level.
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         self.0.prefetch(at);
