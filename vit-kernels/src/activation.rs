@@ -1,5 +1,5 @@
-//! The feed-forward's activation: GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>) in the three forms
-//! that checkpoints use, and its neighbours.
+//! Activation functions of the feed-forward: GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>) in the
+//! three forms that checkpoints use, SiLU and ReLU.
 //!
 //! | Form | Formula | Error, relative to \|x\| |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 //! | [`Activation::Relu`] | max(x, 0) | exact |
 //!
 //! The bound is relative to |x|, not to the result, which in the negative tail is far smaller than x. ±0 → ±0,
-//! +∞ → +∞; −∞ → NaN, as in PyTorch, for it is ∞·0 (ReLU: 0); NaN → NaN.
+//! +∞ → +∞; −∞ → NaN (∞·0), as in PyTorch (ReLU: 0); NaN → NaN.
 //!
 //! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|: erf
 //! form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh form
@@ -20,10 +20,11 @@ use crate::isa::Isa;
 use crate::math::{Apply, Function, exp_lanes, polynomial};
 use crate::simd::{Kernel, Simd};
 
-/// Which function: checkpoints are trained with one, and another form of GELU gives errors of 10⁻² to 10⁻⁴.
+/// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors of
+/// 10⁻² to 10⁻⁴.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// The exact form, by the error function; `nn.GELU()`.
+    /// The exact form, with the error function; `nn.GELU()`.
     Gelu,
     /// The tanh approximation; `nn.GELU(approximate="tanh")`, 'gelu_pytorch_tanh', 'gelu_new'.
     GeluTanh,
@@ -36,18 +37,18 @@ pub enum Activation {
 }
 
 /// The activation of every element, in place. Error bounds and special values are in the [module](self)'s table; f16 is
-/// rounded once more when stored. An empty slice is left alone.
+/// rounded once more when stored. An empty slice is a no-op.
 pub fn activate<E: Element>(isa: Isa, form: Activation, x: &mut [E]) {
-    isa.call(Form { form, x });
+    isa.call(Activate { form, x });
 }
 
-/// One form over one slice.
-struct Form<'a, E> {
+/// One activation over one slice.
+struct Activate<'a, E> {
     form: Activation,
     x: &'a mut [E],
 }
 
-impl<E: Storage> Kernel for Form<'_, E> {
+impl<E: Storage> Kernel for Activate<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -63,10 +64,10 @@ impl<E: Storage> Kernel for Form<'_, E> {
 }
 
 impl Activation {
-    /// [`activate`] of a slice, within a kernel.
+    /// [`activate`] inside a kernel.
     #[inline(always)]
     pub(crate) fn slice<S: Simd>(self, s: S, x: &mut [f32]) {
-        Form { form: self, x }.run(s);
+        Activate { form: self, x }.run(s);
     }
 
     #[inline(always)]
@@ -92,7 +93,7 @@ struct Positive;
 struct BySigmoid(f32);
 
 /// The normal distribution Φ(x) = ½·(1 + erf(x/√2)) as ½ + x·PHI(u), u = 2x²/PHI_END² − 1, for |x| ≤ PHI_END: minimax,
-/// absolute error 6.5·10⁻⁸. In u, which stays within ±1, nothing cancels as it would in x².
+/// absolute error 6.5·10⁻⁸. u is within ±1, which avoids the cancellation of a polynomial in x².
 const PHI: [f32; 14] = [
     0.135_95,
     -0.067_743_67,
@@ -110,7 +111,7 @@ const PHI: [f32; 14] = [
     -0.000_481_277_03,
 ];
 
-/// From here on 1 − Φ is below 10⁻⁷.
+/// Above this 1 − Φ is below 10⁻⁷.
 const PHI_END: f32 = 5.2;
 
 impl Function for ByErf {
@@ -119,14 +120,14 @@ impl Function for ByErf {
         let square = s.min(s.splat(PHI_END * PHI_END), s.mul(x, x));
         let u = s.mul_add(square, s.splat(2.0 / (PHI_END * PHI_END)), s.splat(-1.0));
         let phi = s.mul_add(x, polynomial(s, u, PHI), s.splat(0.5));
-        // Beyond the end of the fit the line goes on to 0 and 1, where it is cut.
+        // Beyond ±PHI_END u is 1, so phi is linear in x; it is clamped to 0…1.
         let phi = s.max(s.splat(0.0), s.min(s.splat(1.0), phi));
         s.mul(x, phi)
     }
 }
 
 impl Function for ByTanh {
-    /// ½·(1 + tanh y) = σ(2y), which has no cancellation where y is very negative.
+    /// ½·(1 + tanh y) = σ(2y), which does not cancel for very negative y.
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
         let (two_over_pi, cubic) = (0.797_884_6, 0.044_715);
@@ -145,7 +146,7 @@ impl Function for BySigmoid {
 impl Function for Positive {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
-        // Of a NaN and another `max` gives the second.
+        // If either is NaN, `max` returns its second argument.
         s.max(s.splat(0.0), x)
     }
 }
@@ -174,7 +175,7 @@ mod tests {
     fn error(got: f32, want: f64, x: f32) -> f64 {
         match (f64::from(got), f64::from(x).abs()) {
             (got, _) if got == want || (got.is_nan() && want.is_nan()) => 0.0,
-            // One step of the subnormals is below every relative bound.
+            // Near 0 the relative bound is smaller than a subnormal step: two steps are allowed.
             (got, _) if (got - want).abs() <= 2.0 * f64::from(f32::from_bits(1)) => 0.0,
             (got, x) => (got - want).abs() / x * 8_388_608.0,
         }

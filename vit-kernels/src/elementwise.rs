@@ -1,6 +1,6 @@
-//! Sums of vectors and multiples of one, element by element: what residuals and means need outside a matmul's epilogue.
+//! x += y and x *= factor, for residuals and means that are not computed in a matmul's epilogue.
 //!
-//! Each result is the exact one rounded once: at most ½ ULP. NaN and infinities follow IEEE 754. Empty input is left alone.
+//! Each result is the exact one rounded once: at most ½ ULP. NaN and infinities follow IEEE 754. Empty input is a no-op.
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
@@ -12,7 +12,7 @@ use crate::simd::{Kernel, Simd, lanes, lanes_mut};
 /// # Errors
 /// When the lengths differ.
 pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) -> Result<(), ShapeError> {
-    expect_len("add: y is as long as x", Some(x.len()), y.len())?;
+    expect_len("add: y must be as long as x", Some(x.len()), y.len())?;
     isa.call(Add { x, y });
     Ok(())
 }

@@ -1,19 +1,19 @@
-//! f16 as a storage type: read and written through f32, the arithmetic stays f32.
+//! f16 as a storage type: widened when read, rounded when written; the arithmetic is f32.
 use crate::simd::{LANES, Simd};
 
-/// What checkpoints may hold; no kernel computes on it.
+/// For reading checkpoints; rows cannot be stored in it.
 pub use ::half::bf16;
 pub use ::half::f16;
 
-/// A type that rows and weights may be stored in: `f32` or [`struct@f16`].
-#[allow(private_bounds)] // Sealed: what a storage type has to do is not for others to implement.
+/// A type that rows may be stored in: `f32` or [`struct@f16`].
+#[allow(private_bounds)] // Sealed: only this crate implements it.
 pub trait Element: Storage {}
 
 impl Element for f32 {}
 impl Element for f16 {}
 
 pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
-    /// Whether storing an f32 loses nothing.
+    /// Whether every f32 is stored exactly.
     const HOLDS_F32: bool;
 
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V;
@@ -152,7 +152,7 @@ mod tests {
                 isa.call(Narrow(&x, &mut got));
                 assert_eq!(got, x.map(f16::from_f32_const), "{isa}");
             }
-            // Ties, the edges between normal, subnormal and infinite, and all that is special.
+            // Ties, the edges between normal, subnormal and infinite, and special values.
             let edges = (0..=u16::MAX).step_by(7).map(|bits| f16::from_bits(bits).to_f32_const());
             let edges =
                 edges.flat_map(|x| [x, f32::from_bits(x.to_bits() ^ 0x1000), f32::from_bits(x.to_bits() ^ 0x1001)]);

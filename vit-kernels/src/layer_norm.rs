@@ -1,8 +1,8 @@
-//! LayerNorm over rows (Ba, Kiros, Hinton 2016, <https://arxiv.org/abs/1607.06450>), as `nn.LayerNorm(cols)` has it:
+//! LayerNorm over rows (Ba, Kiros, Hinton 2016, <https://arxiv.org/abs/1607.06450>), as PyTorch's `nn.LayerNorm(cols)`:
 //! (x − mean) / √(variance + eps) · gamma + beta, with the biased variance.
 //!
-//! Two passes over a row that is in L1 by then: the variance is summed from x − mean, so a large mean does not drown it.
-//! A row whose sums overflow is done again, scaled by a power of two.
+//! The variance takes a second pass over the row, then in L1: it sums (x − mean)², so a large mean does not cancel it.
+//! A row whose sums overflow is computed again, scaled by a power of two.
 #![allow(unsafe_code)] // One call: a task writes its own rows.
 
 use crate::error::{ShapeError, expect_len, expect_rows};
@@ -14,14 +14,14 @@ use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 /// LayerNorm of every row of `x`, \[rows, cols\], into `out`; gamma and beta are \[cols\].
 ///
 /// Error per element, with x̂ the exact normalised value and A = max|x| / √(variance + eps) over the row of n: at most
-/// (8 + n/16)·2⁻²³·(|gamma|·(|x̂| + A) + |beta|), for every finite row of up to 2²⁰ elements, eps being 0 or at least
+/// (8 + n/16)·2⁻²³·(|gamma|·(|x̂| + A) + |beta|), for every finite row of up to 2²⁰ elements, if eps is 0 or at least
 /// 2⁻¹⁰⁰. With eps = 0 this holds for rows whose standard deviation is at least 2⁻⁵⁰. f16 is rounded once more when stored.
 ///
-/// Zero variance gives beta, within that bound; with eps = 0 as well it is 0/0. A row with a NaN or an infinity in it
-/// gives NaN throughout. Empty input is left alone.
+/// Zero variance gives beta, within that bound; if eps = 0 too, it gives 0/0. A row that contains a NaN or an infinity
+/// gives NaN throughout. Empty input is a no-op.
 ///
 /// # Errors
-/// When a length does not fit: `beta` and the rows of `x` take theirs from `gamma`, `out` from `x`.
+/// When `beta` is not as long as `gamma`, `x` is not whole rows of that length, or `out` is not as long as `x`.
 pub fn layer_norm<E: Element>(
     isa: Isa,
     x: &[E],
@@ -57,14 +57,14 @@ impl<'a, E: Element> LayerNorm<'a, E> {
         eps: f32,
         out: &'a mut [E],
     ) -> Result<Self, ShapeError> {
-        expect_len("layer_norm: beta is as long as gamma", Some(gamma.len()), beta.len())?;
-        expect_rows("layer_norm: x is not a whole number of rows", gamma.len(), x.len())?;
-        expect_len("layer_norm: out is as long as x", Some(x.len()), out.len())?;
+        expect_len("layer_norm: beta must be as long as gamma", Some(gamma.len()), beta.len())?;
+        expect_rows("layer_norm: x must be a whole number of rows", gamma.len(), x.len())?;
+        expect_len("layer_norm: out must be as long as x", Some(x.len()), out.len())?;
         Ok(Self { isa, x, gamma, beta, eps, out: Shared::new(out) })
     }
 }
 
-// SAFETY: task i writes the elements start..end of its rows alone.
+// SAFETY: a task writes only its own rows.
 unsafe impl<E: Element> Job for LayerNorm<'_, E> {
     fn grid(&self) -> [usize; 2] {
         [self.x.len().div_ceil(TASK_ROWS * self.gamma.len().max(1)), 1]
@@ -92,7 +92,7 @@ struct NormRows<'a, E> {
     out: &'a mut [E],
 }
 
-/// NormRows whose sums run side by side, because each waits for its additions one by one.
+/// Rows summed at the same time: the additions of one row form a dependent chain.
 const TOGETHER: usize = 4;
 
 impl<E: Storage> Kernel for NormRows<'_, E> {
@@ -112,11 +112,11 @@ impl<E: Storage> Kernel for NormRows<'_, E> {
     }
 }
 
-/// What rows are multiplied by whose sums overflow: squares of the largest f32 then sum up to 2¹¹⁰ over 2²⁰ elements.
+/// Factor for rows whose sums overflow: 2²⁰ squares of the largest f32 then sum to 2¹¹².
 const SMALLER: f32 = 1.0 / (1u128 << 82) as f32;
 
 impl<E: Storage> NormRows<'_, E> {
-    /// Normalises `R` rows, which are all there are; `SCALED` rows are multiplied by [`SMALLER`] first.
+    /// Normalises the rows, exactly `R`; if `SCALED`, multiplies them by [`SMALLER`] first.
     #[inline(always)]
     fn together<S: Simd, const R: usize, const SCALED: bool>(self, s: S) {
         let cols = self.gamma.len();
@@ -156,7 +156,7 @@ impl<E: Storage> NormRows<'_, E> {
                 sums[r] = s.mul_add(d, d, sums[r]);
             }
         }
-        // Scaled, eps is below what a variance is rounded by: all that matters is that it is not 0 if it was not.
+        // Scaled, eps is below the rounding error of the variance; it must only stay above 0 if it was.
         let eps = if SCALED && self.eps > 0.0 { f32::MIN_POSITIVE } else { self.eps };
         let (mut inverse, mut overflow) = (sums, [false; R]);
         for r in 0..R {
@@ -187,7 +187,7 @@ impl<E: Storage> NormRows<'_, E> {
     }
 }
 
-/// A row whose sums overflow, out of line: it is rare.
+/// A row whose sums overflow, computed out of line to keep it out of the main loop.
 struct Scaled<'a, E>(NormRows<'a, E>);
 
 impl<E: Storage> Kernel for Scaled<'_, E> {
@@ -198,7 +198,7 @@ impl<E: Storage> Kernel for Scaled<'_, E> {
     }
 }
 
-/// x − mean; 0 in the lanes past the tail, which are given the mean.
+/// x − mean; the lanes past the tail are filled with the mean and give 0.
 #[inline(always)]
 fn deviations_of_tail<S: Simd, E: Storage, const SCALED: bool>(s: S, x: &[E], mean: S::V) -> S::V {
     let mut full = [0.0; LANES];
@@ -265,7 +265,7 @@ mod tests {
             for cols in [1, 3, 16, 40, 1000] {
                 let (gamma, beta) = (noise(cols, 2, 2.0), noise(cols, 3, 1.0));
                 for scale in [f32::MAX, 1e38, 1e30, 2e19, 1e19, 1e18, 1e-20, 1e-38, 0.0] {
-                    // Five rows, of which one or all are that large.
+                    // Five rows, of which one is that large, then all.
                     let mut x = noise(5 * cols, 4, 1.0);
                     x[cols..2 * cols].iter_mut().for_each(|x| *x *= scale);
                     check(isa, &x, &gamma, &beta, 1e-6);

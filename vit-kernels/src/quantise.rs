@@ -1,4 +1,4 @@
-//! Rows of f32 to rows of int8, each with a scale of its own: x ≈ scale·q, q in −127…127.
+//! Rows of f32 to rows of int8, each with its own scale: x ≈ scale·q, q in −127…127.
 //!
 //! scale = max|x| / 127; q = x·(127 / max|x|), rounded to nearest even. Every step is one IEEE operation and nothing is
 //! fused, so the bytes are the same on every machine.
@@ -10,27 +10,27 @@ use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
 use crate::simd::{Kernel, LANES, Simd, lanes};
 
-/// Below this a row counts as zeros: 127 divided by it would overflow.
+/// A row whose largest magnitude is below this becomes zeros; below 2⁻¹²¹ 127 / max|x| would overflow.
 const SMALLEST: f32 = 1.0 / (1u128 << 100) as f32;
 
-/// 127 / largest; 0 for a row of zeros, and as good as zeros.
+/// 127 / largest, or 0 if `largest` is below [`SMALLEST`].
 pub(crate) fn inverse_scale(largest: f32) -> f32 {
     if largest < SMALLEST { 0.0 } else { LARGEST / largest }
 }
 
-/// The largest quantised magnitude. −128 is left out: two of its products would not fit 16 bits.
+/// The largest quantised magnitude. −128 is not used: (−128)² + (−128)² overflows i16.
 pub(crate) const LARGEST: f32 = 127.0;
 
-/// x·inverse to nearest even. Its magnitude is at most 127 if `inverse` is that of a row with x in it.
+/// x·inverse, rounded to nearest even: within ±127 if `inverse` is that of a row that contains x.
 pub(crate) fn round_to_i8(x: f32, inverse: f32) -> i8 {
-    // Added and taken away, 1.5·2²³ rounds to an integer.
+    // Adding 1.5·2²³ rounds to an integer, stored in the lowest bits.
     let rounded = x * inverse + 12_582_912.0;
     (rounded.to_bits() as u8).cast_signed()
 }
 
-/// Rows of int8 and their scales, as a matmul with int8 weights takes them.
+/// Rows of int8 and their scales: the left operand of a matmul with int8 weights.
 ///
-/// A level that multiplies unsigned by signed numbers stores q + 128: rows are for the level that made them.
+/// Levels that multiply unsigned by signed numbers store q + 128, so rows are for the level that quantised them.
 #[derive(Debug, Clone, Copy)]
 pub struct Quantised<'a> {
     pub(crate) isa: Isa,
@@ -47,17 +47,17 @@ pub const fn quantised_len(k: usize) -> usize {
 }
 
 impl<'a> Quantised<'a> {
-    /// Rows that [`Quantise`] has written for `isa`: `values` \[rows, [`quantised_len`]`(k)`\], `scales` \[rows\].
+    /// Rows that [`Quantise`] wrote for `isa`: `values` \[rows, [`quantised_len`]`(k)`\], `scales` \[rows\].
     ///
     /// # Errors
-    /// When a length does not fit.
+    /// When `values` is not one row for each scale.
     pub fn new(isa: Isa, k: usize, values: &'a [i8], scales: &'a [f32]) -> Result<Self, ShapeError> {
         let len = scales.len().checked_mul(quantised_len(k));
-        expect_len("quantised rows: values are whole rows, one for each scale", len, values.len())?;
+        expect_len("quantised rows: values must be one row for each scale", len, values.len())?;
         Ok(Self { isa, values, scales, k })
     }
 
-    /// The value of a row's element.
+    /// The value of an element: scale·q.
     pub fn get(&self, row: usize, column: usize) -> f32 {
         let stored = self.values[row * quantised_len(self.k) + column].cast_unsigned();
         f32::from(stored.wrapping_sub(self.isa.zero_point()).cast_signed()) * self.scales[row]
@@ -66,8 +66,8 @@ impl<'a> Quantised<'a> {
 
 /// Quantises rows of f32, \[rows, k\].
 ///
-/// |x − scale·q| ≤ scale/2 + 2⁻²³·|x|. A row with a NaN or an infinity in it gets the scale NaN, so that whatever it is
-/// multiplied into becomes NaN; one whose largest magnitude is below 2⁻¹⁰⁰ becomes zeros.
+/// |x − scale·q| ≤ scale/2 + 2⁻²³·|x|. A row that contains a NaN or an infinity gets the scale NaN, so its products are
+/// NaN; a row whose largest magnitude is below 2⁻¹⁰⁰ becomes zeros.
 pub struct Quantise<'a> {
     isa: Isa,
     x: &'a [f32],
@@ -80,7 +80,7 @@ impl<'a> Quantise<'a> {
     /// Checks the shapes: `values` is \[rows, [`quantised_len`]`(k)`\], `scales` \[rows\].
     ///
     /// # Errors
-    /// When a length does not fit: rows come from `scales`.
+    /// When a length is wrong. `scales` determines the number of rows.
     pub fn new(
         isa: Isa,
         x: &'a [f32],
@@ -88,14 +88,14 @@ impl<'a> Quantise<'a> {
         values: &'a mut [i8],
         scales: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
-        expect_len("quantise: x has k elements for each scale", scales.len().checked_mul(k), x.len())?;
+        expect_len("quantise: x must have k elements for each scale", scales.len().checked_mul(k), x.len())?;
         let len = scales.len().checked_mul(quantised_len(k));
-        expect_len("quantise: values are whole rows, one for each scale", len, values.len())?;
+        expect_len("quantise: values must be one row for each scale", len, values.len())?;
         Ok(Self { isa, x, k, values: Shared::new(values), scales: Shared::new(scales) })
     }
 }
 
-// SAFETY: a task writes its own rows alone.
+// SAFETY: a task writes only its own rows.
 unsafe impl Job for Quantise<'_> {
     fn grid(&self) -> [usize; 2] {
         [self.scales.len().div_ceil(TASK_ROWS), 1]
@@ -134,12 +134,12 @@ impl Kernel for QuantiseRows<'_> {
     }
 }
 
-/// Quantises a row into `values`, as long or a little longer, and gives its scale.
+/// Quantises a row into `values`, [`quantised_len`]`(x.len())` long, and returns its scale.
 #[inline(always)]
 pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
     let (body, tail) = lanes(x);
     let zero = s.splat(0.0);
-    // `poison` is 0, and NaN where x is not finite.
+    // `poison` is 0, or NaN where x is not finite.
     let (mut largest, mut poison) = (zero, zero);
     for x in body {
         let x = s.load(x);
@@ -155,7 +155,7 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
     for (x, out) in body.iter().zip(out.iter_mut()) {
         s.store_i8(s.mul(s.load(x), inverse), out);
     }
-    // The last elements, and what fills up the group: 0.
+    // The last elements; the padding of the last group is 0.
     let mut rest = [0; LANES];
     s.store_i8(s.mul(last, inverse), &mut rest);
     let done = body.len() * LANES;

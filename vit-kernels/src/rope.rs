@@ -1,8 +1,8 @@
 //! Rotary position embedding (Su et al. 2021, <https://arxiv.org/abs/2104.09864>), in the form that rotates halves.
 //!
-//! In each head, elements j and j + head_dim/2 are a point that turns by an angle of the token's own:
-//! (a, b) → (a·cos − b·sin, b·cos + a·sin). Where a checkpoint pairs neighbours instead, its queries' and keys' rows are
-//! reordered once, when they are loaded: the scores are the same.
+//! In each head, elements j and j + head_dim/2 are a point, rotated by an angle that depends on the token:
+//! (a, b) → (a·cos − b·sin, b·cos + a·sin). If a checkpoint pairs neighbours instead, the loader reorders the rows of its
+//! query and key matrices: the scores are the same.
 #![allow(unsafe_code)] // One call: a task writes its own rows.
 
 use crate::error::{ShapeError, expect_len};
@@ -11,9 +11,9 @@ use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Rotates some rows of queries or keys in place, all heads by the same angles.
+/// Rotates rows of queries or keys in place, all heads of a row by the same angles.
 ///
-/// Error per element: at most 2⁻²³·(|a| + |b|) for what the table holds.
+/// Error per element, given the table's values: at most 2⁻²³·(|a| + |b|).
 pub struct Rope<'a> {
     isa: Isa,
     x: Shared<'a, f32>,
@@ -24,11 +24,11 @@ pub struct Rope<'a> {
 }
 
 impl<'a> Rope<'a> {
-    /// `x` has rows `stride` apart that begin with \[heads, head_dim\]; `table` has for each of them head_dim/2 cosines
-    /// and then as many sines.
+    /// The rows of `x` are `stride` apart and begin with \[heads, head_dim\]. `table` has one row for each: head_dim/2
+    /// cosines, then as many sines.
     ///
     /// # Errors
-    /// When head_dim is odd, the heads are longer than the stride, or a length does not fit: rows come from `x`.
+    /// When head_dim is odd, heads × head_dim exceeds `stride`, `x` is not whole rows, or `table` has another length.
     pub fn new(
         isa: Isa,
         x: &'a mut [f32],
@@ -41,11 +41,11 @@ impl<'a> Rope<'a> {
             expected: stride,
             found: usize::MAX,
         })?;
-        expect_len("rope: head_dim is even", Some(head_dim / 2 * 2), head_dim)?;
-        expect_len("rope: the heads stand within a row", Some(inner.min(stride)), inner)?;
+        expect_len("rope: head_dim must be even", Some(head_dim / 2 * 2), head_dim)?;
+        expect_len("rope: heads × head_dim must fit in the stride", Some(inner.min(stride)), inner)?;
         let rows = x.len().checked_div(stride).unwrap_or(0);
-        expect_len("rope: x is not a whole number of rows", Some(rows * stride), x.len())?;
-        expect_len("rope: the table has head_dim elements a row", rows.checked_mul(head_dim), table.len())?;
+        expect_len("rope: x must be a whole number of rows", Some(rows * stride), x.len())?;
+        expect_len("rope: the table must be rows of head_dim elements", rows.checked_mul(head_dim), table.len())?;
         Ok(Self { isa, x: Shared::new(x), stride, heads, head_dim, table })
     }
 
@@ -54,7 +54,7 @@ impl<'a> Rope<'a> {
     }
 }
 
-// SAFETY: a task writes its own rows alone.
+// SAFETY: a task writes only its own rows.
 unsafe impl Job for Rope<'_> {
     fn grid(&self) -> [usize; 2] {
         [self.rows().div_ceil(TASK_ROWS), 1]
@@ -66,21 +66,21 @@ unsafe impl Job for Rope<'_> {
         }
         for row in group * TASK_ROWS..((group + 1) * TASK_ROWS).min(self.rows()) {
             let start = row * self.stride;
-            // SAFETY: the rows of different tasks are disjoint; one such slice at a time.
+            // SAFETY: the rows of different tasks are disjoint; only one such slice lives at a time.
             let x = unsafe { self.x.part(start..start + self.heads * self.head_dim) };
             let table = &self.table[row * self.head_dim..][..self.head_dim];
-            self.isa.call(Row { x, table });
+            self.isa.call(RotateRow { x, table });
         }
     }
 }
 
 /// All heads of a row.
-struct Row<'a> {
+struct RotateRow<'a> {
     x: &'a mut [f32],
     table: &'a [f32],
 }
 
-impl Kernel for Row<'_> {
+impl Kernel for RotateRow<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -1,4 +1,4 @@
-//! Softmax over rows: eˣ⁻ᵐ / Σ eˣ⁻ᵐ, with m the row's maximum so that nothing overflows.
+//! Softmax over rows: eˣ⁻ᵐ / Σ eˣ⁻ᵐ, with m the row's maximum, so that nothing overflows.
 use crate::error::{ShapeError, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
@@ -8,15 +8,15 @@ use crate::simd::{Kernel, Simd, lanes, lanes_mut};
 /// Softmax of every row of `x`, \[rows, cols\], in place.
 ///
 /// Error per element, for a row of n and an exact result y = eˣ⁻ᵐ/Σ: at most (6 + |x−m|/2 + n/16)·2⁻²³·y plus two
-/// steps of the subnormals; the middle term is the rounding of x − m. f16 is rounded once more when stored.
+/// subnormal steps; the middle term is the rounding of x − m. f16 is rounded once more when stored.
 ///
-/// An all-equal row gives 1/n each; elements of −∞ give 0; a row of −∞ alone, or with a NaN or +∞ in it, gives NaN
-/// throughout, as in PyTorch. Empty input is left alone.
+/// If all elements are equal, each becomes 1/n; −∞ becomes 0. A row of −∞ only, or that contains a NaN or +∞, gives NaN
+/// throughout, as in PyTorch. Empty input is a no-op.
 ///
 /// # Errors
 /// When `x` is not a whole number of rows.
 pub fn softmax<E: Element>(isa: Isa, x: &mut [E], cols: usize) -> Result<(), ShapeError> {
-    expect_rows("softmax: x is not a whole number of rows", cols, x.len())?;
+    expect_rows("softmax: x must be a whole number of rows", cols, x.len())?;
     isa.call(SoftmaxRows { x, cols });
     Ok(())
 }
@@ -55,8 +55,7 @@ fn row_max<S: Simd, E: Storage>(s: S, row: &[E]) -> f32 {
     s.largest(max)
 }
 
-/// Σ eˣ⁻ᵐ. A storage type that holds an f32 keeps the exponentials in place; a narrower one would round them, so
-/// there they are computed twice.
+/// Σ eˣ⁻ᵐ. f32 rows keep the exponentials in place; f16 would round them, so they are computed again later.
 #[inline(always)]
 fn exp_and_sum<S: Simd, E: Storage>(s: S, row: &mut [E], max: S::V) -> f32 {
     let (body, tail) = lanes_mut(row);
