@@ -8,22 +8,46 @@ mod linux;
 use core::convert::Infallible;
 use core::fmt::{self, Write};
 
-use vit_engine::{Aligned, Features, Isa, Model, Plan, Serial};
+use vit_engine::packed::config_of;
+use vit_engine::{Aligned, Config, Features, Isa, Model, Plan, Precision, Serial, arena_bytes, include_model};
 
 use linux::stdout;
-use model::{BATCH, CONFIG, LOGITS, MINIMUM_ARENA, PIXELS, PRECISION, UNBOUNDED_ARENA, WEIGHTS};
 
-/// What `build.rs` made of the checkpoint.
-mod model {
-    include!(concat!(env!("OUT_DIR"), "/model.rs"));
-}
+/// The packed model that `build.rs` wrote, aligned, in the program's constant data: flash on a microcontroller.
+static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/model.gguf"));
+
+/// The model's hyper-parameters, read from the file when the program is compiled.
+const CONFIG: Config = match config_of(MODEL) {
+    Ok(config) => config,
+    Err(_) => panic!("build.rs did not write a packed model"),
+};
+
+/// `build.rs` has the same.
+const PRECISION: Precision = Precision::F32;
+
+/// Images to classify, \[`BATCH`, channels, height, width\] in little-endian f32, and PyTorch's logits for them.
+static PIXELS: &[[u8; 4]] = include_bytes!(concat!(env!("OUT_DIR"), "/pixels")).as_chunks().0;
+const LOGITS: &[[u8; 4]] = include_bytes!(concat!(env!("OUT_DIR"), "/logits")).as_chunks().0;
+const BATCH: usize = LOGITS.len() / CONFIG.classes;
+
+/// The least memory that a forward pass works in: one image and one token at a time.
+const MINIMUM_ARENA: usize = match arena_bytes(&CONFIG, PRECISION, 1, 1) {
+    Some(bytes) => bytes,
+    None => panic!("the config makes no model"),
+};
+
+/// What the whole batch takes at once.
+const LARGEST_ARENA: usize = match arena_bytes(&CONFIG, PRECISION, BATCH, usize::MAX) {
+    Some(bytes) => bytes,
+    None => panic!("the config makes no model"),
+};
 
 /// max|difference| ÷ max|reference| that is still agreement.
 const BOUND: f32 = 1e-5;
 
 /// All the memory that a forward pass works in, but for the stack. Firmware reserves `MINIMUM_ARENA`, or what it can
 /// spare; here an unbounded plan runs in it too.
-static mut ARENA: Aligned<UNBOUNDED_ARENA> = Aligned([0; UNBOUNDED_ARENA]);
+static mut ARENA: Aligned<LARGEST_ARENA> = Aligned([0; LARGEST_ARENA]);
 
 #[unsafe(no_mangle)] // SAFETY: libc's startup code looks for this symbol, and the program has no other of that name.
 extern "C" fn main() -> i32 {
@@ -39,13 +63,14 @@ extern "C" fn main() -> i32 {
 /// Runs the model on the CPU's best level and on the portable one; whether both agree with PyTorch.
 fn report(arena: &mut [u8]) -> Result<bool, fmt::Error> {
     let reference: [f32; LOGITS.len()] = core::array::from_fn(|i| f32::from_le_bytes(LOGITS[i]));
-    writeln!(stdout(), "weights: {} bytes", WEIGHTS.0.len())?;
-    writeln!(stdout(), "arena: {MINIMUM_ARENA} bytes at least, {UNBOUNDED_ARENA} without a bound")?;
+    writeln!(stdout(), "packed model: {} bytes", MODEL.len())?;
+    writeln!(stdout(), "arena: {MINIMUM_ARENA} bytes at least, {LARGEST_ARENA} for the whole batch at once")?;
     let mut agree = true;
     for isa in [Isa::best(), Isa::PORTABLE] {
-        let model = Model::new(&CONFIG, PRECISION, isa, &WEIGHTS.0).expect("packed for this config");
-        let least = Plan::new(&CONFIG, Features::Logits, BATCH, Some(MINIMUM_ARENA)).expect("the least that does");
-        let unbounded = Plan::new(&CONFIG, Features::Logits, BATCH, None).expect("a valid config");
+        let model = Model::from_packed(MODEL, isa).expect("build.rs wrote it");
+        assert_eq!(model.precision(), PRECISION, "the arena was sized for another precision");
+        let least = model.plan(Features::Logits, BATCH, Some(MINIMUM_ARENA)).expect("the least that does");
+        let unbounded = model.plan(Features::Logits, BATCH, None).expect("a valid config");
         let logits = run(&model, &least, arena);
         let same_bits = logits.map(f32::to_bits) == run(&model, &unbounded, arena).map(f32::to_bits);
         let distance = distance(&logits, &reference);
