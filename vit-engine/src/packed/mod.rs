@@ -50,6 +50,7 @@ pub(crate) struct PackedFile<'a> {
     pub(crate) precision: Precision,
     /// The block of weights.
     pub(crate) weights: &'a [u8],
+    #[cfg(feature = "std")]
     file: Gguf<'a>,
 }
 
@@ -63,7 +64,13 @@ impl<'a> PackedFile<'a> {
         if file.data.len() != layout.bytes() {
             return Err(PackedError::Data { expected: layout.bytes(), found: file.data.len() });
         }
-        Ok(Self { config, precision, weights: file.data, file })
+        Ok(Self {
+            config,
+            precision,
+            weights: file.data,
+            #[cfg(feature = "std")]
+            file,
+        })
     }
 
     /// The value of a key of the metadata.
