@@ -20,10 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The program reads the weights in place, so they have to be in its byte order, and the packed format is
     // little-endian.
-    for (side, little) in [
-        ("host", cfg!(target_endian = "little")),
-        ("target", std::env::var("CARGO_CFG_TARGET_ENDIAN")? == "little"),
-    ] {
+    for (side, little) in
+        [("host", cfg!(target_endian = "little")), ("target", std::env::var("CARGO_CFG_TARGET_ENDIAN")? == "little")]
+    {
         assert!(little, "packed models are for little-endian machines, and the {side} is big-endian");
     }
     let loaded = Checkpoint::open(folder, Access::Read)?.load(PRECISION)?;
