@@ -134,7 +134,7 @@ fn classify(
         let logits = result.and_then(|()| Logits::new(rows.next().context("a picture without logits")?));
         match logits {
             Ok(logits) => Answer { path, predictions: Some(best(logits, top, labels)), error: None },
-            Err(error) => Answer { path, predictions: None, error: Some(format!("{error:#}")) },
+            Err(error) => Answer { path, predictions: None, error: Some(output::message(&error)) },
         }
     });
     Ok(answers.collect())

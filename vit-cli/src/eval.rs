@@ -123,7 +123,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 }
                 Err(error) => {
                     predictions.push(-1);
-                    progress.suspend(|| output::error(format_args!("{}: {error:#}", data.name(index))));
+                    progress
+                        .suspend(|| output::error(format_args!("{}: {}", data.name(index), output::message(&error))));
                 }
             }
         }

@@ -162,7 +162,7 @@ impl From<&Config> for Hyperparameters {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = load(&args.model)?;
     let size = args.image_size.unwrap_or(loaded.config().image);
-    let config = *loaded.model_at(args.model.how.isa(), size)?.config();
+    let config = loaded.config_at(size)?;
     let features = match (config.classes, config.embedding) {
         (0, None) => Features::Patches,
         (0, Some(_)) => Features::Embedding,

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has had enough (`vit … | head`): not an error of ours.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(format_args!("{error:#}"));
+            output::error(output::message(&error));
             ExitCode::FAILURE
         }
     }

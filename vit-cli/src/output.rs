@@ -37,6 +37,18 @@ pub(crate) fn warning(message: impl Display) {
     report(io::stderr().lock(), "warning", message);
 }
 
+/// An error with its causes: 'photo.png: cannot be read: No such file'. Many messages of libraries contain their cause
+/// already; it is not repeated.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
 /// Whether anybody can read it does not change what the program does: a full or closed stderr is ignored, where
 /// `eprintln!` would panic.
 fn report(mut to: impl Write, kind: &str, message: impl Display) {
@@ -146,6 +158,17 @@ mod tests {
         let many: Vec<String> = (0..13).map(|i| format!("{i}\r")).collect();
         assert!(names(&many).starts_with("0\\r, 1\\r,") && names(&many).ends_with("9\\r, … and 3 more"));
         assert_eq!(names(&many[..2]), "0\\r, 1\\r");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        use anyhow::Context;
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let complete = || Err::<(), _>(io::Error::new(io::ErrorKind::InvalidData, "weights: no such file"));
+        assert_eq!(message(&anyhow::Error::new(missing()).context("photo.png")), "photo.png: no such file");
+        assert_eq!(message(&complete().context("no such file").unwrap_err()), "no such file: weights: no such file");
+        let twice = anyhow::Error::new(missing()).context("weights: no such file").context("model");
+        assert_eq!(message(&twice), "model: weights: no such file");
     }
 
     #[test]

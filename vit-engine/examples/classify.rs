@@ -23,13 +23,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Everything that a forward pass needs is allocated once: the arena's size follows from the plan.
     let plan = model.plan(Features::Logits, 1, None)?;
-    let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+    let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut logits = vec![0.0; plan.output_len()]; // [1, classes]
 
     for path in &pictures {
         let pixels = picture::pixels(path, &loaded)?;
         let shape = [config.channels, config.image[0], config.image[1]];
-        let mut images = Images::new(&pixels, shape).ok_or("not a whole image")?;
+        let mut images = Images::new(&pixels, shape)?;
         model.forward(&plan, &mut images, &mut arena, &pool, &mut logits)?;
 
         println!("{}", path.display());

@@ -38,10 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         pixels.extend(picture::pixels(path, &loaded)?);
     }
     let plan = model.plan(features, pictures.len(), None)?;
-    let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+    let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut output = vec![0.0; plan.output_len()];
     let mut images =
-        Images::new(&pixels, [config.channels, config.image[0], config.image[1]]).ok_or("not whole images")?;
+        Images::new(&pixels, [config.channels, config.image[0], config.image[1]])?;
     let pool = ThreadPool::new(std::thread::available_parallelism()?.get())?;
     model.forward(&plan, &mut images, &mut arena, &pool, &mut output)?;
 

@@ -52,13 +52,13 @@ impl Team for Threads {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let config = Config { classes: 10, ..Config::plain([64, 64], [8, 8], 64, 2, 4) };
-    let mut weights = AlignedBox::new(Model::bytes(&config, Precision::F32)?).ok_or("out of memory")?;
+    let mut weights = AlignedBox::new(Model::bytes(&config, Precision::F32)?)?;
     Model::fill(&config, Precision::F32, &Waves, &mut weights)?;
     let model = Model::new(&config, Precision::F32, Isa::best(), &weights)?;
 
     let plan = model.plan(Features::Logits, 4, None)?;
     let logits = |executor: &dyn Executor| -> Result<Vec<f32>, Box<dyn Error>> {
-        let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+        let mut arena = AlignedBox::new(plan.arena_bytes())?;
         let mut logits = vec![0.0; plan.output_len()];
         let mut pixels = |image: usize, top: usize, strip: &mut [f32]| {
             strip.iter_mut().enumerate().for_each(|(i, x)| *x = ((image + top + i) % 13) as f32 / 6.0 - 1.0);

@@ -40,15 +40,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = Config { classes: 5, ..Config::plain([32, 32], [8, 8], 48, 3, 4) };
     let precision = Precision::F32;
 
-    let mut weights = AlignedBox::new(Model::bytes(&config, precision)?).ok_or("out of memory")?;
+    let mut weights = AlignedBox::new(Model::bytes(&config, precision)?)?;
     Model::fill(&config, precision, &Generator { seed: 1 }, &mut weights)?;
     let model = Model::new(&config, precision, Isa::best(), &weights)?;
 
     let plan = model.plan(Features::Logits, 1, None)?;
-    let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+    let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut logits = vec![0.0; plan.output_len()];
     let pixels: Vec<f32> = (0..3 * 32 * 32).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
-    let mut images = Images::new(&pixels, [3, 32, 32]).ok_or("not a whole image")?;
+    let mut images = Images::new(&pixels, [3, 32, 32])?;
     model.forward(&plan, &mut images, &mut arena, &Serial, &mut logits)?;
     println!("{} bytes of weights, {} of arena, logits {logits:?}", weights.len(), arena.len());
     Ok(())

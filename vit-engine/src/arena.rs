@@ -86,53 +86,6 @@ pub(crate) const fn padded_bytes<T>(shape: &[usize]) -> Option<usize> {
     bytes.checked_next_multiple_of(ALIGN)
 }
 
-/// An aligned buffer of its own pages: an arena, or the memory of a model.
-///
-/// On Linux it asks for huge pages (`madvise`), which the system may or may not give: weights that are streamed through
-/// pages of 4 KB spend a tenth of the time on looking those up.
-#[cfg(feature = "std")]
-pub struct AlignedBox {
-    pages: memmap2::MmapMut,
-    start: usize,
-    len: usize,
-}
-
-/// The usual size of a huge page.
-#[cfg(feature = "std")]
-const HUGE_PAGE: usize = 2 << 20;
-
-#[cfg(feature = "std")]
-impl AlignedBox {
-    /// `len` zero bytes, or `None` if the system does not give them.
-    pub fn new(len: usize) -> Option<Self> {
-        // Room to start at a huge page; what is never touched takes no memory.
-        let spare = if len < HUGE_PAGE { 0 } else { HUGE_PAGE };
-        let pages = memmap2::MmapMut::map_anon(len.checked_add(spare)?.max(1)).ok()?;
-        let start = if spare == 0 { 0 } else { pages.as_ptr().align_offset(HUGE_PAGE) };
-        #[cfg(target_os = "linux")]
-        if spare > 0 {
-            // Whole ones alone, so that the buffer does not grow by them. A system without them says so: no harm.
-            let _ = pages.advise_range(memmap2::Advice::HugePage, start, len / HUGE_PAGE * HUGE_PAGE);
-        }
-        Some(Self { pages, start, len })
-    }
-}
-
-#[cfg(feature = "std")]
-impl core::ops::Deref for AlignedBox {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.pages[self.start..][..self.len]
-    }
-}
-
-#[cfg(feature = "std")]
-impl core::ops::DerefMut for AlignedBox {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.pages[self.start..][..self.len]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,16 +96,5 @@ mod tests {
         assert!(aligned(&memory.0, 256).is_ok());
         assert_eq!(aligned(&memory.0, 257), Err(MemoryError::TooSmall { needed: 257, found: 256 }));
         assert_eq!(aligned_mut(&mut memory.0[4..], 64), Err(MemoryError::Misaligned));
-    }
-
-    #[cfg(feature = "std")]
-    #[test]
-    fn boxes_are_aligned_and_zero() {
-        for len in [0, 1, 100, HUGE_PAGE - 1, HUGE_PAGE, 2 * HUGE_PAGE + 1] {
-            let mut own = AlignedBox::new(len).unwrap();
-            assert!(aligned(&own, len).is_ok_and(|own| own.len() == len && own.iter().all(|byte| *byte == 0)));
-            own.fill(1);
-        }
-        assert!(AlignedBox::new(usize::MAX / 4).is_none() && AlignedBox::new(usize::MAX).is_none());
     }
 }

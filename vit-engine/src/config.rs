@@ -84,6 +84,7 @@ pub struct Config {
 
 /// The order of a patch's pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PatchOrder {
     /// (row, column, channel), as vit-pytorch has it.
     RowColumnChannel,
@@ -93,6 +94,7 @@ pub enum PatchOrder {
 
 /// Which tokens a learned position is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Positions {
     /// None: the model has no such positions.
     Absent,
@@ -115,6 +117,7 @@ pub struct Readout {
 
 /// What is pooled of an image's tokens, after the final norm if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pool {
     /// The class token.
     Class,
@@ -422,6 +425,7 @@ pub(crate) const fn max(a: usize, b: usize) -> usize {
 
 /// Why hyper-parameters make no model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// This size is 0.
     Zero(&'static str),

@@ -3,6 +3,7 @@ use vit_kernels::Job;
 
 /// The part of the model that a job belongs to, for whoever wants to know where the time goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Stage {
     /// Patches to tokens.
     Embed,

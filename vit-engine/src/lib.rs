@@ -4,26 +4,40 @@
 //! server lets it pick what is fastest, a microcontroller gives it a few hundred KB. Same code, same model, same bits.
 //! The forward pass allocates nothing.
 //!
-//! # With `std` (the default): load a checkpoint and classify
+//! # With the default features: load a checkpoint and classify
 //! ```no_run
 //! use vit_engine::{AlignedBox, Features, Images, Isa, Plan, Precision, Serial, file};
 //!
-//! let checkpoint = file::Checkpoint::open("vit-base".as_ref(), file::Access::Map)?;
+//! let checkpoint = file::Checkpoint::open("vit-base", file::Access::Map)?;
 //! let loaded = checkpoint.load(Precision::F32)?;
 //! let model = loaded.model(Isa::best());
 //! let plan = model.plan(Features::Logits, 1, None)?;
-//! let mut arena = AlignedBox::new(plan.arena_bytes()).ok_or("out of memory")?;
+//! let mut arena = AlignedBox::new(plan.arena_bytes())?;
 //! let pixels = vec![0.0; 3 * 224 * 224]; // normalised, [batch, channels, height, width]
 //! let mut logits = vec![0.0; plan.output_len()];
-//! let mut images = Images::new(&pixels, [3, 224, 224]).ok_or("not whole images")?;
+//! let mut images = Images::new(&pixels, [3, 224, 224])?;
 //! model.forward(&plan, &mut images, &mut arena, &Serial, &mut logits)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! [`zoo`] has the families of checkpoints that load as they are, and what their features mean;
-//! [`Loaded::model_at`](file::Loaded::model_at) runs one over images of another size. (Both need `std`.)
+//! [`Loaded::model_at`](file::Loaded::model_at) runs one over images of another size.
 //!
-//! # Without: `no_std`, no `alloc`
+//! # Features
+//! All but `alloc` and `std`, which the others imply, are on by default.
+//!
+//! | Feature | What it gives | Needs |
+//! |---|---|---|
+//! | `alloc` | [`AlignedBox`] | an allocator |
+//! | `std` | nothing by itself: the crate links the standard library | |
+//! | `checkpoints` | [`file`], [`zoo`] | serde, safetensors |
+//! | `mmap` | weight files are mapped, memory is in huge pages | memmap2 |
+//! | `threads` | [`ThreadPool`] | threads |
+//!
+//! WebAssembly in a browser has neither files to map nor threads: `default-features = false, features = ["checkpoints"]`
+//! reads checkpoints that are in memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
+//!
+//! # Without features: `no_std`, no `alloc`
 //! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. Weights stand in the caller's memory,
 //! put there by [`Model::fill`] from any [`Source`], or by a program that ran before; pixels are pulled from a slice
 //! ([`Images`]) or from a callback ([`Pixels`]). Beside the arena a forward pass takes some stack, most of it what
@@ -42,10 +56,12 @@ mod embed;
 mod executor;
 mod features;
 mod feed_forward;
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 pub mod file;
 mod forward;
 mod head;
+#[cfg(feature = "alloc")]
+mod memory;
 mod model;
 pub mod packed;
 mod parameters;
@@ -53,26 +69,26 @@ mod pixels;
 mod plan;
 #[cfg(test)]
 mod testing;
-#[cfg(feature = "std")]
+#[cfg(feature = "threads")]
 mod threads;
 mod weights;
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 pub mod zoo;
 
-#[cfg(feature = "std")]
-pub use arena::AlignedBox;
 pub use arena::{ALIGN, Aligned, MemoryError};
 pub use buffers::arena_bytes;
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
 pub use features::{Features, UnknownFeatures};
 pub use forward::ForwardError;
+#[cfg(feature = "alloc")]
+pub use memory::{AlignedBox, OutOfMemory};
 pub use model::{Model, ModelError};
 pub use packed::PackedError;
 pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};
 pub use plan::{Plan, PlanError};
-#[cfg(feature = "std")]
+#[cfg(feature = "threads")]
 pub use threads::ThreadPool;
-pub use vit_kernels::{Activation, Isa, IsaError};
+pub use vit_kernels::{Activation, Isa, IsaError, Job};
 pub use weights::{FillError, Precision, Source, UnknownPrecision, Values};

@@ -233,6 +233,7 @@ impl<'a> Model<'a> {
 
 /// Why a model cannot be made over some memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ModelError {
     /// The hyper-parameters make no model.
     Config(ConfigError),
@@ -260,4 +261,12 @@ impl core::fmt::Display for ModelError {
     }
 }
 
-impl core::error::Error for ModelError {}
+impl core::error::Error for ModelError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Memory(error) => Some(error),
+            Self::OtherGrid { .. } => None,
+        }
+    }
+}

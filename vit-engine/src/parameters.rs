@@ -13,6 +13,7 @@ pub struct Param {
 
 /// Weight or bias; tokens, positions and scales are weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Part {
     /// A matrix, a norm's gamma, a token, the positions.
     Weight,
@@ -22,6 +23,7 @@ pub enum Part {
 
 /// A part of the model that has parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Site {
     /// LayerNorm over a flattened patch.
     PatchNorm,
@@ -60,6 +62,7 @@ pub enum Site {
 
 /// A part of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LayerSite {
     /// LayerNorm before attention.
     AttentionNorm,
@@ -97,6 +100,7 @@ pub enum LayerSite {
 
 /// A part of the attention pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PoolSite {
     /// What the query is made of, \[1, dim\].
     Probe,

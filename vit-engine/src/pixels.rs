@@ -42,10 +42,17 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// A view of `data`; `None` if it is not a whole number of images of that shape.
-    pub fn new(data: &'a [f32], [channels, height, width]: [usize; 3]) -> Option<Self> {
-        let image = channels.checked_mul(height)?.checked_mul(width)?;
-        (image > 0 && data.len().is_multiple_of(image)).then_some(Self { data, channels, height, width })
+    /// A view of `data`, \[batch, channels, height, width\], as images of that shape.
+    ///
+    /// # Errors
+    /// When it is not a whole number of such images, or they have no pixels.
+    pub fn new(data: &'a [f32], shape: [usize; 3]) -> Result<Self, ImagesError> {
+        let [channels, height, width] = shape;
+        let image = channels.checked_mul(height).and_then(|len| len.checked_mul(width));
+        match image {
+            Some(image) if image > 0 && data.len().is_multiple_of(image) => Ok(Self { data, channels, height, width }),
+            _ => Err(ImagesError::NotWhole { len: data.len(), shape }),
+        }
     }
 
     /// How many images there are.
@@ -65,7 +72,11 @@ impl Pixels for Images<'_> {
     fn check(&self, batch: usize, shape: [usize; 3]) -> Result<(), ImagesError> {
         let expected = [batch, shape[0], shape[1], shape[2]];
         let found = [self.len(), self.channels, self.height, self.width];
-        if found[0] >= batch && found[1..] == expected[1..] { Ok(()) } else { Err(ImagesError { expected, found }) }
+        if found[0] >= batch && found[1..] == expected[1..] {
+            Ok(())
+        } else {
+            Err(ImagesError::Other { expected, found })
+        }
     }
 
     fn read(&mut self, image: usize, top: usize, strip: &mut [f32]) -> Result<(), ImagesError> {
@@ -73,7 +84,7 @@ impl Pixels for Images<'_> {
         let whole = rows * self.channels * self.width == strip.len();
         if image >= self.len() || top.saturating_add(rows) > self.height || !whole {
             let expected = [image.saturating_add(1), self.channels, top.saturating_add(rows), self.width];
-            return Err(ImagesError { expected, found: [self.len(), self.channels, self.height, self.width] });
+            return Err(ImagesError::Other { expected, found: [self.len(), self.channels, self.height, self.width] });
         }
         let plane = self.height * self.width;
         let planes = self.data.chunks_exact(plane).skip(image * self.channels);
@@ -84,18 +95,32 @@ impl Pixels for Images<'_> {
     }
 }
 
-/// Images in memory that are fewer, or of another shape, than a forward pass takes.
+/// Why numbers in memory are not the images that are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImagesError {
-    /// The least \[batch, channels, height, width\] that would do.
-    pub expected: [usize; 4],
-    /// The same of the images.
-    pub found: [usize; 4],
+#[non_exhaustive]
+pub enum ImagesError {
+    /// They are not a whole number of images, or images without pixels.
+    NotWhole {
+        /// How many numbers there are.
+        len: usize,
+        /// The shape of an image, \[channels, height, width\].
+        shape: [usize; 3],
+    },
+    /// There are fewer images, or images of another shape, than a forward pass takes.
+    Other {
+        /// The least \[batch, channels, height, width\] that would do.
+        expected: [usize; 4],
+        /// The same of the images.
+        found: [usize; 4],
+    },
 }
 
 impl fmt::Display for ImagesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "images of {:?} are needed, and these are {:?}", self.expected, self.found)
+        match self {
+            Self::NotWhole { len, shape } => write!(f, "{len} numbers are not a whole number of images of {shape:?}"),
+            Self::Other { expected, found } => write!(f, "images of {expected:?} are needed, and these are {found:?}"),
+        }
     }
 }
 
@@ -113,6 +138,8 @@ mod tests {
         let mut read = |image, top, len| images.read(image, top, &mut [0.0; 64][..len]).is_ok();
         assert!(read(1, 2, 30) && read(0, 0, 60));
         assert!(!read(2, 0, 30) && !read(0, 3, 30) && !read(0, 0, 31) && !read(usize::MAX, usize::MAX, 30));
-        assert!(Images::new(&data, [3, 4, 7]).is_none() && Images::new(&data, [0, 4, 5]).is_none());
+        for shape in [[3, 4, 7], [0, 4, 5], [usize::MAX, 2, 1]] {
+            assert_eq!(Images::new(&data, shape).err(), Some(ImagesError::NotWhole { len: data.len(), shape }));
+        }
     }
 }

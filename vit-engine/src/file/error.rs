@@ -7,6 +7,8 @@ use crate::packed::PackedError;
 use crate::zoo::{Shown, ZooError};
 
 /// A checkpoint that cannot be loaded: which file, and what is wrong with it.
+///
+/// The message is complete: what [`source`](core::error::Error::source) gives is in it already.
 #[derive(Debug)]
 pub struct LoadError {
     /// The file.
@@ -176,5 +178,19 @@ impl fmt::Display for Problem {
     }
 }
 
-// What it comes from is in the message already.
-impl core::error::Error for LoadError {}
+impl core::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        Some(&self.problem)
+    }
+}
+
+impl core::error::Error for Problem {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Io(error) | Self::NoConfig(error) => Some(error),
+            Self::Zoo(error) => Some(error),
+            Self::Packed(error) => Some(error),
+            _ => None,
+        }
+    }
+}

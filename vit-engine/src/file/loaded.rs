@@ -2,15 +2,13 @@
 use std::collections::HashSet;
 use std::io;
 use std::ops::Deref;
-use std::sync::Arc;
 
-use memmap2::Mmap;
 use vit_kernels::Isa;
 
 use super::safetensors::Rounding;
 use super::sizes::Cache;
-use crate::arena::AlignedBox;
 use crate::config::Config;
+use crate::memory::AlignedBox;
 use crate::model::Model;
 use crate::weights::Precision;
 use crate::zoo::{OtherSizes, Preprocessing, Rotary};
@@ -39,7 +37,8 @@ pub struct Loaded {
 pub(super) enum Memory {
     Own(AlignedBox),
     /// In a mapped file, from a byte on to the end.
-    Mapped(Arc<Mmap>, usize),
+    #[cfg(feature = "mmap")]
+    Mapped(std::sync::Arc<memmap2::Mmap>, usize),
 }
 
 impl Deref for Memory {
@@ -47,6 +46,7 @@ impl Deref for Memory {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Own(memory) => memory,
+            #[cfg(feature = "mmap")]
             Self::Mapped(file, start) => &file[*start..],
         }
     }

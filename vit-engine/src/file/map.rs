@@ -1,18 +1,13 @@
 //! A file's bytes: mapped, read, or there already.
-#![allow(unsafe_code)] // The mmap call.
-
-use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
-
-use memmap2::Mmap;
 
 /// How a file of weights is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Access {
-    /// Mapped into memory: nothing is copied but what is packed.
+    /// Mapped into memory: nothing is copied but what is packed. Without the feature `mmap` it is read.
     #[default]
     Map,
     /// Read as a whole.
@@ -20,7 +15,8 @@ pub enum Access {
 }
 
 pub(super) enum Bytes<'a> {
-    Mapped(Arc<Mmap>),
+    #[cfg(feature = "mmap")]
+    Mapped(std::sync::Arc<memmap2::Mmap>),
     Read(Vec<u8>),
     Borrowed(&'a [u8]),
 }
@@ -29,12 +25,20 @@ impl Bytes<'_> {
     pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
         regular(path)?;
         match access {
-            Access::Read => Ok(Self::Read(std::fs::read(path)?)),
-            // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change
-            // meanwhile is asked of the user; the module's documentation says what happens if it does.
-            Access::Map => Ok(Self::Mapped(Arc::new(unsafe { Mmap::map(&File::open(path)?)? }))),
+            #[cfg(feature = "mmap")]
+            Access::Map => Ok(Self::Mapped(std::sync::Arc::new(mapped(path)?))),
+            _ => Ok(Self::Read(std::fs::read(path)?)),
         }
     }
+}
+
+#[cfg(feature = "mmap")]
+#[allow(unsafe_code)] // The mmap call.
+fn mapped(path: &Path) -> io::Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change meanwhile is
+    // asked of the user; the module's documentation says what happens if it does.
+    unsafe { memmap2::Mmap::map(&file) }
 }
 
 /// The size of a regular file. Asked before it is opened: to open a pipe would wait for somebody to write to it.
@@ -51,6 +55,7 @@ impl Deref for Bytes<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
+            #[cfg(feature = "mmap")]
             Self::Mapped(map) => map,
             Self::Read(bytes) => bytes,
             Self::Borrowed(bytes) => bytes,

@@ -28,8 +28,8 @@ pub use loaded::Loaded;
 pub use map::Access;
 pub use sizes::SizeError;
 
-use crate::arena::AlignedBox;
 use crate::config::Config;
+use crate::memory::{AlignedBox, OutOfMemory};
 use crate::model::Model;
 use crate::packed::PackedFile;
 use crate::parameters::{Param, Part, for_each_param};
@@ -64,7 +64,11 @@ impl<'a> Checkpoint<'a> {
     ///
     /// # Errors
     /// When a file is missing, cannot be read or is not what its name says.
-    pub fn open(path: &Path, access: Access) -> Result<Self, LoadError> {
+    pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, LoadError> {
+        Self::open_path(path.as_ref(), access)
+    }
+
+    fn open_path(path: &Path, access: Access) -> Result<Self, LoadError> {
         let at = |path: &Path, problem: Problem| LoadError { path: path.into(), problem };
         let files = Files::find(path)?;
         let open = |path: &Path| Bytes::open(path, access).map_err(|error| at(path, Problem::Io(error)));
@@ -189,7 +193,8 @@ impl<'a> Checkpoint<'a> {
         let (used, unused) = parameters.check().map_err(in_weights)?;
         let rounding = parameters.rounding();
         let bytes = Model::bytes(&config, precision).map_err(|error| in_config(Problem::Zoo(error.into())))?;
-        let mut memory = AlignedBox::new(bytes).ok_or_else(|| in_weights(Problem::OutOfMemory { bytes }))?;
+        let memory = AlignedBox::new(bytes);
+        let mut memory = memory.map_err(|OutOfMemory { bytes }| in_weights(Problem::OutOfMemory { bytes }))?;
         Model::fill(&config, precision, &parameters, &mut memory).map_err(|error| {
             in_weights(match error {
                 FillError::Source(problem) => problem,

@@ -19,7 +19,7 @@ use super::error::Problem;
 use super::loaded::{Loaded, Memory};
 use super::map::Bytes;
 use super::safetensors::Rounding;
-use crate::arena::AlignedBox;
+use crate::memory::{AlignedBox, OutOfMemory};
 use crate::packed::{self, Extra, PackedError, PackedFile, Value, kind};
 use crate::weights::Precision;
 use crate::zoo::{CropMode, Filter, Interpolation, OtherSizes, Preprocessing, Rotary};
@@ -42,10 +42,11 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precisio
         return Err(Problem::OtherPrecision { packed: file.precision.name(), wanted: precision.name() });
     }
     let memory = match bytes {
+        #[cfg(feature = "mmap")]
         Bytes::Mapped(map) => Memory::Mapped(map.clone(), map.len() - file.weights.len()),
         Bytes::Read(_) | Bytes::Borrowed(_) => {
-            let bytes = file.weights.len();
-            let mut memory = AlignedBox::new(bytes).ok_or(Problem::OutOfMemory { bytes })?;
+            let memory = AlignedBox::new(file.weights.len());
+            let mut memory = memory.map_err(|OutOfMemory { bytes }| Problem::OutOfMemory { bytes })?;
             memory.copy_from_slice(file.weights);
             Memory::Own(memory)
         }

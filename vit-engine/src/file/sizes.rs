@@ -6,12 +6,12 @@ use vit_kernels::Isa;
 
 use super::Loaded;
 use super::safetensors::Rounding;
-use crate::arena::AlignedBox;
 use crate::config::{Config, ConfigError, Positions};
+use crate::memory::{AlignedBox, OutOfMemory};
 use crate::model::{Model, ModelError};
 use crate::parameters::{Param, Site};
 use crate::weights::{FillError, Source, Values};
-use crate::zoo::resample::{OutOfMemory, Resampled};
+use crate::zoo::resample::Resampled;
 use crate::zoo::{OtherSizes, Rotary, resample, rotary};
 
 /// What depends on the image's size, by size.
@@ -30,12 +30,7 @@ impl Loaded {
         if image == self.config.image {
             return Ok(own);
         }
-        let other = self.config.with_image(image);
-        other.validate().map_err(SizeError::Config)?;
-        let [height, width] = [image[0] % other.patch[0], image[1] % other.patch[1]];
-        if self.other_sizes.whole_patches && [height, width] != [0, 0] {
-            return Err(SizeError::NotWholePatches { image, patch: other.patch });
-        }
+        let other = self.config_at(image)?;
         let tables = match self.cache.get(&image) {
             Some(tables) => tables,
             None => self.cache.insert(image, Box::new(self.tables(&own, &other)?)),
@@ -43,21 +38,44 @@ impl Loaded {
         own.at(image, tables).map_err(SizeError::Model)
     }
 
-    fn tables(&self, own: &Model<'_>, other: &Config) -> Result<AlignedBox, SizeError> {
-        let OtherSizes { filter, by_count, from_square, rounded, .. } = self.other_sizes;
-        let same_grid = other.grid() == self.config.grid() || by_count && other.patches() == self.config.patches();
+    /// The hyper-parameters of the model over images of another size, \[height, width\], where it takes them. Computes no
+    /// positions.
+    ///
+    /// # Errors
+    /// When the checkpoint's own code refuses the size, or it is not supported.
+    pub fn config_at(&self, image: [usize; 2]) -> Result<Config, SizeError> {
+        let other = self.config.with_image(image);
+        if image == self.config.image {
+            return Ok(other);
+        }
+        other.validate().map_err(SizeError::Config)?;
+        let [height, width] = [image[0] % other.patch[0], image[1] % other.patch[1]];
+        let OtherSizes { filter, whole_patches, from_square, .. } = self.other_sizes;
+        if whole_patches && [height, width] != [0, 0] {
+            return Err(SizeError::NotWholePatches { image, patch: other.patch });
+        }
         let learned = self.config.positions != Positions::Absent || self.config.relative_bias;
         let [rows, columns] = self.config.grid();
         let from_other = from_square && rows != columns && self.config.positions != Positions::Absent;
-        if learned && !same_grid && (filter.is_none() || from_other) {
+        if learned && !self.same_grid(&other) && (filter.is_none() || from_other) {
             return Err(SizeError::Unsupported { own: self.config.image });
         }
+        Ok(other)
+    }
+
+    /// Whether another size has the same positions.
+    fn same_grid(&self, other: &Config) -> bool {
+        other.grid() == self.config.grid() || self.other_sizes.by_count && other.patches() == self.config.patches()
+    }
+
+    fn tables(&self, own: &Model<'_>, other: &Config) -> Result<AlignedBox, SizeError> {
+        let OtherSizes { filter, rounded, .. } = self.other_sizes;
         let bytes = Model::table_bytes(other).map_err(SizeError::Config)?;
-        let mut memory = AlignedBox::new(bytes).ok_or(SizeError::OutOfMemory { bytes })?;
+        let out_of_memory = |OutOfMemory { bytes }| SizeError::OutOfMemory { bytes };
+        let mut memory = AlignedBox::new(bytes).map_err(out_of_memory)?;
         let positions = match (own.positions(), filter) {
-            (Some(table), Some(filter)) if !same_grid => {
-                let resampled = resample::positions(filter, table, &self.config, other);
-                let resampled = resampled.map_err(|OutOfMemory { bytes }| SizeError::OutOfMemory { bytes })?;
+            (Some(table), Some(filter)) if !self.same_grid(other) => {
+                let resampled = resample::positions(filter, table, &self.config, other).map_err(out_of_memory)?;
                 Some(Learned::Resampled(resampled, if rounded { self.rounding } else { Rounding::None }))
             }
             (table, _) => table.map(Learned::Own),
@@ -121,6 +139,7 @@ impl Values for Table<'_> {
 
 /// Why a model cannot run over images of some size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SizeError {
     /// Such images make no model.
     Config(ConfigError),
@@ -174,4 +193,12 @@ impl fmt::Display for SizeError {
     }
 }
 
-impl core::error::Error for SizeError {}
+impl core::error::Error for SizeError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Model(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -130,7 +130,7 @@ const fn size_of_kind(kind: u32) -> Option<usize> {
 
 /// A value of metadata. Numbers of other types are not used here.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "std"), expect(dead_code, reason = "a model's own keys are neither f64 nor arrays"))]
+#[cfg_attr(not(feature = "checkpoints"), expect(dead_code, reason = "a model's own keys are neither f64 nor arrays"))]
 pub(crate) enum Value<'a> {
     U32(u32),
     F32(f32),

@@ -197,7 +197,7 @@ pub(super) const fn config(file: &Gguf<'_>) -> Result<Config, PackedError> {
 }
 
 /// The same, written: calls `put` with every key and value.
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Value<'static>)) {
     // All fields by name: one that is added is missed here by the compiler.
     let Config {
@@ -290,7 +290,7 @@ pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Val
     put("vit.class_count", number(classes));
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 fn word<T: PartialEq + Copy, const N: usize>(value: T, words: &Words<T, N>) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
     Value::String(found.expect("there is a word for every value").1.as_bytes())

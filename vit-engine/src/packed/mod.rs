@@ -22,7 +22,7 @@ pub mod keys;
 
 mod gguf;
 mod tensors;
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 mod write;
 
 use core::fmt;
@@ -34,14 +34,14 @@ use crate::config::{Config, ConfigError};
 use crate::model::{Model, ModelError};
 use crate::weights::{Layout, Precision};
 use gguf::Gguf;
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 pub(crate) use {
     gguf::{Value, kind},
     write::{Extra, write},
 };
 
 /// Bytes that every packed file begins with.
-#[cfg(feature = "std")]
+#[cfg(feature = "checkpoints")]
 pub(crate) const MAGIC: [u8; 4] = gguf::MAGIC;
 
 /// A packed file whose table of tensors is that of its config and precision.
@@ -50,7 +50,7 @@ pub(crate) struct PackedFile<'a> {
     pub(crate) precision: Precision,
     /// The block of weights.
     pub(crate) weights: &'a [u8],
-    #[cfg(feature = "std")]
+    #[cfg(feature = "checkpoints")]
     file: Gguf<'a>,
 }
 
@@ -68,13 +68,13 @@ impl<'a> PackedFile<'a> {
             config,
             precision,
             weights: file.data,
-            #[cfg(feature = "std")]
+            #[cfg(feature = "checkpoints")]
             file,
         })
     }
 
     /// The value of a key of the metadata.
-    #[cfg(feature = "std")]
+    #[cfg(feature = "checkpoints")]
     pub(crate) fn get(&self, key: &str) -> Option<Value<'a>> {
         self.file.get(key).ok().flatten()
     }

@@ -47,7 +47,7 @@ use crew::Crew;
 ///     /// Called by worker `worker`, at the same time as by others.
 ///     fn answer(&self, worker: usize, pixels: &[f32], logits: &mut [f32]) -> Result<(), Box<dyn std::error::Error>> {
 ///         let mut arena = self.arenas[worker].lock().map_err(|_| "a worker panicked")?;
-///         let mut images = Images::new(pixels, [3, 224, 224]).ok_or("not whole images")?;
+///         let mut images = Images::new(pixels, [3, 224, 224])?;
 ///         self.model.forward(&self.plan, &mut images, &mut arena, &self.pool, logits)?;
 ///         Ok(())
 ///     }

@@ -35,6 +35,7 @@ impl<F: Fn(usize, usize, &mut [f32])> Values for F {
 
 /// Why a model could not be filled.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum FillError<E> {
     /// The hyper-parameters make no model.
     Config(ConfigError),

@@ -63,6 +63,7 @@ pub struct Place {
 
 /// How a parameter is read off a tensor's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum View {
     /// As they stand.
     Rows,
@@ -292,6 +293,7 @@ fn scaled(dim: usize, ratio: f64) -> Result<usize, ZooError> {
 
 /// Why a config cannot be read.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum ZooError {
     /// Nothing says what it is, or not enough of it. What the tensors look like, and what to do.
     NoFamily(String),
@@ -330,7 +332,11 @@ impl fmt::Display for ZooError {
     }
 }
 
-impl core::error::Error for ZooError {}
+impl core::error::Error for ZooError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        if let Self::Config(error) = self { Some(error) } else { None }
+    }
+}
 
 /// Text that quotes a file, as an error message shows it: cut in the middle where it is too long, control characters
 /// escaped.

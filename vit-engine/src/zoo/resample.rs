@@ -4,6 +4,7 @@
 use core::ops::Range;
 
 use crate::config::Config;
+use crate::memory::OutOfMemory;
 use crate::weights::Values;
 
 /// What happens to positions at other sizes of image.
@@ -34,6 +35,7 @@ impl OtherSizes {
 
 /// A resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Filter {
     /// `mode="bicubic", align_corners=False`: a = −0.75, four taps, indices clamped at the border.
     Bicubic,
@@ -74,13 +76,6 @@ fn zeros(height: usize, width: usize, dim: usize) -> Result<Vec<f64>, OutOfMemor
     zeros.try_reserve_exact(len).map_err(|_| OutOfMemory { bytes: len.saturating_mul(size_of::<f64>()) })?;
     zeros.resize(len, 0.0);
     Ok(zeros)
-}
-
-/// The system does not give the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfMemory {
-    /// The bytes asked for.
-    pub bytes: usize,
 }
 
 /// Positions for another grid, resampled along x, and along y as they are read; see [`positions`].

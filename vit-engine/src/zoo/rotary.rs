@@ -3,6 +3,7 @@ use crate::weights::Values;
 
 /// How angles follow from a patch's place, for each pair of a head's elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Rotary {
     /// DINOv3 (Siméoni et al. 2025, <https://arxiv.org/abs/2508.10104>): places in −1..1 along each axis, halves rotated.
     Normalised {
