@@ -5,7 +5,6 @@
 
 mod bench;
 mod classify;
-mod convert;
 mod eval;
 mod idx;
 mod inputs;
@@ -47,7 +46,6 @@ Examples:
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
-  vit convert --model vit-base --out vit-base.gguf --precision int8
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
 
 #[derive(Subcommand)]
@@ -56,7 +54,6 @@ enum Command {
     Eval(eval::Args),
     Run(run::Args),
     Inspect(inspect::Args),
-    Convert(convert::Args),
     Bench(bench::Args),
 }
 
@@ -66,7 +63,6 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Convert(args) => convert::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -1,16 +1,14 @@
 //! The options that mean the same everywhere.
 use std::path::PathBuf;
 
-use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use vit_engine::{Isa, Precision};
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
     /// A folder from a model hub (config.json and model.safetensors, sharded or not; OpenCLIP's two files), a safetensors
-    /// file beside its config.json, a packed .gguf file of vit convert, or org/name in the local Hugging Face cache
-    /// [default: the built-in fashion-vit]
+    /// file beside its config.json, or org/name in the local Hugging Face cache [default: the built-in fashion-vit]
     #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
 
@@ -36,12 +34,11 @@ pub(crate) fn default_threads() -> usize {
 /// How a model is loaded and runs, but for the threads.
 #[derive(Args, Clone)]
 pub(crate) struct RunOptions {
-    /// How weights are stored and multiplied. f16 and bf16 take half the memory of f32, int8 a quarter; int8 has the same
-    /// bits on every CPU [default: a packed file's own, else f32]
-    #[arg(long, value_name = "PRECISION", value_parser = precision())]
-    pub(crate) precision: Option<Precision>,
+    /// How weights are stored: f16 is rounded to when loading, and takes half the memory
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: PrecisionName,
 
-    /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni [default: the highest this CPU has]
+    /// Instruction-set level: portable, avx2, avx512 [default: the highest this CPU has]
     #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,
 
@@ -54,7 +51,7 @@ pub(crate) struct RunOptions {
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) family: Option<String>,
 
-    /// Read weight files as a whole instead of mapping them; a packed file is then copied into memory of huge pages
+    /// Read weight files as a whole instead of mapping them
     #[arg(long)]
     pub(crate) no_mmap: bool,
 }
@@ -62,6 +59,22 @@ pub(crate) struct RunOptions {
 impl RunOptions {
     pub(crate) fn isa(&self) -> Isa {
         self.isa.unwrap_or_else(Isa::best)
+    }
+}
+
+/// [`Precision`], as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionName {
+    F32,
+    F16,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::F16 => Self::F16,
+        }
     }
 }
 
@@ -85,11 +98,6 @@ pub(crate) struct PictureOptions {
 fn level_variable() -> Option<&'static str> {
     let empty = std::env::var_os("VIT_ISA").is_some_and(|value| value.is_empty());
     (!empty).then_some("VIT_ISA")
-}
-
-/// The precisions by their names.
-fn precision() -> impl TypedValueParser<Value = Precision> {
-    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|name| name.parse::<Precision>())
 }
 
 fn level(name: &str) -> Result<Isa, String> {

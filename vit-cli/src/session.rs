@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use core_affinity::CoreId;
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Config, Features, Images, Model, Plan, Precision, ThreadPool};
+use vit_engine::{AlignedBox, Config, Features, Images, Model, Plan, ThreadPool};
 
 use crate::options::{ModelOptions, RunOptions};
 use crate::{memory, output};
@@ -45,9 +45,7 @@ pub(crate) fn open(path: Option<&Path>, how: &RunOptions) -> Result<Loaded> {
         Some(path) => Checkpoint::open(path, if how.no_mmap { Access::Read } else { Access::Map })?,
         None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
     };
-    let own = checkpoint.precision()?;
-    let precision = how.precision.or(own).unwrap_or(Precision::F32);
-    let loaded = checkpoint.assume(how.family.as_deref()).load(precision)?;
+    let loaded = checkpoint.assume(how.family.as_deref()).load(how.precision.into())?;
     if !loaded.unused.is_empty() {
         output::warning(format_args!("tensors that the model does not use: {}", output::names(&loaded.unused)));
     }

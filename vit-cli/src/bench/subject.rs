@@ -15,7 +15,7 @@ pub(super) enum Subject {
     /// A checkpoint, the milliseconds that loading it took, and another image size.
     Checkpoint(Box<Loaded>, f64, Option<[usize; 2]>),
     /// An architecture's hyper-parameters, and seeded weights.
-    Random(Config, Precision, AlignedBox),
+    Random(Config, AlignedBox),
 }
 
 impl Subject {
@@ -34,18 +34,18 @@ impl Subject {
         if let Some(size) = image_size {
             config.image = size;
         }
-        let precision = how.precision.unwrap_or(Precision::F32);
+        let precision: Precision = how.precision.into();
         let len = Model::bytes(&config, precision)?;
         let mut memory = AlignedBox::new(len).with_context(|| format!("the system does not give {len} bytes"))?;
         Model::fill(&config, precision, &Random { seed: 1 }, &mut memory)?;
-        Ok(Self::Random(config, precision, memory))
+        Ok(Self::Random(config, memory))
     }
 
     pub(super) fn model(&self, how: &RunOptions) -> Result<Model<'_>> {
         Ok(match self {
             Self::Checkpoint(loaded, _, None) => loaded.model(how.isa()),
             Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(how.isa(), *size)?,
-            Self::Random(config, precision, memory) => Model::new(config, *precision, how.isa(), memory)?,
+            Self::Random(config, memory) => Model::new(config, how.precision.into(), how.isa(), memory)?,
         })
     }
 
