@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use vit_engine::Features;
+use vit_engine::{Features, Session};
 
 use crate::inputs::Input;
 use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Batch};
-use crate::session::{Session, load};
-use crate::{inputs, output};
+use crate::{inputs, model, output};
 
 /// Say what is on pictures
 ///
@@ -69,16 +68,14 @@ const BATCH: usize = 32;
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let inputs = inputs::expand(&args.images)?;
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
-    let loaded = load(&args.model)?;
-    let config = *loaded.config();
-    let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
-    let model = loaded.model(args.model.how.isa());
-    let mut session = Session::new(model, &args.model, Features::Logits, BATCH.min(inputs.len()))?;
+    let loaded = Arc::new(model::load(&args.model.source)?);
+    let preparer = Preparer::new(loaded.config(), loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
+    let batch = (BATCH.min(inputs.len()), None);
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
 
     let mut answers = Vec::new();
     let mut failed = false;
     let progress = output::progress(inputs.len(), "pictures");
-    let pool = Arc::clone(&session.pool);
     let read = |index: usize, pixels: &mut [f32]| match &inputs[index] {
         Input { problem: Some(problem), .. } => bail!("{problem}"),
         Input { path, .. } => preparer.read(path, pixels),
@@ -113,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn classify(
     batch: &mut Batch,
     inputs: &[Input],
-    session: &mut Session<'_>,
+    session: &mut Session,
     top: usize,
     labels: &[String],
 ) -> Result<Vec<Answer>> {
@@ -127,8 +124,8 @@ fn classify(
             good += 1;
         }
     }
-    let logits = session.logits(&pixels[..good * len], good)?;
-    let mut rows = logits.chunks_exact(session.model.config().classes);
+    let logits = model::output(session, &pixels[..good * len])?;
+    let mut rows = logits.chunks_exact(session.output_len(1));
     let answers = inputs[range.clone()].iter().zip(results.drain(..)).map(|(input, result)| {
         let path = input.path.display().to_string();
         let logits = result.and_then(|()| Logits::new(rows.next().context("a picture without logits")?));

@@ -15,8 +15,7 @@ use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
-use crate::session::{Session, load};
-use crate::{inputs, npy, output, picture};
+use crate::{inputs, model, npy, output, picture};
 
 /// Measure a model's accuracy on labelled pictures
 ///
@@ -83,7 +82,7 @@ enum Data {
 const BATCH: usize = 64;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let loaded = load(&args.model)?;
+    let loaded = Arc::new(model::load(&args.model.source)?);
     let config = *loaded.config();
     let (data, classes_from) = match (&args.images, &args.labels, &args.folder) {
         (Some(images), Some(labels), _) => {
@@ -93,15 +92,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         _ => bail!("give --images and --labels, or --folder"),
     };
     let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
-    let model = loaded.model(args.model.how.isa());
-    let mut session = Session::new(model, &args.model, Features::Logits, BATCH.min(data.len()))?;
+    let batch = (BATCH.min(data.len()), None);
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
 
     let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());
     let progress = output::progress(data.len(), "pictures");
-    let pool = Arc::clone(&session.pool);
     let read = |index: usize, pixels: &mut [f32]| data.read(index, &preparer, pixels);
     let times = pipeline::run(&pool, (data.len(), BATCH, preparer.len()), read, |batch| {
-        let logits = session.logits(&batch.pixels, batch.range.len())?;
+        let logits = model::output(&mut session, &batch.pixels)?;
         let results = batch.range.clone().zip(logits.chunks_exact(config.classes)).zip(batch.results.drain(..));
         for ((index, logits), result) in results {
             progress.inc(1);
@@ -147,9 +145,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         not_finite,
         images_per_s: data.len() as f64 / times.seconds,
         times,
-        precision: session.model.precision().name(),
-        isa: session.model.isa().name(),
-        threads: session.pool.threads(),
+        precision: loaded.precision().name(),
+        isa: session.options().isa.name(),
+        threads: pool.threads(),
         classes_from,
     };
     if args.json.json {

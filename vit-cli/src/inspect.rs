@@ -1,14 +1,17 @@
 //! `vit inspect`: what a model is and what it will take.
 use std::convert::Infallible;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
-use vit_engine::{Config, Features, Isa, Model, Plan, Precision, for_each_param};
+use vit_engine::file::Loaded;
+use vit_engine::packed::keys::LAYOUT_VERSION;
+use vit_engine::{Biases, Config, Features, Isa, Model, Plan, Precision, for_each_param};
 
 use crate::options::{JsonOption, ModelOptions, image_size};
 use crate::output::{self, bytes, number};
-use crate::session::load;
+use crate::{inputs, model};
 
 /// Show a model's hyper-parameters, sizes and costs
 #[derive(clap::Args)]
@@ -16,6 +19,7 @@ use crate::session::load;
 Examples:
   vit inspect
   vit inspect --model facebook/dinov2-base --image-size 480x640
+  vit inspect --model vit-base.gguf
   vit inspect --model vit-base --json")]
 pub(crate) struct Args {
     /// Another size of image, in pixels
@@ -35,11 +39,38 @@ struct Report {
     labels: Vec<String>,
     parameters: u64,
     macs: u64,
+    /// What a packed file is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<Packed>,
+    /// Of which `table_bytes` hold positions and rotations, which depend on the image's size.
     weight_bytes: Vec<WeightBytes>,
+    table_bytes: usize,
     /// What some budgets lead to, from the least to what is fastest.
     memory: Vec<Memory>,
     isa: &'static str,
     available: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Packed {
+    layout_version: u32,
+    precision: &'static str,
+    file_bytes: u64,
+    /// Whether its weights are used where they are mapped.
+    mapped: bool,
+}
+
+impl Packed {
+    /// `None` for what is no packed file.
+    fn of(loaded: &Loaded, path: Option<&Path>) -> Result<Option<Self>> {
+        let Some(path) = path.filter(|_| loaded.is_packed()) else { return Ok(None) };
+        Ok(Some(Self {
+            layout_version: LAYOUT_VERSION,
+            precision: loaded.precision().name(),
+            file_bytes: path.metadata().with_context(|| inputs::shown(path))?.len(),
+            mapped: loaded.is_mapped(),
+        }))
+    }
 }
 
 #[derive(Serialize)]
@@ -55,6 +86,7 @@ struct Memory {
     images_in_flight: usize,
 }
 
+/// The fields of [`Config`], and what follows from them.
 #[derive(Serialize)]
 struct Hyperparameters {
     channels: usize,
@@ -88,10 +120,20 @@ struct Hyperparameters {
     biases: Vec<&'static str>,
     norm_eps: f32,
     final_norm: bool,
+    attention_pool: Option<AttentionPool>,
     embedding: Option<Readout>,
+    /// Width of the embedding's projection; 0 where there is none.
+    projection: usize,
     logits: Option<Readout>,
     distillation_head: bool,
     classes: usize,
+}
+
+#[derive(Serialize)]
+struct AttentionPool {
+    heads: usize,
+    mlp_dim: usize,
+    all_tokens: bool,
 }
 
 /// How tokens become a vector.
@@ -104,64 +146,102 @@ struct Readout {
 
 impl From<&Config> for Hyperparameters {
     fn from(c: &Config) -> Self {
-        let b = c.bias;
+        // All fields by name: one that is added is missed here by the compiler.
+        let Config {
+            channels,
+            image,
+            patch,
+            patch_order,
+            patch_norm,
+            embed_norm,
+            class_token,
+            distillation_token,
+            registers,
+            positions,
+            pre_norm,
+            dim,
+            depth,
+            heads,
+            head_dim,
+            attention_scale,
+            qk_norm,
+            rope,
+            relative_bias,
+            context_norm,
+            out_proj,
+            layer_scale,
+            mlp_dim,
+            gated,
+            hidden_norm,
+            activation,
+            bias: Biases { patch: patch_bias, query, key, value, out, mlp, projection: projection_bias, head },
+            norm_eps,
+            final_norm,
+            attention_pool,
+            embedding,
+            projection,
+            logits,
+            distillation_head,
+            classes,
+        } = *c;
         let biases = [
-            (b.patch, "patch"),
-            (b.query, "query"),
-            (b.key, "key"),
-            (b.value, "value"),
-            (b.out, "out"),
-            (b.mlp, "mlp"),
-            (b.projection && c.projection > 0, "projection"),
-            (b.head && c.classes > 0, "head"),
+            (patch_bias, "patch"),
+            (query, "query"),
+            (key, "key"),
+            (value, "value"),
+            (out, "out"),
+            (mlp, "mlp"),
+            (projection_bias && projection > 0, "projection"),
+            (head && classes > 0, "head"),
         ];
-        let readout = |readout: vit_engine::Readout, len| Readout {
-            pool: format!("{:?}", readout.pool),
-            norm: readout.norm,
-            len,
-        };
+        let readout = |vit_engine::Readout { pool, norm }, len| Readout { pool: format!("{pool:?}"), norm, len };
+        let pool =
+            |vit_engine::AttentionPool { heads, mlp_dim, all_tokens }| AttentionPool { heads, mlp_dim, all_tokens };
         Self {
-            channels: c.channels,
-            image: c.image,
-            patch: c.patch,
-            patch_order: format!("{:?}", c.patch_order),
-            patch_norm: c.patch_norm,
-            embed_norm: c.embed_norm,
-            class_token: c.class_token,
-            distillation_token: c.distillation_token,
-            registers: c.registers,
-            positions: format!("{:?}", c.positions),
-            rope: c.rope,
-            relative_bias: c.relative_bias,
-            pre_norm: c.pre_norm,
+            channels,
+            image,
+            patch,
+            patch_order: format!("{patch_order:?}"),
+            patch_norm,
+            embed_norm,
+            class_token,
+            distillation_token,
+            registers,
+            positions: format!("{positions:?}"),
+            rope,
+            relative_bias,
+            pre_norm,
             tokens: c.tokens(),
-            dim: c.dim,
-            depth: c.depth,
-            heads: c.heads,
-            head_dim: c.head_dim,
-            attention_scale: c.attention_scale,
-            qk_norm: c.qk_norm,
-            context_norm: c.context_norm,
-            out_proj: c.out_proj,
-            layer_scale: c.layer_scale,
-            mlp_dim: c.mlp_dim,
-            gated: c.gated,
-            hidden_norm: c.hidden_norm,
-            activation: format!("{:?}", c.activation),
+            dim,
+            depth,
+            heads,
+            head_dim,
+            attention_scale,
+            qk_norm,
+            context_norm,
+            out_proj,
+            layer_scale,
+            mlp_dim,
+            gated,
+            hidden_norm,
+            activation: format!("{activation:?}"),
             biases: biases.iter().filter(|bias| bias.0).map(|bias| bias.1).collect(),
-            norm_eps: c.norm_eps,
-            final_norm: c.final_norm,
-            embedding: c.embedding.zip(c.embedding_len()).map(|(embedding, len)| readout(embedding, len)),
-            logits: (c.classes > 0).then(|| readout(c.logits, c.classes)),
-            distillation_head: c.distillation_head,
-            classes: c.classes,
+            norm_eps,
+            final_norm,
+            attention_pool: attention_pool.map(pool),
+            embedding: embedding.zip(c.embedding_len()).map(|(embedding, len)| readout(embedding, len)),
+            projection,
+            logits: (classes > 0).then(|| readout(logits, classes)),
+            distillation_head,
+            classes,
         }
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let loaded = load(&args.model)?;
+    let loaded = model::load(&args.model.source)?;
     let size = args.image_size.unwrap_or(loaded.config().image);
+    // Sizes alone: the positions for a large image take gigabytes.
     let config = loaded.config_at(size)?;
     let features = match (config.classes, config.embedding) {
         (0, None) => Features::Patches,
@@ -169,17 +249,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         _ => Features::Logits,
     };
     let precision = loaded.precision();
-    let fastest = Plan::new(&config, precision, features, 1, args.model.how.memory)?;
-    let name = args.model.model.as_ref().map_or("fashion-vit (built in)".into(), |path| path.display().to_string());
+    let fastest = Plan::new(&config, precision, features, 1, args.model.run.memory)?;
     let report = Report {
-        model: name,
+        model: args.model.source.name(),
         config: (&config).into(),
         labels: loaded.labels.clone(),
         parameters: parameters(&config),
         macs: fastest.macs(),
+        packed: Packed::of(&loaded, args.model.source.model.as_deref())?,
         weight_bytes: weight_bytes(&config)?,
+        table_bytes: Model::table_bytes(&config)?,
         memory: memory(&config, precision, features, &fastest)?,
-        isa: args.model.how.isa().name(),
+        isa: args.model.run.isa().name(),
         available: Isa::available().map(Isa::name).collect(),
     };
     if args.json.json {
@@ -254,7 +335,12 @@ impl Hyperparameters {
             (self.hidden_norm, "norm of the hidden layer"),
             (self.distillation_head, "two heads"),
         ];
-        let there: Vec<_> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
+        let pool = self
+            .attention_pool
+            .as_ref()
+            .map(|AttentionPool { heads, mlp_dim, .. }| format!("attention pool with {heads} heads and mlp {mlp_dim}"));
+        let there = parts.iter().filter(|part| part.0).map(|part| part.1.to_owned());
+        let there: Vec<_> = there.chain(pool).collect();
         (!there.is_empty()).then(|| there.join(", "))
     }
 }
@@ -265,6 +351,11 @@ impl Report {
         let fact = |name: &str, value: String| output::text(format!("{name:<12} {value}"));
         let [height, width] = c.image;
         fact("model", output::name(&self.model))?;
+        if let Some(Packed { layout_version, precision, file_bytes, mapped }) = &self.packed {
+            let size = number(*file_bytes as f64, "B");
+            let how = if *mapped { "mapped" } else { "read" };
+            fact("packed", format!("{precision}, layout version {layout_version}; a file of {size}, {how}"))?;
+        }
         fact("image", format!("{height}×{width}, {} channels; patches of {}×{}", c.channels, c.patch[0], c.patch[1]))?;
         fact("tokens", format!("{} of {}: {}", c.tokens, c.dim, c.kinds()))?;
         fact(
@@ -294,6 +385,7 @@ impl Report {
         for weights in &self.weight_bytes {
             table.add_row([weights.precision.to_owned(), weights.bytes.to_string(), bytes(weights.bytes)]);
         }
+        table.add_row(["of which positions".into(), self.table_bytes.to_string(), bytes(self.table_bytes)]);
         output::text(table)?;
         output::text("")?;
         let mut table = output::table(&["arena, batch 1", "bytes", "", "rows per block"]);

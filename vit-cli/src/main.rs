@@ -5,19 +5,20 @@
 
 mod bench;
 mod classify;
+mod convert;
 mod eval;
 mod idx;
 mod inputs;
 mod inspect;
 mod logits;
 mod memory;
+mod model;
 mod npy;
 mod options;
 mod output;
 mod picture;
 mod pipeline;
 mod run;
-mod session;
 
 use std::alloc::System;
 use std::process::ExitCode;
@@ -45,12 +46,14 @@ Examples:
   vit classify photos/ --model vit-base --json
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
+  vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
 
 #[derive(Subcommand)]
 enum Command {
     Classify(classify::Args),
+    Convert(convert::Args),
     Eval(eval::Args),
     Run(run::Args),
     Inspect(inspect::Args),
@@ -60,6 +63,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),

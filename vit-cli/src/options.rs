@@ -1,23 +1,24 @@
 //! The options that mean the same everywhere.
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use vit_engine::{Isa, Precision};
+
+use crate::model::BUILT_IN_NAME;
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A folder from a model hub (config.json and model.safetensors, sharded or not; OpenCLIP's two files), a safetensors
-    /// file beside its config.json, or org/name in the local Hugging Face cache [default: the built-in fashion-vit]
-    #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceOptions,
 
     /// Threads [default: the cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     #[command(flatten)]
-    pub(crate) how: RunOptions,
+    pub(crate) run: RunOptions,
 }
 
 impl ModelOptions {
@@ -31,13 +32,53 @@ pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How a model is loaded and runs, but for the threads.
+/// Which model, and how it is loaded.
+#[derive(Args, Clone)]
+pub(crate) struct SourceOptions {
+    /// A folder from a model hub (config.json and model.safetensors, sharded or not; OpenCLIP's two files), a safetensors
+    /// file beside its config.json, a packed file (`vit convert`), or org/name in the local Hugging Face cache
+    /// [default: the built-in fashion-vit]
+    #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
+    pub(crate) model: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) how: LoadOptions,
+}
+
+impl SourceOptions {
+    /// What the model is called.
+    pub(crate) fn name(&self) -> String {
+        self.model.as_ref().map_or(BUILT_IN_NAME.into(), |path| path.display().to_string())
+    }
+}
+
+/// How a model is loaded.
+#[derive(Args, Clone)]
+pub(crate) struct LoadOptions {
+    /// How weight matrices are stored: f16 and bf16 are rounded to when loading, and take half the memory of f32
+    /// [default: a packed file's own, else f32]
+    #[arg(long, value_name = "FORMAT", value_parser = precision())]
+    pub(crate) precision: Option<Precision>,
+
+    /// Take the checkpoint for a model of this family, whatever its config says: a model_type, or an architecture of
+    /// timm's, which needs no config.json
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) family: Option<String>,
+
+    /// Read weight files as a whole instead of mapping them. A packed file's weights are then copied into huge pages;
+    /// mapped, they are used where they are, and nobody may change the file meanwhile
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
+}
+
+/// Reads a precision's name; those that there are stand in the help.
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|name| name.parse())
+}
+
+/// How a model runs, but for the threads.
 #[derive(Args, Clone)]
 pub(crate) struct RunOptions {
-    /// How weights are stored: f16 is rounded to when loading, and takes half the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    pub(crate) precision: PrecisionName,
-
     /// Instruction-set level: portable, avx2, avx512 [default: the highest this CPU has]
     #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,
@@ -45,36 +86,11 @@ pub(crate) struct RunOptions {
     /// The most bytes of working memory beside the weights; 200K, 4M and 1G are understood [default: what is fastest]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<usize>,
-
-    /// Take the checkpoint for a model of this family, whatever its config says: a model_type, or an architecture of
-    /// timm's, which needs no config.json
-    #[arg(long = "as", value_name = "NAME")]
-    pub(crate) family: Option<String>,
-
-    /// Read weight files as a whole instead of mapping them
-    #[arg(long)]
-    pub(crate) no_mmap: bool,
 }
 
 impl RunOptions {
     pub(crate) fn isa(&self) -> Isa {
         self.isa.unwrap_or_else(Isa::best)
-    }
-}
-
-/// [`Precision`], as it is written.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum PrecisionName {
-    F32,
-    F16,
-}
-
-impl From<PrecisionName> for Precision {
-    fn from(name: PrecisionName) -> Self {
-        match name {
-            PrecisionName::F32 => Self::F32,
-            PrecisionName::F16 => Self::F16,
-        }
     }
 }
 

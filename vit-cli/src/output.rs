@@ -117,6 +117,13 @@ pub(crate) fn progress(len: usize, unit: &str) -> ProgressBar {
     ProgressBar::new(len as u64).with_style(style)
 }
 
+/// A progress bar for bytes.
+pub(crate) fn byte_progress(len: usize) -> ProgressBar {
+    let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len as u64).with_style(style)
+}
+
 /// '151 KB': decimal units, three digits.
 pub(crate) fn bytes(bytes: usize) -> String {
     number(bytes as f64, "B")

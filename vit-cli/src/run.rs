@@ -1,13 +1,13 @@
 //! `vit run`: normalised pixels in, features out, as .npy files.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use vit_engine::{Config, Features};
+use vit_engine::Features;
 
 use crate::options::ModelOptions;
-use crate::session::{Session, load};
-use crate::{inputs, memory, npy, output};
+use crate::{inputs, model, npy, output};
 
 /// Run a model on normalised pixels from a .npy file
 ///
@@ -49,17 +49,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let loaded = load(&args.model)?;
+    let loaded = Arc::new(model::load(&args.model.source)?);
     let (shape, pixels) = read(&args.pixels, loaded.config().channels).with_context(|| inputs::shown(&args.pixels))?;
     let [batch, _, height, width] = shape;
-    let model = loaded.model_at(args.model.how.isa(), [height, width])?;
-    let config = *model.config();
-    let mut session = Session::new(model, &args.model, args.features, batch)?;
-    let plan = session.plan(batch)?;
-    let mut out = memory::zeros("the output", &[plan.output_len()])?;
-    session.forward(&plan, &pixels, &mut out)?;
-    let mut shape = vec![batch];
-    shape.extend(shape_of(args.features, &config));
+    let (mut session, _) = model::session(loaded, &args.model, args.features, (batch, Some([height, width])))?;
+    let out = model::output(&mut session, &pixels)?;
+    let shape = [&[batch][..], &session.output_shape()].concat();
     npy::write(&args.out, &shape, &out)?;
     let broken = out.iter().filter(|x| !x.is_finite()).count();
     if broken > 0 {
@@ -67,19 +62,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         output::warning(format_args!("{out}: {broken} of the {all} numbers are NaN or infinite"));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The shape of one image's features.
-fn shape_of(features: Features, c: &Config) -> Vec<usize> {
-    match features {
-        Features::Logits => vec![c.classes],
-        Features::Class => vec![c.dim],
-        Features::Patches => vec![c.patches(), c.dim],
-        Features::Registers => vec![c.registers, c.dim],
-        Features::Embedding => vec![c.embedding_len().unwrap_or(0)],
-        Features::Layer(_) => vec![c.tokens(), c.dim],
-        Features::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
-    }
 }
 
 /// The images of a .npy file, \[B,C,H,W\], and their shape.

@@ -323,6 +323,9 @@ fn inspect_and_bench_have_their_keys() {
     let memory = report["memory"].as_array().unwrap();
     assert!(memory.len() > 2 && memory[0]["rows_per_block"] == 1);
     assert!(stdout(&vit(&["inspect", "--model", golden("timm-avg").to_str().unwrap()])).contains("MeanPatches"));
+    let pool = &json(&["inspect", "--json", "--model", golden("siglip-model").to_str().unwrap()])["config"];
+    assert_eq!(pool["attention_pool"]["heads"], pool["heads"]);
+    assert_eq!(report["config"]["attention_pool"], Value::Null);
 
     let report = json(&["bench", "--seconds", "0.01", "--threads", "1,2", "--batch", "1,3", "--json"]);
     let report = report.as_array().unwrap();

@@ -89,6 +89,19 @@ fn idx(header: [u8; 4], sizes: &[u32], data: &[u8]) -> Vec<u8> {
     header.into_iter().chain(sizes.iter().flat_map(|size| size.to_be_bytes())).chain(data.iter().copied()).collect()
 }
 
+/// Sizes of an image whose positions alone take 10 GB are computed, and the positions are not.
+#[test]
+fn inspect_makes_no_positions() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vit-engine/tests/goldens/dinov2-model");
+    let start = Instant::now();
+    let mut inspect = command(&["inspect", "--json", "--image-size", "16000x160000", "--model", text(&model)]);
+    let output = run(&mut inspect);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["table_bytes"].as_u64().unwrap() > 10_000_000_000, "{report}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
 /// Finite weights whose products are not.
 #[test]
 fn a_model_that_overflows_is_not_perfect() {

@@ -6,6 +6,7 @@ use crate::config::{Config, Pool};
 
 /// The output of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Features {
     /// The head's outputs, \[batch, classes\].
     Logits,

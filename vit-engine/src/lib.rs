@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | `alloc` | [`AlignedBox`] | an allocator |
 //! | `std` | nothing by itself: the crate links the standard library | |
-//! | `checkpoints` | [`file`], [`zoo`] | serde, safetensors |
+//! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
 //! | `mmap` | weight files are mapped, memory is in huge pages | memmap2 |
 //! | `threads` | [`ThreadPool`] | threads |
 //!
@@ -67,6 +67,8 @@ pub mod packed;
 mod parameters;
 mod pixels;
 mod plan;
+#[cfg(feature = "checkpoints")]
+mod session;
 #[cfg(test)]
 mod testing;
 #[cfg(feature = "threads")]
@@ -88,6 +90,8 @@ pub use packed::PackedError;
 pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};
 pub use plan::{Plan, PlanError};
+#[cfg(feature = "checkpoints")]
+pub use session::{Session, SessionError, SessionOptions};
 #[cfg(feature = "threads")]
 pub use threads::ThreadPool;
 pub use vit_kernels::{Activation, Isa, IsaError, Job};

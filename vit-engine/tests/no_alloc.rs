@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::golden;
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Precision, Serial, ThreadPool};
+use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Precision, Serial, Session, SessionOptions, ThreadPool};
 
 /// Counts what every thread of the process asks of the system's allocator.
 struct Counting;
@@ -56,6 +56,29 @@ fn allocations(executor: &dyn Executor) -> u64 {
     worst
 }
 
+/// A session's, at another size of image than the model's own and with batches of changing sizes.
+fn allocations_of_a_session(pool: ThreadPool) -> u64 {
+    let loaded = golden("dinov2-model").load(Precision::F32);
+    let options = SessionOptions {
+        features: Features::Patches,
+        image: Some([22, 17]),
+        batch: 3,
+        executor: std::sync::Arc::new(pool),
+        ..Default::default()
+    };
+    let mut session = Session::new(loaded, options).unwrap();
+    let pixels = vec![0.5; 3 * session.image_len()];
+    let mut out = vec![0.0; session.output_len(3)];
+    let mut forward = |batch: usize| {
+        let (pixels, out) = (&pixels[..batch * session.image_len()], &mut out[..batch * session.output_len(1)]);
+        session.forward(pixels, out).unwrap();
+    };
+    (0..50).for_each(|i| forward(1 + i % 3));
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    (0..ROUNDS).for_each(|i| forward(1 + i % 3));
+    ALLOCATIONS.load(Ordering::SeqCst) - before
+}
+
 // Without the test harness, whose own threads would be counted.
 fn main() {
     let before = ALLOCATIONS.load(Ordering::SeqCst);
@@ -72,5 +95,7 @@ fn main() {
     });
     assert_eq!(allocations(&pool), 0);
     println!("no allocations in {ROUNDS} forward passes on two threads");
-    println!("2 passed, 0 failed");
+    assert_eq!(allocations_of_a_session(pool), 0);
+    println!("no allocations in {ROUNDS} forward passes of a session");
+    println!("3 passed, 0 failed");
 }

@@ -36,10 +36,13 @@ fn every_golden_model_gives_the_same_bits_from_its_file() {
             assert_eq!((in_memory.config(), in_memory.precision()), (loaded.config(), precision));
             let path = folder.path().join(format!("{}-{precision}.gguf", golden.name));
             std::fs::write(&path, &*file).unwrap();
+            assert!(!loaded.is_packed() && !loaded.is_mapped());
             let reopened = [Access::Map, Access::Read].map(|access| {
                 let checkpoint = Checkpoint::open(&path, access).unwrap();
                 assert_eq!(checkpoint.precision().unwrap(), Some(precision));
-                checkpoint.load(precision).unwrap()
+                let loaded = checkpoint.load(precision).unwrap();
+                assert!(loaded.is_packed() && loaded.is_mapped() == (access == Access::Map));
+                loaded
             });
             for name in golden.truths().iter().filter(|name| !name.starts_with("pixels")) {
                 let (kind, size) = parse(name);
@@ -131,4 +134,12 @@ fn errors_say_what_is_wrong() {
     says(&replaced(b"channel_row_column", b"channel_row_colymn"), "'vit.patch_order'");
     says(&replaced(b"blk.0.attn_q.weight", b"blk.1.attn_q.weight"), "is not the one");
     says(&replaced(b"vit.class_count\x04\0\0\0", b"vit.class_count\x05\0\0\0"), "'vit.class_count'");
+}
+
+/// The macro takes any file: here one that has no reason to be aligned.
+#[test]
+fn included_files_are_aligned() {
+    static FILE: &[u8] = vit_engine::include_model!("goldens/names.txt");
+    assert_eq!(FILE, include_bytes!("goldens/names.txt"));
+    assert!(FILE.as_ptr().addr().is_multiple_of(vit_engine::ALIGN));
 }

@@ -9,13 +9,13 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 use vit_engine::{AlignedBox, Features, Images, Model, Plan, ThreadPool};
 
-use crate::options::{JsonOption, RunOptions, default_threads, image_size, positive, threads};
-use crate::session::{image_shape, pinned_pool};
+use crate::model::{image_shape, pinned_pool};
+use crate::options::{JsonOption, LoadOptions, RunOptions, default_threads, image_size, positive, threads};
 use crate::{memory, output};
 use peak::Window;
 use profile::Profile;
@@ -40,7 +40,7 @@ Examples:
   vit bench --model vit-tiny-patch16-224 --image-size 1024
   vit bench --model ./my-checkpoint --precision f16 --isa avx2")]
 pub(crate) struct Args {
-    /// A checkpoint, or the NAME of an architecture [default: the built-in fashion-vit]
+    /// A checkpoint, a packed file, or the NAME of an architecture [default: the built-in fashion-vit]
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Option<String>,
 
@@ -75,7 +75,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     json: JsonOption,
     #[command(flatten)]
-    how: RunOptions,
+    how: LoadOptions,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 #[derive(Serialize)]
@@ -112,7 +114,7 @@ struct Measurement {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let subject = Subject::new(args.model.as_deref(), args.image_size, &args.how)?;
-    let model = subject.model(&args.how)?;
+    let model = subject.model(args.run.isa())?;
     let threads = if args.threads.is_empty() { vec![default_threads()] } else { args.threads.clone() };
     // Those of this process: once a thread is pinned, it sees no others.
     let cores = core_affinity::get_core_ids().filter(|_| !args.no_pin).unwrap_or_default();
@@ -120,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for &threads in &threads {
         let (pool, pinned) = pinned_pool(threads, &cores)?;
         for &batch in &args.batch {
-            let plan = model.plan(args.features, batch, args.how.memory)?;
+            let plan = model.plan(args.features, batch, args.run.memory)?;
             let mut measured = measure(&model, &plan, &pool, args)?;
             measured.model = args.model.clone().unwrap_or_else(|| "fashion-vit".into());
             (measured.load_ms, measured.pinned) = (subject.load_ms(), pinned);
@@ -144,10 +146,8 @@ fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Re
     let [channels, height, width] = shape;
     let mut pixels = memory::zeros("the pixels of a batch", &[plan.batch(), channels, height, width])?;
     pixels.fill_with(|| 2.0 * rng.f32() - 1.0);
-    let mut images = Images::new(&pixels, shape).context("not whole images")?;
-    let arena_bytes = plan.arena_bytes();
-    let mut arena =
-        AlignedBox::new(arena_bytes).with_context(|| format!("the system does not give {arena_bytes} bytes"))?;
+    let mut images = Images::new(&pixels, shape)?;
+    let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut out = memory::zeros("the output", &[plan.output_len()])?;
     let (mut times, mut peaks) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 12));
 
@@ -207,7 +207,7 @@ fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Re
         efficiency: gflops / peak_gflops,
         load_ms: None,
         first_ms,
-        arena_bytes,
+        arena_bytes: plan.arena_bytes(),
         weight_bytes: model.weight_bytes(),
         peak_rss_bytes: peak_rss(),
         allocations,

@@ -2,26 +2,26 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use vit_engine::file::Loaded;
-use vit_engine::{AlignedBox, Config, Model, Precision, zoo::timm};
+use vit_engine::{AlignedBox, Config, Isa, Model, Precision, zoo::timm};
 
 use super::random::Random;
-use crate::options::RunOptions;
-use crate::session::open;
+use crate::model::open;
+use crate::options::LoadOptions;
 
 /// A model in memory, by whichever way.
 pub(super) enum Subject {
     /// A checkpoint, the milliseconds that loading it took, and another image size.
     Checkpoint(Box<Loaded>, f64, Option<[usize; 2]>),
     /// An architecture's hyper-parameters, and seeded weights.
-    Random(Config, AlignedBox),
+    Random(Config, Precision, AlignedBox),
 }
 
 impl Subject {
     /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. Images may have
     /// another size.
-    pub(super) fn new(model: Option<&str>, image_size: Option<[usize; 2]>, how: &RunOptions) -> Result<Self> {
+    pub(super) fn new(model: Option<&str>, image_size: Option<[usize; 2]>, how: &LoadOptions) -> Result<Self> {
         // What is no path and no name in a hub can only be an architecture.
         let name =
             model.filter(|name| !name.contains('/') && !Path::new(name).exists()).map(|name| name.replace('-', "_"));
@@ -34,18 +34,17 @@ impl Subject {
         if let Some(size) = image_size {
             config.image = size;
         }
-        let precision: Precision = how.precision.into();
-        let len = Model::bytes(&config, precision)?;
-        let mut memory = AlignedBox::new(len).with_context(|| format!("the system does not give {len} bytes"))?;
+        let precision = how.precision.unwrap_or(Precision::F32);
+        let mut memory = AlignedBox::new(Model::bytes(&config, precision)?)?;
         Model::fill(&config, precision, &Random { seed: 1 }, &mut memory)?;
-        Ok(Self::Random(config, memory))
+        Ok(Self::Random(config, precision, memory))
     }
 
-    pub(super) fn model(&self, how: &RunOptions) -> Result<Model<'_>> {
+    pub(super) fn model(&self, isa: Isa) -> Result<Model<'_>> {
         Ok(match self {
-            Self::Checkpoint(loaded, _, None) => loaded.model(how.isa()),
-            Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(how.isa(), *size)?,
-            Self::Random(config, memory) => Model::new(config, how.precision.into(), how.isa(), memory)?,
+            Self::Checkpoint(loaded, _, None) => loaded.model(isa),
+            Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(isa, *size)?,
+            Self::Random(config, precision, memory) => Model::new(config, *precision, isa, memory)?,
         })
     }
 

@@ -17,6 +17,7 @@ use crate::zoo::{OtherSizes, Preprocessing, Rotary};
 pub struct Loaded {
     pub(super) config: Config,
     pub(super) precision: Precision,
+    pub(super) packed: bool,
     pub(super) memory: Memory,
     pub(super) other_sizes: OtherSizes,
     /// What positions are stored as.
@@ -71,6 +72,20 @@ impl Loaded {
     /// The packed weights, as [`Model::new`] takes them.
     pub fn weights(&self) -> &[u8] {
         &self.memory
+    }
+
+    /// Whether it comes from a packed file.
+    pub fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// Whether the weights are used where their file is mapped: see the [module](super)'s documentation.
+    pub fn is_mapped(&self) -> bool {
+        match self.memory {
+            Memory::Own(_) => false,
+            #[cfg(feature = "mmap")]
+            Memory::Mapped(..) => true,
+        }
     }
 
     /// Whether a tensor of the checkpoint went into the model. A packed file's tensors are all used.

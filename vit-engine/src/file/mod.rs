@@ -214,6 +214,7 @@ impl<'a> Checkpoint<'a> {
         Ok(Loaded {
             config,
             precision,
+            packed: false,
             memory: Memory::Own(memory),
             other_sizes: recipe.other_sizes,
             rounding,

@@ -92,6 +92,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precisio
     Ok(Loaded {
         config: file.config,
         precision,
+        packed: true,
         memory,
         other_sizes,
         rounding: said("vit.other_sizes.stored_as").word(&ROUNDINGS)?,

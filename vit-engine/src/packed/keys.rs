@@ -29,8 +29,8 @@ use crate::config::{AttentionPool, Biases, Config, PatchOrder, Pool, Positions, 
 use crate::weights::Precision;
 use vit_kernels::Activation;
 
-/// The version of names, order and layout of the tensors.
-pub(super) const LAYOUT_VERSION: u32 = 1;
+/// The version of names, order and layout of the tensors: that of the files that this library writes and reads.
+pub const LAYOUT_VERSION: u32 = 1;
 
 pub(super) const ARCHITECTURE: (&str, &str) = ("general.architecture", "vit");
 pub(super) const ALIGNMENT: &str = "general.alignment";

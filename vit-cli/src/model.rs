@@ -1,0 +1,90 @@
+//! The model that the options name, and the threads that it runs on.
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use core_affinity::CoreId;
+use vit_engine::file::{Access, Checkpoint, Loaded};
+use vit_engine::{Config, Features, Precision, Session, SessionOptions, ThreadPool};
+
+use crate::memory;
+use crate::options::{LoadOptions, ModelOptions, SourceOptions};
+use crate::output;
+
+/// The model that the binary carries.
+const BUILT_IN: [&[u8]; 2] =
+    [include_bytes!("../models/fashion-vit/config.json"), include_bytes!("../models/fashion-vit/model.safetensors")];
+
+/// What the built-in model is called.
+pub(crate) const BUILT_IN_NAME: &str = "fashion-vit (built in)";
+
+/// A pool of that many threads, the caller's among them.
+pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
+    ThreadPool::new(threads).with_context(|| format!("cannot start {threads} threads"))
+}
+
+/// A pool of threads with one of `cores` each, if there are enough: this thread, which stays pinned, has the first. Says
+/// whether they have.
+pub(crate) fn pinned_pool(threads: usize, cores: &[CoreId]) -> Result<(ThreadPool, bool)> {
+    if cores.len() < threads {
+        return Ok((pool(threads)?, false));
+    }
+    let of_helpers = cores.to_vec();
+    let start = move |number: usize| {
+        core_affinity::set_for_current(of_helpers[number]);
+    };
+    let pool = ThreadPool::with_start(threads, start).with_context(|| format!("cannot start {threads} threads"))?;
+    let pinned = core_affinity::set_for_current(cores[0]);
+    Ok((pool, pinned))
+}
+
+/// Opens and loads what `--model` names.
+pub(crate) fn load(source: &SourceOptions) -> Result<Loaded> {
+    open(source.model.as_deref(), &source.how)
+}
+
+/// Opens and loads a checkpoint or a packed file, the built-in checkpoint if there is no path.
+pub(crate) fn open(path: Option<&Path>, how: &LoadOptions) -> Result<Loaded> {
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open(path, if how.no_mmap { Access::Read } else { Access::Map })?,
+        None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
+    };
+    let packed = checkpoint.precision()?;
+    ensure!(packed.is_none() || how.family.is_none(), "a packed file says itself what it is: leave --as out");
+    let precision = how.precision.or(packed).unwrap_or(Precision::F32);
+    let loaded = checkpoint.assume(how.family.as_deref()).load(precision)?;
+    if !loaded.unused.is_empty() {
+        output::warning(format_args!("tensors that the model does not use: {}", output::names(&loaded.unused)));
+    }
+    Ok(loaded)
+}
+
+/// A session that delivers `features`, and its threads. It is made for batches of up to `batch` images, of another size
+/// if there is one.
+pub(crate) fn session(
+    loaded: Arc<Loaded>,
+    options: &ModelOptions,
+    features: Features,
+    (batch, image): (usize, Option<[usize; 2]>),
+) -> Result<(Session, Arc<ThreadPool>)> {
+    let pool = Arc::new(pool(options.threads())?);
+    let run = &options.run;
+    let executor = pool.clone();
+    let session = SessionOptions { features, image, batch, budget: run.memory, isa: run.isa(), executor };
+    Ok((Session::new(loaded, session)?, pool))
+}
+
+/// What the session gives for whole images, \[batch, …\].
+pub(crate) fn output(session: &mut Session, pixels: &[f32]) -> Result<Vec<f32>> {
+    let batch = pixels.len() / session.image_len();
+    let mut out = memory::zeros("the output", &[batch, session.output_len(1)])?;
+    if batch > 0 {
+        session.forward(pixels, &mut out)?;
+    }
+    Ok(out)
+}
+
+/// \[channels, height, width\].
+pub(crate) fn image_shape(c: &Config) -> [usize; 3] {
+    [c.channels, c.image[0], c.image[1]]
+}

@@ -1,0 +1,181 @@
+//! `vit convert`, and its files as models of every other command.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn vit(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vit")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn succeeds(arguments: &[&str]) -> Output {
+    let output = vit(arguments);
+    assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {}", stderr(&output));
+    output
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_slice(&succeeds(&[arguments, &["--json"]].concat()).stdout).unwrap()
+}
+
+fn fails(arguments: &[&str], message: &str) {
+    let output = vit(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stderr(&output));
+    assert!(stderr(&output).contains(message) && !stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+/// What a folder holds, by name.
+fn listing(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn classify_eval_inspect_and_bench_take_packed_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("fashion-vit.gguf");
+    let (packed, samples) = (text(&packed), here("models/fashion-vit/samples"));
+    let val = folder.path().join("val");
+    for sample in listing(&samples) {
+        let class = val.join(sample.rsplit_once('-').unwrap().0);
+        fs::create_dir_all(&class).unwrap();
+        fs::copy(samples.join(&sample), class.join(&sample)).unwrap();
+    }
+    for precision in ["f32", "f16", "bf16"] {
+        let report = json(&["convert", "--out", packed, "--precision", precision]);
+        assert_eq!((&report["precision"], &report["model"]), (&precision.into(), &"fashion-vit (built in)".into()));
+        assert_eq!(report["bytes"], fs::metadata(packed).unwrap().len());
+
+        // The file's own precision counts where none is asked for.
+        for more in [&["--model", packed][..], &["--model", packed, "--no-mmap"]] {
+            let classify = ["classify", text(&samples)];
+            let own = ["--precision", precision];
+            assert_eq!(json(&[&classify[..], more].concat()), json(&[&classify[..], &own].concat()), "{more:?}");
+            let eval = |more: &[&str]| {
+                let report = json(&[&["eval", "--folder", text(&val)][..], more].concat());
+                ["correct", "images", "precision", "classes_from"].map(|key| report[key].clone())
+            };
+            assert_eq!(eval(more), eval(&own));
+
+            let (report, checkpoint) = (json(&[&["inspect"][..], more].concat()), json(&["inspect"]));
+            let facts = &report["packed"];
+            assert_eq!(
+                (&facts["precision"], &facts["layout_version"], &facts["mapped"], &facts["file_bytes"]),
+                (&precision.into(), &1.into(), &(more.len() == 2).into(), &fs::metadata(packed).unwrap().len().into())
+            );
+            for key in ["config", "labels", "parameters", "weight_bytes"] {
+                assert_eq!(report[key], checkpoint[key]);
+            }
+            let bench = ["bench", "--seconds", "0.01", "--threads", "1"];
+            let report = &json(&[&bench[..], more].concat())[0];
+            assert!(report["precision"] == precision && report["load_ms"].is_f64() && report["allocations"] == 0);
+        }
+        let shown = succeeds(&["inspect", "--model", packed]).stdout;
+        assert!(String::from_utf8(shown).unwrap().contains(&format!("{precision}, layout version 1; a file of")));
+
+        // Packed once, it is what it is.
+        let other = if precision == "f32" { "f16" } else { "f32" };
+        let message = format!("packed in {precision} and cannot become {other}");
+        fails(&["classify", text(&samples), "--model", packed, "--precision", other], &message);
+        let (before, again) = (listing(folder.path()), folder.path().join("again.gguf"));
+        fails(&["convert", "--model", packed, "--precision", other, "--out", text(&again)], &message);
+        assert_eq!(listing(folder.path()), before);
+        fails(&["inspect", "--model", packed, "--as", "vit"], "leave --as out");
+        succeeds(&["convert", "--model", packed, "--out", packed]);
+    }
+}
+
+#[test]
+fn run_gives_the_same_bits_at_every_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name)).to_owned();
+    let model = here("../vit-engine/tests/goldens/dinov2-model");
+    let golden = fs::read(model.join("golden.safetensors")).unwrap();
+    let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+    succeeds(&["convert", "--model", text(&model), "--out", &at("m.gguf")]);
+    for name in ["pixels", "pixels@20x20", "pixels@22x17"] {
+        let view = golden.tensor(name).unwrap();
+        let shape: Vec<u64> = view.shape().iter().map(|size| *size as u64).collect();
+        let numbers = view.data().chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        write_npy(&at("x.npy"), &shape, numbers);
+        let run = |model: &str, out: &str| {
+            let arguments = ["run", "--pixels", &at("x.npy"), "--features", "patches", "--model", model, "--out", out];
+            succeeds(&arguments);
+            fs::read(out).unwrap()
+        };
+        assert!(run(&at("m.gguf"), &at("packed.npy")) == run(text(&model), &at("checkpoint.npy")), "{name}");
+    }
+}
+
+fn write_npy(path: &str, shape: &[u64], data: impl IntoIterator<Item = f32>) {
+    use npyz::WriterBuilder;
+    let file = fs::File::create(path).unwrap();
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd().unwrap();
+    writer.extend(data).unwrap();
+    writer.finish().unwrap();
+}
+
+/// A file of that name is replaced by a whole one, or left alone.
+#[test]
+fn nothing_half_written_takes_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let out = at("m.gguf");
+    fs::write(&out, "old").unwrap();
+    fails(&["convert", "--model", "no/such/model", "--out", text(&out)], "no/such/model");
+    assert_eq!(fs::read(&out).unwrap(), b"old");
+    fails(&["convert", "--out", text(&at("missing/m.gguf"))], "missing: No such file");
+    fails(&["convert", "--out", text(&at("m.gguf/m.gguf"))], "m.gguf");
+    fails(&["convert", "--out", text(folder.path())], "is not a regular file");
+    assert_eq!(listing(folder.path()), ["m.gguf"]);
+
+    succeeds(&["convert", "--out", text(&out)]);
+    let whole = fs::read(&out).unwrap();
+    assert!(whole.starts_with(b"GGUF"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+        fails(&["convert", "--out", "/dev/null"], "is not a regular file");
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+
+        fs::write(at("plain"), "").unwrap();
+        let rights = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode();
+        assert_eq!(rights("m.gguf"), rights("plain"), "those of any new file");
+        fs::remove_file(at("plain")).unwrap();
+
+        // What a link leads to is replaced.
+        fs::write(&out, "old").unwrap();
+        symlink(&out, at("link.gguf")).unwrap();
+        succeeds(&["convert", "--out", text(&at("link.gguf"))]);
+        assert!(at("link.gguf").is_symlink() && fs::read(&out).unwrap() == whole);
+        fs::remove_file(at("link.gguf")).unwrap();
+
+        // A disk that is full at 400 KB, half of the model.
+        fs::write(&out, "old").unwrap();
+        let limited = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 800; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_vit")])
+            .args(["convert", "--out", text(&out)])
+            .output()
+            .unwrap();
+        assert_eq!(limited.status.code(), Some(1), "{}", stderr(&limited));
+        assert!(stderr(&limited).contains("m.gguf: File too large"), "{}", stderr(&limited));
+        assert_eq!((listing(folder.path()), fs::read(&out).unwrap()), (vec!["m.gguf".into()], b"old".to_vec()));
+    }
+    #[cfg(target_os = "linux")]
+    fails(&["convert", "--out", "/proc/m.gguf"], "no file can be made in /proc");
+}
