@@ -1,6 +1,8 @@
-"""Makes the seeds: golden models shrunk to a few kilobytes, the goldens' configs, a few shapes."""
+"""Makes the seeds: golden models shrunk to a few kilobytes, packed ones too, the goldens' configs, a few shapes."""
 import json
 import struct
+import subprocess
+import tempfile
 from pathlib import Path
 
 SEEDS = Path(__file__).parent
@@ -12,6 +14,7 @@ ARGS = {"img_size": [4, 4], "patch_size": 2, "num_classes": 2, "embed_dim": 2, "
 
 
 def shrunk(name):
+    """config.json and model.safetensors"""
     config = json.loads((GOLDENS / name / "config.json").read_text())
     (config["model_args"].update(ARGS) if "model_args" in config else config.update(CONFIG))
     file = (GOLDENS / name / "model.safetensors").read_bytes()
@@ -28,7 +31,18 @@ def shrunk(name):
         header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + length]}
         data += file[start : start + length]
     header, config = json.dumps(header).encode(), json.dumps(config).encode()
-    return struct.pack("<H", len(config)) + config + struct.pack("<Q", len(header)) + header + data
+    return config, struct.pack("<Q", len(header)) + header + data
+
+
+def packed(name, precision):
+    with tempfile.TemporaryDirectory() as folder:
+        config, weights = shrunk(name)
+        (Path(folder) / "config.json").write_bytes(config)
+        (Path(folder) / "model.safetensors").write_bytes(weights)
+        out = Path(folder) / "model.gguf"
+        command = ["cargo", "run", "-q", "-p", "vit-engine", "--example", "pack", folder, out, precision]
+        subprocess.run(command, check=True, cwd=SEEDS.parent.parent, stdout=subprocess.DEVNULL)
+        return out.read_bytes()
 
 
 # Whose weights the config target has, in its order.
@@ -37,10 +51,13 @@ FAMILIES = (
     "siglip-vision", "dinov3-gated", "beit-relative", "timm-siglip", "eva02-tiny", "open_clip-native",
 )  # fmt: skip
 
-for target in ("checkpoint", "config", "index", "matmul"):
+for target in ("checkpoint", "config", "index", "matmul", "packed"):
     (SEEDS / target).mkdir(exist_ok=True)
 for name in ("vp-old-cls", "vp-middle-mean", "vp-new-mean", "vp-new-cls", "timm-token", "timm-avg"):
-    (SEEDS / "checkpoint" / name).write_bytes(shrunk(name))
+    config, weights = shrunk(name)
+    (SEEDS / "checkpoint" / name).write_bytes(struct.pack("<H", len(config)) + config + weights)
+for name, precision in (("vp-old-cls", "f32"), ("timm-token", "f16"), ("vp-new-mean", "bf16"), ("timm-avg", "int8")):
+    (SEEDS / "packed" / f"{name}-{precision}").write_bytes(packed(name, precision))
 for number, name in enumerate(FAMILIES):
     config = next((GOLDENS / name).glob("*config.json")).read_bytes()
     (SEEDS / "config" / name).write_bytes(bytes([number]) + config)

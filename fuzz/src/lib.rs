@@ -1,19 +1,20 @@
 //! What the fuzz targets of checkpoints share.
 use std::convert::Infallible;
 
-use vit_engine::file::Checkpoint;
-use vit_engine::{AlignedBox, Features, Isa, Model, Plan, PlanError, Precision, Serial};
+use vit_engine::file::{Checkpoint, Loaded};
+use vit_engine::{AlignedBox, Features, Isa, Model, PlanError, Precision, Serial};
 
 /// Models that need more are valid but slow: they are loaded, and not run.
 const MOST_BYTES: usize = 16 << 20;
 const MOST_MACS: u64 = 20_000_000;
 
-/// Loads a checkpoint in both precisions and runs what loads. Errors are fine, panics are not.
+/// Loads a checkpoint in every precision and runs what loads. Errors are fine, panics are not.
 pub fn load_and_run(config: &[u8], weights: &[u8]) {
     let Ok(checkpoint) = Checkpoint::from_bytes(config, weights) else { return };
     for precision in Precision::ALL {
         match checkpoint.load(precision) {
             Ok(loaded) => {
+                repack(&loaded);
                 let model = loaded.model(Isa::best());
                 for features in [Features::Logits, Features::Embedding, Features::Patches, Features::Attention] {
                     run(&model, features);
@@ -31,6 +32,19 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     }
+}
+
+/// Written as a packed file and read again, it is the same model.
+fn repack(loaded: &Loaded) {
+    if loaded.weights().len() > MOST_BYTES {
+        return;
+    }
+    let mut file = Vec::new();
+    loaded.write_packed(&mut file).expect("memory takes everything");
+    let again = Checkpoint::from_bytes(b"null", &file).and_then(|checkpoint| checkpoint.load(loaded.precision()));
+    let again = again.expect("what was written can be read");
+    assert_eq!(again.config(), loaded.config());
+    assert!(again.weights() == loaded.weights());
 }
 
 /// One forward pass in the smallest arena.
