@@ -1,4 +1,4 @@
-//! The level every target has: `wide`, with whatever instructions the crate is compiled for.
+//! The level of every target: `wide`, with the instructions that the crate is compiled for.
 use ::half::{bf16, f16};
 use wide::{f32x16, i16x8, i32x8, i32x16, u16x16, u32x16};
 
@@ -15,7 +15,7 @@ impl Simd for Portable {
     const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
     const TILE_PANELS: usize = 1;
     const FAST_F16: bool = false;
-    // As `wide` has it.
+    // The targets on which `wide` fuses.
     const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 
     type I = [i32; LANES];
@@ -46,8 +46,8 @@ impl Simd for Portable {
         *out = v.to_array();
     }
 
-    /// Moves exponent and mantissa into an f32's place and multiplies by 2¹¹² for the difference of the biases, which
-    /// is exact for subnormals too. What was infinite or NaN gets all exponent bits.
+    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent biases;
+    /// this is exact for subnormals too. Infinities and NaN get all exponent bits.
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
         let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
@@ -60,14 +60,14 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
-        // As one word of both the compiler vectorises it.
+        // The compiler vectorises this form, with each pair as one word.
         f32x16::new(x.map(|[first, second]| {
             let both = u32::from(second.to_bits()) << 16 | u32::from(first.to_bits());
             f32::from_bits(if i == 0 { both << 16 } else { both & 0xffff_0000 })
         }))
     }
-    /// Three cases, of which the right one is selected: normal results are rounded by adding just below half a step, and 1
-    /// if the last bit that stays is odd; subnormal ones by adding ½, whose step is theirs; the rest is infinite or NaN.
+    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit kept
+    /// is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
     #[inline(always)]
     fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
         let bits: i32x16 = bytemuck::cast(v);
@@ -110,7 +110,7 @@ impl Simd for Portable {
     fn sqrt(self, a: f32x16) -> f32x16 {
         a.sqrt()
     }
-    // `wide` leaves open what its own max and min do with NaN.
+    // `wide` does not specify its max and min of NaN.
     #[inline(always)]
     fn max(self, a: f32x16, b: f32x16) -> f32x16 {
         self.select(self.gt(a, b), a, b)
@@ -138,7 +138,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn store_i8(self, v: f32x16, out: &mut [i8; LANES]) {
-        // Added, 1.5·2²³ rounds to an integer, which stands in the lowest bits.
+        // Adding 1.5·2²³ rounds to an integer, stored in the lowest bits.
         let rounded = (v + f32x16::splat(12_582_912.0)).to_array();
         for (out, x) in out.iter_mut().zip(rounded) {
             *out = (x.to_bits() as u8).cast_signed();
@@ -159,7 +159,7 @@ impl Simd for Portable {
     #[inline(always)]
     fn dot(self, mut sum: [i32; LANES], a: [i8; 4], w: [[i8; 4]; LANES]) -> [i32; LANES] {
         for (sum, w) in sum.iter_mut().zip(w) {
-            // Products of 8 bits fit 16, and so do sums of two.
+            // A product of two 8-bit numbers fits 16 bits.
             let product = |i: usize| i32::from(i16::from(a[i]) * i16::from(w[i]));
             *sum = sum.wrapping_add(product(0) + product(1) + (product(2) + product(3)));
         }

@@ -1,5 +1,5 @@
-//! Relative position bias (Shaw, Uszkoreit, Vaswani 2018, <https://arxiv.org/abs/1803.02155>, in the form that BEiT has it:
-//! Bao, Dong, Piao, Wei 2021, <https://arxiv.org/abs/2106.08254>), read by index: no \[tokens, tokens\] matrix exists.
+//! Relative position bias (Shaw, Uszkoreit, Vaswani 2018, <https://arxiv.org/abs/1803.02155>) in BEiT's form (Bao, Dong,
+//! Piao, Wei 2021, <https://arxiv.org/abs/2106.08254>), read by index: no \[tokens, tokens\] matrix exists.
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
@@ -7,23 +7,23 @@ use super::{KvLayout, fresh, lane_group, written};
 use crate::error::{ShapeError, expect_len};
 use crate::simd::{LANES, Simd};
 
-/// A bias for every head and every difference of two patches' places, and three for the class token, which is token 0.
+/// For each head, a bias for every offset between two patches and three for the class token, which is token 0.
 ///
-/// The bias of query (y, x) and key (y', x') on a grid of \[rows, columns\] stands in the head's row at
-/// (y − y' + rows − 1)·(2·columns − 1) + x − x' + columns − 1; behind those are class → patch, patch → class and class →
-/// class.
+/// The bias of query (y, x) and key (y', x') on a grid of \[rows, columns\] is at index
+/// (y − y' + rows − 1)·(2·columns − 1) + x − x' + columns − 1 of the head's row. The last three elements of the row are
+/// class → patch, patch → class and class → class.
 #[derive(Debug, Clone, Copy)]
 pub struct RelativeBias<'a> {
     /// \[heads, (2·rows − 1)·(2·columns − 1) + 3\].
     pub table: &'a [f32],
     /// Rows and columns of patches.
     pub grid: [usize; 2],
-    /// Which of the image's tokens the first query is.
+    /// The token index of the first query.
     pub first_query: usize,
 }
 
 impl RelativeBias<'_> {
-    /// Elements of a head's row.
+    /// Elements of a head's row; `None` on overflow.
     pub fn row_len(grid: [usize; 2]) -> Option<usize> {
         let side = |size: usize| size.checked_mul(2)?.checked_sub(1);
         side(grid[0])?.checked_mul(side(grid[1])?)?.checked_add(3)
@@ -32,14 +32,14 @@ impl RelativeBias<'_> {
     pub(super) fn check(&self, layout: &KvLayout, rows: usize) -> Result<(), ShapeError> {
         let [height, width] = self.grid;
         let tokens = height.checked_mul(width).and_then(|patches| patches.checked_add(1));
-        expect_len("attention: the bias's grid and a class token are the tokens", tokens, layout.tokens)?;
+        expect_len("attention: tokens must be the bias's grid and a class token", tokens, layout.tokens)?;
         let len = Self::row_len(self.grid).and_then(|len| len.checked_mul(layout.heads));
-        expect_len("attention: the bias has a row a head", len, self.table.len())?;
+        expect_len("attention: the bias must have a row for each head", len, self.table.len())?;
         let end = self.first_query.saturating_add(rows);
-        expect_len("attention: the queries of the bias are tokens", Some(end.min(layout.tokens)), end)
+        expect_len("attention: the queries must not go past the last token", Some(end.min(layout.tokens)), end)
     }
 
-    /// Adds the bias, times log₂e, to the scores of some keys and queries.
+    /// Adds the bias, times log₂e, to the scores of a range of queries (`rows`) and keys.
     #[inline(always)]
     pub(super) fn add<S: Simd, const Q: usize>(
         &self,
@@ -68,7 +68,7 @@ impl RelativeBias<'_> {
                     query += 1;
                     continue;
                 }
-                // Queries side by side on the grid have biases side by side.
+                // Queries adjacent in a grid row have adjacent biases.
                 let ([y, x], [key_y, key_x]) =
                     ([(query - 1) / width, (query - 1) % width], [(key - 1) / width, (key - 1) % width]);
                 let run = (width - x).min(queries.end - query);

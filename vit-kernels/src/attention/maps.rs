@@ -1,4 +1,4 @@
-//! The probabilities themselves, for whoever wants to look at them.
+//! Attention maps: the probabilities as an output, for inspection.
 use core::ops::Range;
 
 use super::{KEY_BLOCK, Queries, Scores, Work, written};
@@ -8,10 +8,11 @@ use crate::job::{Job, Shared};
 use crate::math::exp2_of_negative;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// softmax(scale·q·kᵀ + bias) of some query rows, written out; a task per head and group of rows.
+/// softmax(scale·q·kᵀ + bias) of a range of query rows; a task per head and group of rows.
 ///
-/// The scores are computed twice, once for the softmax's maximum and sum, so that no more of them are kept than
-/// [`Attention`](super::Attention) keeps. Error per probability p, with S as there: at most (16 + tokens + head_dim·S)·2⁻²³·p; below 2⁻¹²⁶ of the row's largest it is 0.
+/// The scores are computed twice, first for the softmax's maximum and sum, so this needs no more memory than
+/// [`Attention`](super::Attention). Error per probability p, with S as there: at most
+/// (16 + tokens + head_dim·S)·2⁻²³·p; a probability below 2⁻¹²⁶ of the row's largest is 0.
 pub struct AttentionMaps<'a> {
     scores: Scores<'a>,
     first_row: usize,
@@ -19,21 +20,21 @@ pub struct AttentionMaps<'a> {
 }
 
 impl<'a> Scores<'a> {
-    /// Probabilities into rows `first_row`.. of every head's matrix in `out`, \[heads, tokens, tokens\].
+    /// Writes the probabilities to the rows from `first_row` on of every head's matrix in `out`, \[heads, tokens, tokens\].
     ///
     /// # Errors
-    /// When `out` has another length, or not so many rows.
+    /// When `out` has another length, or the rows go past the last token.
     pub fn maps(self, first_row: usize, out: &'a mut [f32]) -> Result<AttentionMaps<'a>, ShapeError> {
         let tokens = self.layout.tokens;
         let len = tokens.checked_mul(tokens).and_then(|len| len.checked_mul(self.layout.heads));
-        expect_len("attention: maps are heads × tokens × tokens", len, out.len())?;
+        expect_len("attention: maps must be heads × tokens × tokens", len, out.len())?;
         let end = first_row.saturating_add(self.rows());
-        expect_len("attention: the rows of the maps are tokens", Some(end.min(tokens)), end)?;
+        expect_len("attention: the rows of the maps must not go past the last token", Some(end.min(tokens)), end)?;
         Ok(AttentionMaps { scores: self, first_row, out: Shared::new(out) })
     }
 }
 
-// SAFETY: a task writes its own rows of one head's matrix alone.
+// SAFETY: a task writes only its own rows of its head's matrix.
 unsafe impl Job for AttentionMaps<'_> {
     fn grid(&self) -> [usize; 2] {
         self.scores.grid()
@@ -85,7 +86,7 @@ impl WriteMaps<'_> {
         }
     }
 
-    /// Probabilities of some keys, once maximum and sum are known.
+    /// Writes the probabilities of a block of keys, given the maximum and sum of each row.
     #[inline(always)]
     fn write<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &Work<Q>) {
         for first in (0..rows.len()).step_by(LANES) {
@@ -102,7 +103,7 @@ impl WriteMaps<'_> {
                 for (row, v) in (rows.start + first..rows.end).zip(s.transpose(square)) {
                     let tokens = self.job.scores.layout.tokens;
                     let start = (self.queries.head * tokens + self.job.first_row + row) * tokens + keys.start + key;
-                    // SAFETY: this head's rows belong to this task, which holds one such slice at a time.
+                    // SAFETY: this head's rows belong to this task, which holds only one such slice at a time.
                     f32::store_any(s, v, unsafe { self.job.out.part(start..start + len) });
                 }
             }

@@ -12,10 +12,10 @@
 //!         out = out·rescale + (vᵀ·p)ᵀ                 the matmul's tile
 //!     out = out·(1/sum)
 //! ```
-//! Keys and values stay as the matmul wrote them; a query is a lane, so that the softmax goes down the keys without ever
-//! summing across lanes. Never more scores exist than those of a tile's queries with [`KEY_BLOCK`] keys. The block is a
-//! constant and every lane runs alone, so the bits do not depend on how the rows are cut.
-#![allow(unsafe_code)] // The loops around the tile hand it pointers.
+//! Keys and values stay as the matmul wrote them. Each query is a lane, so the softmax runs over the keys and never sums
+//! across lanes. Only the scores of a tile's queries with [`KEY_BLOCK`] keys exist at a time. The block size is constant
+//! and lanes are independent, so the bits do not depend on how the rows are split.
+#![allow(unsafe_code)] // The tile takes pointers.
 
 mod bias;
 mod maps;
@@ -35,19 +35,19 @@ use crate::job::{Job, Shared, TASK_ROWS};
 use crate::math::exp2_of_negative;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Keys whose scores exist at the same time: up to 256 tokens (224 × 224 at patch 16 has 197) nothing is rescaled.
+/// Keys per block: up to 256 tokens (224 × 224 pixels at patch 16 have 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
 
-/// Elements of a head that are transposed at a time.
+/// Dimensions of a head that are transposed at a time.
 const DIM_BLOCK: usize = 64;
 
-/// Query rows a task takes: the columns of the widest tile.
+/// Query rows of a task: the columns of the widest tile.
 const QUERY_ROWS: usize = 2 * TASK_ROWS;
 
-/// Elements of keys and values above which they come from beyond an L2 of 2 MB, and have to be asked for in time.
+/// Above this many elements, keys and values do not fit an L2 of 2 MB: prefetch.
 const FAR: usize = 1 << 19;
 
-/// Running maxima of a column of scores.
+/// Independent running maxima of a column of scores.
 const MAXIMA: usize = 4;
 
 /// The shape of an image's keys and values.
@@ -62,8 +62,8 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// Elements of the buffer: for each token a row with the keys of all heads and then the values of all heads. `None`
-    /// on overflow.
+    /// Elements of the buffer: for each token a row with the keys of all heads, then the values of all heads. `None` on
+    /// overflow.
     pub fn len(&self) -> Option<usize> {
         self.heads.checked_mul(self.head_dim)?.checked_mul(2)?.checked_mul(self.tokens)
     }
@@ -79,7 +79,7 @@ impl KvLayout {
     }
 }
 
-/// Queries and keys of an image, and how they become scores: what attention and its maps start from.
+/// The scores of an image's queries and keys, from which attention and attention maps are computed.
 pub struct Scores<'a> {
     isa: Isa,
     layout: KvLayout,
@@ -93,31 +93,31 @@ impl<'a> Scores<'a> {
     /// scores = scale·q·kᵀ. `q` is \[rows, heads·head_dim\]; `kv` is laid out as [`KvLayout::len`] says.
     ///
     /// # Errors
-    /// When a length does not fit: rows come from `q`.
+    /// When `q` is not whole rows, or `kv` has the wrong length.
     pub fn new(isa: Isa, layout: KvLayout, scale: f32, q: &'a [f32], kv: &'a [f32]) -> Result<Self, ShapeError> {
-        expect_len("attention: kv holds 2 × heads × head_dim × tokens", layout.len(), kv.len())?;
+        expect_len("attention: kv must hold 2 × heads × head_dim × tokens", layout.len(), kv.len())?;
         let inner = layout.inner();
         let rows = q.len().checked_div(inner).unwrap_or(0);
-        expect_len("attention: q is not a whole number of rows", Some(rows * inner), q.len())?;
+        expect_len("attention: q must be a whole number of rows", Some(rows * inner), q.len())?;
         Ok(Self { isa, layout, scale, q, kv, bias: None })
     }
 
     /// Adds a relative position bias to the scaled scores.
     ///
     /// # Errors
-    /// When the bias is for another number of heads or tokens, or has no rows for some queries.
+    /// When the bias has another number of heads or tokens, or the queries go past the last token.
     pub fn with_bias(mut self, bias: RelativeBias<'a>) -> Result<Self, ShapeError> {
         bias.check(&self.layout, self.rows())?;
         self.bias = Some(bias);
         Ok(self)
     }
 
-    /// Attention into `out`, as long as `q`.
+    /// Attention into `out`, which must be as long as `q`.
     ///
     /// # Errors
-    /// When it is not.
+    /// When `out` has another length.
     pub fn attend(self, out: &'a mut [f32]) -> Result<Attention<'a>, ShapeError> {
-        expect_len("attention: out is as long as q", Some(self.q.len()), out.len())?;
+        expect_len("attention: out must be as long as q", Some(self.q.len()), out.len())?;
         Ok(Attention { scores: self, out: Shared::new(out) })
     }
 
@@ -125,12 +125,12 @@ impl<'a> Scores<'a> {
         self.q.len().checked_div(self.layout.inner()).unwrap_or(0)
     }
 
-    /// Groups of queries by heads.
+    /// Groups of query rows × heads.
     fn grid(&self) -> [usize; 2] {
         [self.rows().div_ceil(QUERY_ROWS), self.layout.heads]
     }
 
-    /// The queries of a task, if the grid has it.
+    /// The queries of a task; `None` outside the grid.
     fn queries(&self, group: usize, head: usize) -> Option<Queries<'_>> {
         let first = group * QUERY_ROWS;
         let inside = group < self.grid()[0] && head < self.layout.heads;
@@ -138,11 +138,12 @@ impl<'a> Scores<'a> {
     }
 }
 
-/// Attention of some query rows of an image over all its keys and values; a task per head and group of rows.
+/// Attention of query rows of an image over all its keys and values; a task per head and group of rows.
 ///
 /// Error per output, with V = max|v| over the head and S = max over the keys of |scale|·Σ|qᵢ·kᵢ| + |bias|: at most
-/// (16 + tokens + head_dim·S)·2⁻²³·V. NaN in q or k makes a row's outputs NaN, NaN in v those of its column; a score
-/// of +∞, or all of −∞, gives NaN, as in PyTorch. Without tokens the outputs are NaN (0/0).
+/// (16 + tokens + head_dim·S)·2⁻²³·V. A NaN in q or k makes the outputs of its query rows NaN, a NaN in v those of its
+/// column. A row with a score of +∞, or with scores of −∞ only, gives NaN, as in PyTorch. Without tokens the outputs are
+/// NaN (0/0).
 pub struct Attention<'a> {
     scores: Scores<'a>,
     out: Shared<'a, f32>,
@@ -165,7 +166,7 @@ impl<'a> Attention<'a> {
     }
 }
 
-// SAFETY: a task writes the columns of one head in its own rows alone.
+// SAFETY: a task writes only the columns of its head in its own rows.
 unsafe impl Job for Attention<'_> {
     fn grid(&self) -> [usize; 2] {
         self.scores.grid()
@@ -178,7 +179,7 @@ unsafe impl Job for Attention<'_> {
     }
 }
 
-/// One head of some query rows.
+/// A range of query rows of one head.
 struct Queries<'a> {
     scores: &'a Scores<'a>,
     head: usize,
@@ -191,10 +192,10 @@ struct Attend<'a> {
     out: &'a Shared<'a, f32>,
 }
 
-/// Memory that a task writes before it reads it: to clear it takes a tenth of the task's time.
+/// Uninitialised memory: a task writes it before it reads it. Zeroing it would take a tenth of the task's time.
 type Fresh<const Q: usize, const N: usize> = [[MaybeUninit<f32>; Q]; N];
 
-/// What a tile of `Q` queries works in: on cache lines, for a vector that straddles two takes twice as long.
+/// The scratch of a tile of `Q` queries. Aligned to cache lines, because an access across two of them takes twice as long.
 #[repr(align(64))]
 struct Work<const Q: usize> {
     /// qᵀ·scale·log₂e: \[head_dim, queries\].
@@ -204,15 +205,15 @@ struct Work<const Q: usize> {
     /// The largest score so far, and the sum of 2^(score − max).
     max: [f32; Q],
     sum: [f32; Q],
-    /// Some dimensions of (pᵀ·v)ᵀ: \[dimensions, queries\].
+    /// A block of dimensions of (pᵀ·v)ᵀ: \[dimensions, queries\].
     context: Fresh<Q, LANES>,
 }
 
-/// What a block of keys does to each query's outputs.
+/// How a block of keys updates each query's outputs.
 struct Factors<const Q: usize> {
-    /// Multiplies what was summed before, under a smaller maximum.
+    /// Multiplies the sums over the previous blocks: 2^(old max − new max).
     rescale: [f32; Q],
-    /// Multiplies the result: 1 / sum after the last block.
+    /// Multiplies the result: 1 / sum after the last block, else 1.
     scale: [f32; Q],
 }
 
@@ -236,7 +237,7 @@ impl Kernel for Attend<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // As many queries as a tile has columns; the other arm is not compiled.
+        // As many queries as the tile has columns; `TILE_PANELS` is a constant, so only one arm is compiled.
         match S::TILE_PANELS {
             3 => self.tiles::<S, { 3 * LANES }>(s),
             _ => self.tiles::<S, LANES>(s),
@@ -266,9 +267,9 @@ impl Attend<'_> {
         }
     }
 
-    /// out = (out·rescale + pᵀ·v)·scale for a block of keys, row by row; the first block takes `out` for 0.
+    /// out = (out·rescale + pᵀ·v)·scale for a block of keys, row by row; the first block does not read `out`.
     ///
-    /// (pᵀ·v)ᵀ = vᵀ·p has the queries in its lanes again, so it is computed as that, some dimensions at a time.
+    /// It is computed as (pᵀ·v)ᵀ = vᵀ·p, with queries as lanes, a block of dimensions at a time, and then transposed.
     #[inline(always)]
     fn values<S: Simd, const Q: usize>(
         &self,
@@ -301,15 +302,15 @@ impl Attend<'_> {
                     finish: Finish::default(),
                     prefetch: Prefetch::nothing(p),
                 };
-                // SAFETY: v has `count` dimensions of each key, the scores a row of Q, which are S's panels, for each;
-                // `context` has Q columns, and is ours.
+                // SAFETY: v has `count` dimensions of each key; the scores have a row of Q columns, the panels of S's
+                // tile, for each key; `context` has Q columns and is local to this task.
                 unsafe { tile.run(s, count, rows.len().div_ceil(LANES)) }
             }
             for panel in 0..rows.len().div_ceil(LANES) {
                 let first = panel * LANES;
                 let mut square = [s.splat(0.0); LANES];
                 for (v, context) in square.iter_mut().zip(&work.context[..dims]) {
-                    // SAFETY: the tiles above wrote whole panels of each.
+                    // SAFETY: the tiles above wrote whole panels of each row.
                     *v = s.load(unsafe { written(context, first) });
                 }
                 for ((row, i), mut v) in (rows.start + first..rows.end).zip(first..).zip(s.transpose(square)) {
@@ -325,18 +326,18 @@ impl Attend<'_> {
         }
     }
 
-    /// Some columns of a row of the output.
+    /// A range of columns of an output row.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     fn out_row(&self, row: usize, columns: &Range<usize>) -> &mut [f32] {
         let start = row * self.queries.scores.layout.inner();
-        // SAFETY: this head's columns of these rows belong to this task, which holds one such slice at a time.
+        // SAFETY: this head's columns of these rows belong to this task, which holds only one such slice at a time.
         unsafe { self.out.part(start + columns.start..start + columns.end) }
     }
 }
 
 impl Queries<'_> {
-    /// The scores of a block of keys, times log₂e. The queries' transpose stays in `work` from one block to the next.
+    /// The scores of a block of keys, times log₂e. If the head fits, `work` keeps its transposed queries for the next block.
     #[inline(always)]
     fn score<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &mut Work<Q>) {
         let head_dim = self.scores.layout.head_dim;
@@ -352,7 +353,7 @@ impl Queries<'_> {
         }
     }
 
-    /// Some of the head's dimensions of the queries, as columns and scaled.
+    /// Transposes and scales a range of the queries' dimensions.
     #[inline(always)]
     fn transpose<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, dims: &Range<usize>, work: &mut Work<Q>) {
         let (inner, scale) = (self.scores.layout.inner(), s.splat(self.scores.scale * core::f32::consts::LOG2_E));
@@ -373,8 +374,8 @@ impl Queries<'_> {
         }
     }
 
-    /// Asks for the values of a tile's keys, which are read after the scores, and for the next tile's keys: rows are so far
-    /// apart that the CPU does not foresee them.
+    /// Prefetches the values of a tile's keys and the keys of the next tile: rows are too far apart for the CPU to prefetch
+    /// them itself.
     #[inline(always)]
     fn fetch<S: Simd>(&self, s: S, first: usize, dims: &Range<usize>) {
         let inner = self.scores.layout.inner();
@@ -383,14 +384,14 @@ impl Queries<'_> {
             for dim in (0..dims.len()).step_by(LANES) {
                 let value = row * 2 * inner + inner + column + dim;
                 let key = (row + S::TILE_ROWS) * 2 * inner + column + dim;
-                // Past the end nothing is read: any address will do.
+                // Addresses past the end are fine: a prefetch does not read.
                 s.prefetch(self.scores.kv.as_ptr().wrapping_add(value).cast());
                 s.prefetch(self.scores.kv.as_ptr().wrapping_add(key).cast());
             }
         }
     }
 
-    /// scores \[+\]= k·qᵀ for a block of keys and some dimensions.
+    /// scores \[+\]= k·qᵀ for a block of keys and a range of dimensions.
     #[inline(always)]
     fn multiply<S: Simd, const Q: usize>(
         &self,
@@ -424,22 +425,22 @@ impl Queries<'_> {
                 finish: Finish::default(),
                 prefetch: Prefetch::nothing(q),
             };
-            // SAFETY: k has `count` rows in which the head's dimensions stand; q and the scores have Q columns, which
-            // are S's panels, and the scores are ours.
+            // SAFETY: k has `count` rows with the head's dimensions; q and the scores have Q columns, the panels of S's
+            // tile; the scores are local to this task.
             unsafe { tile.run(s, count, panels) }
         }
     }
 }
 
 impl<const Q: usize> Work<Q> {
-    /// Turns a block's scores into 2^(score − max), and says by what to multiply the outputs.
+    /// Replaces a block's scores by 2^(score − max), and returns the factors of the outputs.
     #[inline(always)]
     fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize, last: bool) -> Factors<Q> {
         let mut factors = Factors { rescale: [1.0; Q], scale: [1.0; Q] };
         for panel in 0..rows.div_ceil(LANES) {
             let first = panel * LANES;
             let before = s.load(lane_group(&self.max, first));
-            // Several maxima side by side, for each waits for the one before.
+            // Several maxima at once, because one would be a dependent chain.
             let mut maxima = [before; MAXIMA];
             let (fours, rest) = self.scores[..keys].as_chunks::<MAXIMA>();
             for rows in fours {
@@ -474,28 +475,28 @@ impl<const Q: usize> Work<Q> {
     }
 }
 
-/// The vector that starts at `first`.
+/// The vector that starts at `first`, a multiple of [`LANES`].
 #[inline(always)]
 fn lane_group(x: &[f32], first: usize) -> &[f32; LANES] {
     &x.as_chunks().0[first / LANES]
 }
 
-/// [`lane_group`] of memory that has been written.
+/// [`lane_group`] of possibly uninitialised memory.
 ///
 /// # Safety
-/// All of it has been.
+/// These lanes have been written.
 #[inline(always)]
 unsafe fn written(x: &[MaybeUninit<f32>], first: usize) -> &[f32; LANES] {
     // SAFETY: the caller's promise.
     unsafe { &*(&raw const x.as_chunks::<LANES>().0[first / LANES]).cast() }
 }
 
-/// [`lane_group`] of memory to write, whatever it holds.
+/// [`lane_group`] of possibly uninitialised memory, to write.
 #[inline(always)]
 fn fresh(x: &mut [MaybeUninit<f32>], first: usize) -> &mut [f32; LANES] {
     let group = &mut x.as_chunks_mut::<LANES>().0[first / LANES];
     *group = [MaybeUninit::new(0.0); LANES];
-    // SAFETY: written just now; what is stored over it next makes the compiler leave the zeros out.
+    // SAFETY: written just now. The caller overwrites the zeros, so the compiler drops them.
     unsafe { &mut *(&raw mut *group).cast() }
 }
 
@@ -516,7 +517,7 @@ mod tests {
     use crate::reference;
     use crate::testing::{levels, nans, noise};
 
-    /// Runs over q, k, v as rows of [heads·head_dim], the query rows in blocks.
+    /// Attention of q, k, v, rows of [heads·head_dim], in blocks of query rows.
     fn run(isa: Isa, layout: KvLayout, scale: f32, [q, k, v]: [&[f32]; 3], block: usize) -> Vec<f32> {
         let inner = layout.inner();
         let kv: Vec<f32> =
@@ -582,7 +583,7 @@ mod tests {
         }
     }
 
-    /// Probabilities of a head, the bias looked up one by one, in f64.
+    /// The probabilities of a head in f64, with the bias looked up element by element.
     fn probabilities(
         q: &[f64],
         k: &[f64],
@@ -714,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stack_it_takes_is_what_the_documentation_says() {
+    fn stack_use_is_as_documented() {
         assert_eq!((size_of::<Work<LANES>>(), size_of::<Work<48>>()), (21_632, 64_896));
     }
 

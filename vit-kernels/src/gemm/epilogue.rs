@@ -1,4 +1,4 @@
-//! What happens to a matmul's result on its way to memory.
+//! The epilogue of a matmul: operations on the sums before they are stored.
 use core::ops::Range;
 
 use crate::activation::Activation;
@@ -6,7 +6,7 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::simd::{LANES, Simd, lanes, lanes_mut};
 
-/// out = \[out + or out ⊙\] scale ⊙ activation(A·Wᵀ + bias); what is `None` is left out. Vectors are \[n\].
+/// out = \[out + or out ⊙\] scale ⊙ activation(A·Wᵀ + bias); a part that is `None` is skipped. Vectors are \[n\].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// Added to every row.
@@ -19,7 +19,7 @@ pub struct Epilogue<'a> {
     pub accumulate: Accumulate,
 }
 
-/// How a matmul's result combines with what `out` holds.
+/// How a matmul's result combines with `out`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Accumulate {
     /// out = result.
@@ -27,7 +27,7 @@ pub enum Accumulate {
     Replace,
     /// out = out + result: the residual connection.
     Add,
-    /// out = out · result: a gate that was computed before.
+    /// out = out · result: `out` holds a gate.
     Multiply,
 }
 
@@ -43,7 +43,7 @@ impl Accumulate {
 }
 
 impl Epilogue<'_> {
-    /// Added to what `out` holds, and nothing else.
+    /// out = out + A·Wᵀ.
     pub const RESIDUAL: Self = Self { bias: None, activation: None, scale: None, accumulate: Accumulate::Add };
 }
 
@@ -56,12 +56,12 @@ pub(crate) struct Finish<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Whether something comes after the activation, so that `out` cannot hold what goes into it.
+    /// Whether the activation is followed by a scale or by `out`: then `out` cannot hold the activation's input.
     pub(super) fn needs_two_passes(&self) -> bool {
         self.activation.is_some() && (self.scale.is_some() || self.accumulate != Accumulate::Replace)
     }
 
-    /// What comes before the activation, or all if there is none, for some columns.
+    /// The part before the activation, or all if there is none, for a range of columns.
     pub(super) fn finish(&self, columns: &Range<usize>) -> Finish<'_> {
         let part = |x| <[f32]>::get(x, columns.clone());
         Finish { bias: self.bias.and_then(part), scale: self.scale.and_then(part), accumulate: self.accumulate }
@@ -69,11 +69,11 @@ impl Epilogue<'_> {
 
     pub(super) fn check(&self, n: usize) -> Result<(), ShapeError> {
         let len = |what, vector: Option<&[f32]>| expect_len(what, Some(n), vector.map_or(n, <[f32]>::len));
-        len("matmul: the bias has one element per column", self.bias)?;
-        len("matmul: the scale has one element per column", self.scale)
+        len("matmul: the bias must have one element per column", self.bias)?;
+        len("matmul: the scale must have one element per column", self.scale)
     }
 
-    /// Turns the sums of one row, columns `column..column + out.len()`, into what `out` is to hold.
+    /// Applies the epilogue to the sums of one row, columns `column..column + out.len()`, and stores them in `out`.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(&self, s: S, sums: &[f32], column: usize, out: &mut [f32]) {
         let (out, out_tail) = lanes_mut(out);
@@ -83,7 +83,7 @@ impl Epilogue<'_> {
             s.store(v, out);
         }
         if !out_tail.is_empty() {
-            // The sums are whole vectors: the one under the tail follows those just read.
+            // If `sums` is padded to whole vectors, the tail's is the next one.
             let sums = sums.get(out.len()).map_or(f32::load_tail(s, rest, 0.0), |sums| s.load(sums));
             let at = column + out.len() * LANES;
             let v = self.vector(s, sums, at, out_tail.len(), f32::load_tail(s, out_tail, 0.0));
@@ -91,7 +91,7 @@ impl Epilogue<'_> {
         }
     }
 
-    /// The formula for the `len` columns at `at`.
+    /// The epilogue for columns `at..at + len`.
     #[inline(always)]
     fn vector<S: Simd>(&self, s: S, sums: S::V, at: usize, len: usize, out: S::V) -> S::V {
         let columns = |x: &[f32]| match x[at..at + len].try_into() {

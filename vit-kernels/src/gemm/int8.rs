@@ -3,32 +3,32 @@
 //! ```text
 //! acc[M][P] = −zero point · Σ w
 //! for each group of four inputs:
-//!     w[P] = the group of each panel          64 bytes a panel
+//!     w[P] = the group of each panel          64 bytes per panel
 //!     for m: acc[m][:] += a[m]·w[:]           four bytes of a row, broadcast
 //! out = finish((acc · weights' scale) · row's scale)
 //! ```
-#![allow(unsafe_code)] // The loops hand the tile pointers.
+#![allow(unsafe_code)] // The tile takes pointers.
 
 use core::ops::Range;
 
 use super::Matmul;
 use super::epilogue::Finish;
-use super::format::int8::{GROUP, Group, Int8};
+use super::format::int8::{GROUP, Group, Int8Weights};
 use super::part::even_tiles;
 use super::tile::{self, MAX_TILE_COLUMNS, Prefetch};
 use crate::quantise::Quantised;
 use crate::simd::{Kernel, LANES, MAX_INT8_ROWS, MAX_TILE_PANELS, Simd};
 
-/// Some rows of some panels.
-pub(super) struct Part<'a> {
+/// A range of quantised rows times a range of int8 panels.
+pub(super) struct Int8Part<'a> {
     pub(super) job: &'a Matmul<'a>,
     pub(super) a: Quantised<'a>,
-    pub(super) weights: Int8<'a>,
+    pub(super) weights: Int8Weights<'a>,
     pub(super) panels: Range<usize>,
     pub(super) rows: Range<usize>,
 }
 
-impl Kernel for Part<'_> {
+impl Kernel for Int8Part<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -42,7 +42,7 @@ impl Kernel for Part<'_> {
     }
 }
 
-impl Part<'_> {
+impl Int8Part<'_> {
     #[inline(always)]
     fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let Matmul { weights, epilogue, out, .. } = self.job;
@@ -50,7 +50,7 @@ impl Part<'_> {
         let columns = panels.start * LANES..(panels.end * LANES).min(n);
         let following =
             (panels.end * groups + rows.start / S::INT8_ROWS % 8 * (groups / 8)).min(self.weights.panels.len());
-        let mut tile = Tile {
+        let mut tile = Int8Tile {
             a: self.a.values[rows.start * row_len..rows.end * row_len].as_ptr(),
             a_row: row_len,
             a_scales: &self.a.scales[rows.clone()],
@@ -70,47 +70,47 @@ impl Part<'_> {
             unsafe { tile.run(s, rows.len(), panels.len()) }
             if let Some(activation) = epilogue.activation {
                 for row in rows {
-                    // SAFETY: as above; one such reference at a time.
+                    // SAFETY: as above; only one such reference lives at a time.
                     activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
                 }
             }
             return;
         }
-        // By way of a buffer, one row after the other.
+        // The tile writes to a buffer, then each row goes through the epilogue.
         let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_INT8_ROWS];
         (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
-        // SAFETY: as above; `sums` has room for the largest tile, and is ours.
+        // SAFETY: as above; `sums` is local and has room for the largest tile.
         unsafe { tile.run(s, rows.len(), panels.len()) }
         for (row, sums) in rows.zip(&sums) {
-            // SAFETY: as above; one such reference at a time.
+            // SAFETY: as above; only one such reference lives at a time.
             epilogue.apply(s, sums, columns.start, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
         }
     }
 }
 
-/// Where a tile reads and writes.
+/// The operands of a tile.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
+struct Int8Tile<'a> {
     /// Rows of activations, `a_row` bytes apart.
     a: *const i8,
     a_row: usize,
     a_scales: &'a [f32],
-    /// Panels of `groups` groups, one after the other.
+    /// Consecutive panels of `groups` groups each.
     w: *const Group,
     groups: usize,
     w_scales: &'a [[f32; LANES]],
     sums: &'a [[i32; LANES]],
-    /// First of the rows written, `out_row` apart, LANES elements a panel.
+    /// The rows written, `out_row` apart, LANES elements per panel.
     out: *mut f32,
     out_row: usize,
     finish: Finish<'a>,
     prefetch: Prefetch,
 }
 
-impl Tile<'_> {
+impl Int8Tile<'_> {
     /// # Safety
     /// Everything that the fields span for that many rows and panels is readable, and writable for `out`; nothing else
-    /// refers to `out` meanwhile. `rows` and `panels` are those of the level's tile at most.
+    /// refers to `out` meanwhile. `rows` ≤ `S::INT8_ROWS` and `panels` ≤ `S::INT8_PANELS`.
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::INT8_ROWS).contains(&rows) && (1..=S::INT8_PANELS).contains(&panels));
@@ -124,22 +124,22 @@ impl Tile<'_> {
     #[inline(always)]
     fn with_panels<S: Simd, const P: usize>(self, s: S, rows: usize) {
         match rows {
-            8 if S::INT8_ROWS >= 8 => s.call(Sweep::<8, P>(self)),
-            7 if S::INT8_ROWS >= 7 => s.call(Sweep::<7, P>(self)),
-            6 if S::INT8_ROWS >= 6 => s.call(Sweep::<6, P>(self)),
-            5 if S::INT8_ROWS >= 5 => s.call(Sweep::<5, P>(self)),
-            4 if S::INT8_ROWS >= 4 => s.call(Sweep::<4, P>(self)),
-            3 if S::INT8_ROWS >= 3 => s.call(Sweep::<3, P>(self)),
-            2 => s.call(Sweep::<2, P>(self)),
-            _ => s.call(Sweep::<1, P>(self)),
+            8 if S::INT8_ROWS >= 8 => s.call(Int8Sweep::<8, P>(self)),
+            7 if S::INT8_ROWS >= 7 => s.call(Int8Sweep::<7, P>(self)),
+            6 if S::INT8_ROWS >= 6 => s.call(Int8Sweep::<6, P>(self)),
+            5 if S::INT8_ROWS >= 5 => s.call(Int8Sweep::<5, P>(self)),
+            4 if S::INT8_ROWS >= 4 => s.call(Int8Sweep::<4, P>(self)),
+            3 if S::INT8_ROWS >= 3 => s.call(Int8Sweep::<3, P>(self)),
+            2 => s.call(Int8Sweep::<2, P>(self)),
+            _ => s.call(Int8Sweep::<1, P>(self)),
         }
     }
 }
 
-/// The tile of `M` × `P`. Only made by [`Tile::run`], whose caller vouches for the pointers.
-struct Sweep<'a, const M: usize, const P: usize>(Tile<'a>);
+/// A tile of `M` rows × `P` panels. Only [`Int8Tile::run`] makes one; its caller vouches for the pointers.
+struct Int8Sweep<'a, const M: usize, const P: usize>(Int8Tile<'a>);
 
-impl<const M: usize, const P: usize> Kernel for Sweep<'_, M, P> {
+impl<const M: usize, const P: usize> Kernel for Int8Sweep<'_, M, P> {
     type Output = ();
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
@@ -153,7 +153,7 @@ impl<const M: usize, const P: usize> Kernel for Sweep<'_, M, P> {
         }
         for group in 0..t.groups {
             s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
-            // SAFETY: the caller of `Tile::run` vouches for P panels and M rows of that many groups.
+            // SAFETY: the caller of `Int8Tile::run` vouches for P panels and M rows of that many groups.
             unsafe {
                 let mut w = [s.load_weights(&*t.w.add(group)); P];
                 for p in 1..P {
@@ -174,7 +174,7 @@ impl<const M: usize, const P: usize> Kernel for Sweep<'_, M, P> {
                 out[m][p] = s.mul(s.mul(s.to_f32(acc[m][p]), scale), s.splat(t.a_scales[m]));
             }
         }
-        // SAFETY: the caller of `Tile::run` vouches for M rows of `out`.
+        // SAFETY: the caller of `Int8Tile::run` vouches for M rows of `out`.
         unsafe { tile::finish(s, out, &t.finish, t.out, t.out_row) }
     }
 }
@@ -214,7 +214,7 @@ mod tests {
         Matmul::new(isa, a, Packed::new(Format::Int8, n, k, w).unwrap(), epilogue, out).unwrap().run();
     }
 
-    /// The documented formula, step by step: exact sums, then f32 operations one by one.
+    /// The documented formula: exact sums, then the f32 operations in order.
     fn formula(a: &[f32], w: &[f32], k: usize) -> Vec<f32> {
         let quantise = |row: &[f32]| -> (Vec<i64>, f32) {
             let largest = row.iter().fold(0.0f32, |a, x| a.max(x.abs()));
@@ -233,7 +233,7 @@ mod tests {
         product(isa, &a, &lines, [n, k], Epilogue::default(), &mut got);
         let want = formula(&a, &w, k);
         assert_eq!(got, want, "{isa} {rows}x{n}x{k}");
-        // Within half a step of each factor of the product that was meant.
+        // Rounding changes each factor by at most half a step.
         for (row, a) in a.chunks(k).enumerate() {
             let of = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
             for (column, w) in w.chunks(k).enumerate() {
@@ -334,7 +334,7 @@ mod tests {
                 product(isa, &a, &lines, [n, k], Epilogue::default(), &mut out);
                 assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{isa} {special}");
             }
-            // Zeros, what is as good as zeros, and one huge value.
+            // A row of zeros, a row that becomes zeros, and a row with one huge value.
             let mut a = vec![0.0; 3 * k];
             (a[k], a[2 * k + 3]) = (1e-37, f32::MAX);
             let mut out = vec![9.0; 3 * n];

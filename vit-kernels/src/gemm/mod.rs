@@ -1,13 +1,13 @@
 //! Tiled matmul over weights packed once: out = epilogue(A·Wᵀ).
 //!
 //! ```text
-//! for each block of the depth            usually one; A's share of it stays in L2
-//!     for each group of weight panels    with some rows a task; the group stays in L2
+//! for each block of the depth            usually one; A's columns of it stay in L2
+//!     for each group of weight panels    a group and a range of rows are a task; the group stays in L2
 //!         for each tile of rows of A     read in place, row-major
-//!             tile: sums in registers, epilogue, out; the next group comes from memory meanwhile
+//!             tile: sums in registers, epilogue, store; prefetches the next group
 //! ```
-//! Rows and columns that are left over get tiles of exactly their size.
-#![allow(unsafe_code)] // A task's promise about its part of `out`.
+//! Remaining rows and columns get tiles of exactly their size.
+#![allow(unsafe_code)] // `Job` is an unsafe trait.
 
 mod epilogue;
 mod format;
@@ -32,17 +32,18 @@ use crate::quantise::Quantised;
 use crate::simd::LANES;
 use format::int8::MOST_INPUTS;
 use format::{Visitor, Weights};
-use part::Part;
+use int8::Int8Part;
+use part::FloatPart;
 
 /// out = epilogue(A·Wᵀ): `a` is \[rows, k\], `weights` \[n, k\] packed, `out` \[rows, n\]; all row-major.
 ///
 /// Before the epilogue every output is one chain of k multiply–adds over ascending k (fused on levels that have it),
-/// from 0: its error is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ| against the weights as they are stored. The same rows give the
-/// same bits whatever the number of rows beside them. NaN and infinities follow IEEE 754. With k = 0 the sums are 0;
-/// with n or rows 0 nothing happens.
+/// from 0: its error is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ| relative to the weights as stored. The bits of a row do not depend
+/// on the number of rows. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0 nothing
+/// happens.
 ///
 /// # Errors
-/// When a length does not fit: rows come from `out`.
+/// When a length is wrong. `out` determines the number of rows.
 pub fn matmul(
     isa: Isa,
     a: &[f32],
@@ -88,7 +89,7 @@ impl<'a> From<Quantised<'a>> for Activations<'a> {
 }
 
 impl Activations<'_> {
-    /// Elements of all rows.
+    /// Elements in all rows, without padding.
     fn len(&self) -> usize {
         match self {
             Self::F32(a) => a.len(),
@@ -96,27 +97,27 @@ impl Activations<'_> {
         }
     }
 
-    /// Whether these weights can be multiplied with them on this level.
+    /// Checks that these weights can multiply the activations on this level.
     fn check(&self, isa: Isa, weights: &Packed<'_>) -> Result<(), ShapeError> {
         let wanted = if weights.format() == Format::Int8 { size_of::<i8>() } else { size_of::<f32>() };
         match self {
-            Self::F32(_) => expect_len("matmul: bytes of an activation for weights of this format", Some(wanted), 4),
+            Self::F32(_) => expect_len("matmul: bytes per activation for this weight format", Some(wanted), 4),
             Self::Int8(a) => {
-                expect_len("matmul: bytes of an activation for weights of this format", Some(wanted), 1)?;
-                expect_len("matmul: inputs of the quantised rows", Some(weights.k()), a.k)?;
+                expect_len("matmul: bytes per activation for this weight format", Some(wanted), 1)?;
+                expect_len("matmul: the quantised rows must have k elements", Some(weights.k()), a.k)?;
                 expect_len(
-                    "matmul: zero point of the quantised rows",
+                    "matmul: the quantised rows must have this level's zero point",
                     Some(isa.zero_point().into()),
                     a.isa.zero_point().into(),
                 )?;
-                // Sums that could overflow i32.
-                expect_len("matmul: inputs of int8 weights, at most", Some(weights.k().min(MOST_INPUTS)), weights.k())
+                // With more inputs the sums could overflow i32.
+                expect_len("matmul: too many inputs for int8", Some(weights.k().min(MOST_INPUTS)), weights.k())
             }
         }
     }
 }
 
-/// A prepared [`matmul`], cut into groups of columns and of rows.
+/// A prepared [`matmul`], split into groups of rows and of columns.
 pub struct Matmul<'a> {
     isa: Isa,
     a: Activations<'a>,
@@ -124,19 +125,18 @@ pub struct Matmul<'a> {
     weights: Packed<'a>,
     epilogue: Epilogue<'a>,
     out: Shared<'a, f32>,
-    /// Sums of the depth so far, laid out as `out`; where there are none, `out` itself serves.
+    /// The sums over the previous blocks of the depth, laid out as `out`; `None` if they are kept in `out`.
     partial: Option<Shared<'a, f32>>,
     depth: Range<usize>,
 }
 
-/// Multiply–accumulates that a task should have, so that handing it out costs nothing that can be noticed: some
-/// microseconds' worth.
+/// A task should have at least this many multiply–accumulates: some microseconds, far longer than handing it out takes.
 const TASK_MACS: usize = 3 << 17;
 
-/// Inputs that a block of the depth has at most: a few hundred rows of them stay in an L2 of 1 or 2 MB.
+/// Most inputs of a block of the depth: a few hundred rows of it stay in an L2 of 1 or 2 MB.
 const DEPTH_BLOCK: usize = 1024;
 
-/// Blocks of the depth start at multiples of it, where every format's groups do.
+/// Blocks of the depth start at multiples of this, which every format's group divides.
 const DEPTH_UNIT: usize = 32;
 
 impl<'a> Matmul<'a> {
@@ -154,31 +154,31 @@ impl<'a> Matmul<'a> {
         let a = a.into();
         let (n, k) = (weights.n(), weights.k());
         let rows = out.len().checked_div(n).unwrap_or(0);
-        expect_len("matmul: out is not a whole number of rows", Some(rows * n), out.len())?;
+        expect_len("matmul: out must be a whole number of rows", Some(rows * n), out.len())?;
         if n > 0 {
-            expect_len("matmul: a has k elements for each row of out", rows.checked_mul(k), a.len())?;
+            expect_len("matmul: a must have k elements for each row of out", rows.checked_mul(k), a.len())?;
         }
         a.check(isa, &weights)?;
         epilogue.check(n)?;
         Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
     }
 
-    /// The same product in blocks of the depth, to be run one after the other: faster where A's rows are so long that
-    /// they leave the cache. The bits are the same.
+    /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they do
+    /// not stay in the cache. The bits are the same.
     ///
-    /// `partial` is scratch as long as `out`, or empty: then `out` itself serves where it is replaced, and where it is not
-    /// there is one block.
+    /// `partial` is scratch as long as `out`, or empty. If it is empty and the epilogue replaces `out`, the sums are kept
+    /// in `out`; if it is empty and the epilogue reads `out`, there is one block.
     ///
     /// # Errors
-    /// When `partial` has another length.
+    /// When `partial` is neither empty nor as long as `out`.
     pub fn blocks(mut self, partial: &'a mut [f32]) -> Result<Blocks<'a>, ShapeError> {
         let no_room = partial.is_empty() && self.epilogue.accumulate != Accumulate::Replace;
         if !partial.is_empty() {
-            expect_len("matmul: partial is as long as out", Some(self.out.len()), partial.len())?;
+            expect_len("matmul: partial must be as long as out", Some(self.out.len()), partial.len())?;
             self.partial = Some(Shared::new(partial));
         }
         let k = self.weights.k();
-        // One row has nothing that could stay in a cache.
+        // A single row is used once: nothing is gained by keeping it in the cache.
         let whole = no_room || self.weights.format() == Format::Int8;
         let count = if self.rows > 1 && !whole { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
         let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
@@ -190,7 +190,8 @@ impl<'a> Matmul<'a> {
         self.weights.n().div_ceil(LANES)
     }
 
-    /// Groups of panels: a tile of the widest level each; more where rows are so few that this is no work.
+    /// Groups of panels. A group has the panels of the widest tile, or a multiple of them if few rows need more to reach
+    /// [`TASK_MACS`].
     fn groups(&self) -> usize {
         let per_panel = (self.rows * self.weights.k() * LANES).max(1);
         let unit = if self.rows == 1 { 4 } else { 3 };
@@ -212,8 +213,8 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// The next block, once the one before has run.
-    #[allow(clippy::should_implement_trait)] // It lends what it yields.
+    /// The next block; the one before must have run.
+    #[allow(clippy::should_implement_trait)] // The item borrows `self`.
     pub fn next(&mut self) -> Option<&mut Matmul<'a>> {
         self.left = self.left.checked_sub(1)?;
         let start = self.job.depth.end;
@@ -222,7 +223,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-// SAFETY: a task writes its own rows' part of the columns of its own panels alone.
+// SAFETY: a task writes only its own panels' columns of its own rows.
 unsafe impl Job for Matmul<'_> {
     fn grid(&self) -> [usize; 2] {
         [self.rows.div_ceil(self.task_rows()), self.groups()]
@@ -237,29 +238,29 @@ unsafe impl Job for Matmul<'_> {
         let panel = |group: usize| group * self.panels() / groups;
         let panels = panel(group)..panel(group + 1);
         let rows = first..(first + self.task_rows()).min(self.rows);
-        self.weights.format().visit(Task { job: self, panels, rows });
+        self.weights.format().visit(MatmulTask { job: self, panels, rows });
     }
 }
 
-/// Some rows of some panels.
-struct Task<'a> {
+/// A task of [`Matmul`]: a range of rows times a range of panels.
+struct MatmulTask<'a> {
     job: &'a Matmul<'a>,
     panels: Range<usize>,
     rows: Range<usize>,
 }
 
-impl Visitor for Task<'_> {
+impl Visitor for MatmulTask<'_> {
     type Output = ();
     fn visit<W: Weights>(self) {
         let Self { job, panels, rows } = self;
-        // Checked when the job was made.
+        // `Matmul::new` checked that the activations fit the format; so too below.
         let Activations::F32(a) = job.a else { return };
-        job.isa.call(Part::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
+        job.isa.call(FloatPart::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
     }
     fn int8(self) {
         let Self { job, panels, rows } = self;
         let Activations::Int8(a) = job.a else { return };
-        job.isa.call_int8(int8::Part { job, a, weights: job.weights.int8(), panels, rows });
+        job.isa.call_int8(Int8Part { job, a, weights: job.weights.int8(), panels, rows });
     }
 }
 

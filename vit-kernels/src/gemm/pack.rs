@@ -1,9 +1,9 @@
-//! Packing weights into panels of [`LANES`] columns, so that a tile reads them as one stream.
+//! Packs weights into panels of [`LANES`] columns, so that a tile reads them as one stream.
 use core::fmt;
 
 use bytemuck::Zeroable;
 
-use super::format::int8::{self, Int8};
+use super::format::int8::{self, Int8Weights};
 use super::format::{Format, Line, Visitor, Weights};
 use crate::error::{ShapeError, expect_len};
 use crate::simd::LANES;
@@ -21,24 +21,24 @@ impl<'a> Packed<'a> {
     /// A view of `lines` as weights of `n` outputs and `k` inputs.
     ///
     /// # Errors
-    /// When there are not exactly [`Format::lines`]`(n, k)`.
+    /// When `lines` is not exactly [`Format::lines`]`(n, k)` long.
     pub fn new(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
-        expect_len("packed weights: whole panels of n by k", format.lines(n, k), lines.len())?;
+        expect_len("packed weights: lines for n × k", format.lines(n, k), lines.len())?;
         Ok(Self { format, n, k, lines })
     }
 
-    /// [`new`](Self::new) of the first lines, behind which there is what will be read next: the following layer's
-    /// weights. It is prefetched while the last panels are computed with.
+    /// [`new`](Self::new) of the first lines. The lines after them should be the weights used next: they are prefetched
+    /// while the last panels are multiplied.
     ///
     /// # Errors
-    /// When there are fewer than [`Format::lines`]`(n, k)`.
+    /// When `lines` is shorter than [`Format::lines`]`(n, k)`.
     pub fn before_others(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
         let len = format.lines(n, k).unwrap_or(usize::MAX);
-        expect_len("packed weights: whole panels of n by k", Some(len), lines.len().min(len))?;
+        expect_len("packed weights: lines for n × k", Some(len), lines.len().min(len))?;
         Ok(Self { format, n, k, lines })
     }
 
-    /// How they are stored.
+    /// The storage format.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -53,7 +53,7 @@ impl<'a> Packed<'a> {
         self.k
     }
 
-    /// The weight of output `row` and input `column`, as it was rounded; `None` if there is no such weight.
+    /// The stored (rounded) weight of output `row` and input `column`; `None` if out of range.
     pub fn get(&self, row: usize, column: usize) -> Option<f32> {
         struct Get<'a>(Packed<'a>, usize, usize);
         impl Visitor for Get<'_> {
@@ -72,11 +72,11 @@ impl<'a> Packed<'a> {
     }
 
     /// The parts of int8 weights.
-    pub(super) fn int8(&self) -> Int8<'a> {
-        Int8::new(self.lines, self.n, self.k)
+    pub(super) fn int8(&self) -> Int8Weights<'a> {
+        Int8Weights::new(self.lines, self.n, self.k)
     }
 
-    /// The panels, with whatever is behind them. `W` is the format's.
+    /// The panels and everything after them. `W` must be the format's type.
     pub(super) fn elements<W: Weights>(&self) -> &'a [W::Element] {
         bytemuck::cast_slice(self.lines)
     }
@@ -87,13 +87,13 @@ pub(super) const fn panel_len<W: Weights>(k: usize) -> usize {
     k.next_multiple_of(W::GROUP) * LANES
 }
 
-/// Where a weight stands within a panel.
+/// The index of a weight within its panel.
 #[inline(always)]
 fn in_panel<W: Weights>(column: usize, lane: usize) -> usize {
     (column / W::GROUP * LANES + lane) * W::GROUP + column % W::GROUP
 }
 
-/// Inputs read at a time: a panel's worth of them fits L1 twice. A multiple of every format's group.
+/// Inputs read at a time: as f32 and packed, those of a panel fit in L1. A multiple of every format's group.
 const DEPTH: usize = 64;
 
 /// [`Format::pack`].
@@ -118,7 +118,7 @@ impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
             return Ok(());
         }
         let out: &mut [W::Element] = bytemuck::cast_slice_mut(out);
-        // Whole lines: what is behind the last panel is 0, too.
+        // The rest of the last line is 0.
         let (out, padding) = out.split_at_mut(n.div_ceil(LANES) * panel_len::<W>(k));
         padding.fill(W::Element::zeroed());
         let mut rows = [[0.0f32; DEPTH]; LANES];
@@ -130,7 +130,7 @@ impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
                 let depth = DEPTH.min(k - start);
                 for (column, row) in rows[..columns].iter_mut().enumerate() {
                     read(first + column, start, &mut row[..depth]);
-                    // The last group is filled up with zeros.
+                    // The last group is padded with zeros.
                     row[depth..].fill(0.0);
                 }
                 let out = &mut out[start * LANES..];
@@ -152,7 +152,7 @@ impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
     }
 }
 
-/// The error for the first of these rows' weights that the format cannot hold.
+/// The error for the first weight in these rows that the format cannot hold.
 #[cold]
 fn out_of_range<W: Weights>(rows: &[[f32; DEPTH]], [first, start]: [usize; 2]) -> PackError {
     let bad = |x: &f32| !W::decode(W::encode(*x)).is_finite();
@@ -165,20 +165,20 @@ fn out_of_range<W: Weights>(rows: &[[f32; DEPTH]], [first, start]: [usize; 2]) -
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum PackError {
-    /// A length does not fit.
+    /// `out` has the wrong length.
     Shape(ShapeError),
-    /// More inputs than the format's sums can take.
+    /// With this many inputs, the format's sums could overflow.
     TooManyInputs {
         /// The inputs.
         k: usize,
-        /// The most that there may be.
+        /// The largest k supported.
         most: usize,
     },
-    /// A weight is NaN or infinite, or would be so in the format.
+    /// A weight is NaN or infinite, or too large for the format.
     OutOfRange {
-        /// Which output.
+        /// The output.
         row: usize,
-        /// Which input.
+        /// The input.
         column: usize,
         /// The weight.
         value: f32,
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::testing::noise;
 
-    /// The layout that the documentation of [`Format`] states.
+    /// The index of a weight in the layout that [`Format`] documents.
     fn offset(format: Format, k: usize, row: usize, column: usize) -> usize {
         let group = match format {
             Format::F32 | Format::F16 => 1,

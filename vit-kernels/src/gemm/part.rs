@@ -1,5 +1,5 @@
-//! The loops around the register tile: some rows of A times some panels of weights.
-#![allow(unsafe_code)] // They hand the tile pointers.
+//! The loops around the register tile: a range of rows of A times a range of panels of weights.
+#![allow(unsafe_code)] // The tile takes pointers.
 
 use core::ops::Range;
 
@@ -11,11 +11,11 @@ use super::tile::{MAX_TILE_COLUMNS, Prefetch, Tile, panels_per_tile};
 use crate::job::Shared;
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
 
-/// Most row tiles over which the prefetching of a panel is spread.
+/// The prefetch of a panel is spread over at most this many row tiles.
 const PREFETCH_TILES: usize = 8;
 
-/// Some rows of some panels, whose weights are stored as `W`.
-pub(super) struct Part<'a, W: Weights> {
+/// A range of rows of f32 times a range of panels, whose weights are stored as `W`.
+pub(super) struct FloatPart<'a, W: Weights> {
     pub(super) job: &'a Matmul<'a>,
     pub(super) a: &'a [f32],
     pub(super) data: &'a [W::Element],
@@ -23,7 +23,7 @@ pub(super) struct Part<'a, W: Weights> {
     pub(super) rows: Range<usize>,
 }
 
-impl<W: Weights> Kernel for Part<'_, W> {
+impl<W: Weights> Kernel for FloatPart<'_, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -39,7 +39,7 @@ impl<W: Weights> Kernel for Part<'_, W> {
     }
 }
 
-impl<W: Weights> Part<'_, W> {
+impl<W: Weights> FloatPart<'_, W> {
     #[inline(always)]
     fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let Matmul { weights, epilogue, out, partial, depth, .. } = self.job;
@@ -64,7 +64,7 @@ impl<W: Weights> Part<'_, W> {
         };
         let whole = columns.len() == panels.len() * LANES;
         if whole && !(last && epilogue.needs_two_passes()) {
-            // SAFETY: no other task touches these columns of these rows; the tile is given none but whole panels.
+            // SAFETY: no other task touches these columns of these rows; the tile gets only whole panels.
             unsafe {
                 let at = |sums: &Shared<'_, f32>| {
                     sums.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len())
@@ -76,39 +76,39 @@ impl<W: Weights> Part<'_, W> {
             }
             if let (true, Some(activation)) = (last, epilogue.activation) {
                 for row in rows {
-                    // SAFETY: as above; one such reference at a time.
+                    // SAFETY: as above; only one such reference lives at a time.
                     activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
                 }
             }
             return;
         }
-        // By way of a buffer, one row after the other.
+        // The tile writes to a buffer, then each row goes through the epilogue.
         let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
         if !first {
             self.load_sums(&rows, &columns, &mut sums);
         }
-        // One pointer for reading and writing: a second one would make the first invalid.
+        // One pointer for reading and writing: a second mutable borrow would invalidate the first.
         (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
         tile.resume = (!first).then(|| tile.out.cast_const());
-        // SAFETY: the slices above hold the rows of A and the panels; `sums` has room for the largest tile, and is ours.
+        // SAFETY: the slices above hold the rows of A and the panels; `sums` is local and has room for the largest tile.
         unsafe { tile.run(s, rows.len(), panels.len()) }
         self.store_sums(s, &rows, &columns, &sums);
     }
 
-    /// The sums of the depth so far into a buffer of `N` columns.
+    /// Copies the sums over the previous blocks of the depth to a buffer of `N` columns.
     #[inline(always)]
     pub(super) fn load_sums<const N: usize>(&self, rows: &Range<usize>, columns: &Range<usize>, sums: &mut [[f32; N]]) {
         let Matmul { out, partial, .. } = self.job;
         let n = self.job.weights.n();
         for (row, sums) in rows.clone().zip(sums) {
-            // SAFETY: no other task touches these columns of these rows; one such slice at a time.
+            // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
             let so_far =
                 unsafe { partial.as_ref().unwrap_or(out).part(row * n + columns.start..row * n + columns.end) };
             sums[..columns.len()].copy_from_slice(so_far);
         }
     }
 
-    /// Sums from a buffer of `N` columns to where they belong: through the epilogue if the depth is at its end.
+    /// Stores sums from a buffer of `N` columns: after the last block of the depth through the epilogue, else as they are.
     #[inline(always)]
     pub(super) fn store_sums<S: Simd, const N: usize>(
         &self,
@@ -122,7 +122,7 @@ impl<W: Weights> Part<'_, W> {
         for (row, sums) in rows.clone().zip(sums) {
             let elements = row * n + columns.start..row * n + columns.end;
             if last {
-                // SAFETY: no other task touches these columns of these rows; one such slice at a time, here and below.
+                // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
                 epilogue.apply(s, sums, columns.start, unsafe { out.part(elements) });
             } else {
                 // SAFETY: as above.
@@ -131,12 +131,12 @@ impl<W: Weights> Part<'_, W> {
         }
     }
 
-    /// What a tile prefetches while it computes: a part of the next group's panels. Half of all tiles of rows fetch all of
-    /// it, and so do the others, for they may run on another core.
+    /// A tile prefetches a part of the next group's panels. Half of the row tiles cover all of it; the others repeat it,
+    /// because they may run on another core.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Prefetch {
         let (panel_len, depth) = (panel_len::<W>(self.job.weights.k()), &self.job.depth);
-        // A power of two, for divisions would take as long as a tile's overhead otherwise.
+        // A power of two: divisions would double a tile's overhead.
         let most = (self.job.rows / S::TILE_ROWS / (2 * panels.len())).clamp(1, PREFETCH_TILES);
         let shift = most.ilog2();
         let tile = rows.start / S::TILE_ROWS;
@@ -145,14 +145,14 @@ impl<W: Weights> Part<'_, W> {
         let start = panel * panel_len + (depth.start + ((part * depth.len()) >> shift)) * LANES;
         match self.data.get(start) {
             Some(start) => Prefetch { start: (&raw const *start).cast(), step: size_of::<W::Group>() / parts },
-            // Nothing behind the weights: looking for pages that are not there costs more than it brings.
+            // Past the end of the weights: a prefetch of unmapped pages is slow.
             None => Prefetch::nothing(self.data.as_ptr().wrapping_add(panels.start * panel_len)),
         }
     }
 }
 
-/// Cuts `panels` into tiles of at most `most`, as even as can be: four panels are two and two, not three and one,
-/// because a narrow tile has too few chains to keep the multipliers busy.
+/// Splits `panels` into tiles (first, count) of at most `most`, as even as possible: four panels are two and two, not
+/// three and one, because a narrow tile has too few chains to keep the multipliers busy.
 #[inline(always)]
 pub(super) fn even_tiles(panels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut start = panels.start;

@@ -1,4 +1,4 @@
-//! The product on every level and in every format against the f64 truth, and its bits in every cut.
+//! Matmul on every level and in every format, against the f64 reference; its bits for every split of the work.
 use std::vec;
 use std::vec::Vec;
 
@@ -40,7 +40,7 @@ fn check(isa: Isa, rows: usize, n: usize, k: usize, a: &[f32], w: &[f32], got: &
     }
 }
 
-/// Every format against the reference, whose weights are those that were rounded.
+/// Every format against the reference, which gets the rounded weights.
 fn run(isa: Isa, rows: usize, n: usize, k: usize, seed: u64) {
     let (a, w) = (noise(rows * k, seed, 2.0), noise(n * k, seed + 1, 1.0));
     for format in FLOATS {
@@ -74,7 +74,7 @@ fn agrees_with_matrixmultiply() {
     let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
     let mut other = vec![0.0f32; rows * n];
     let (rs, cs) = (n as isize, k as isize);
-    // SAFETY: the three matrices have the shapes that the strides say; B is W seen transposed.
+    // SAFETY: the three matrices have the shapes that the strides say; B is W transposed.
     unsafe {
         let (a, b, c) = (a.as_ptr(), w.as_ptr(), other.as_mut_ptr());
         matrixmultiply::sgemm(rows, k, n, 1.0, a, cs, 1, b, 1, cs, 0.0, c, rs, 1);
@@ -86,7 +86,7 @@ fn agrees_with_matrixmultiply() {
     }
 }
 
-/// A row's bits do not depend on the rows beside it, nor on the tile that computed it.
+/// A row's bits depend neither on the other rows nor on the tile that computes it.
 #[test]
 fn rows_are_independent_to_the_bit() {
     for (isa, format) in levels().into_iter().flat_map(|isa| FLOATS.map(|format| (isa, format))) {
@@ -127,7 +127,7 @@ fn fused_levels_agree_to_the_bit() {
     for pair in fused.windows(2) {
         assert_eq!(run(pair[0]), run(pair[1]), "{} {}", pair[0], pair[1]);
     }
-    // On a machine with one such level alone the truth stands in: one chain of fused multiply-adds.
+    // A machine may have only one such level: compare with one chain of fused multiply-adds, too.
     for &isa in &fused {
         let mut out = vec![0.0; rows * n];
         let weights = Packed::new(Format::F32, n, k, &panels).unwrap();

@@ -1,21 +1,21 @@
 //! The register tile: `M` rows of A times `P` panels of B, kept in registers over the whole depth.
 //!
 //! ```text
-//! acc[M][P] = 0, or sums so far
+//! acc[M][P] = 0, or the sums over the previous blocks of the depth
 //! for each group of inputs, for each input k of it:
-//!     b[P] = row k of each panel            one load a vector
-//!     for m: acc[m][:] += a[m][k]·b[:]      one broadcast a row
+//!     b[P] = row k of each panel            one load per vector
+//!     for m: acc[m][:] += a[m][k]·b[:]      one broadcast per row
 //! out = finish(acc)
 //! ```
-//! Every output is one chain of additions over ascending k, whatever M and P are: all tiles give the same bits.
+//! Every output is one chain of additions over ascending k for any M and P: all tiles give the same bits.
 use crate::gemm::epilogue::{Accumulate, Finish};
 use crate::gemm::format::Weights;
 use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
 
-/// Columns that the widest tile writes.
+/// Columns of the widest tile.
 pub(crate) const MAX_TILE_COLUMNS: usize = MAX_TILE_PANELS * LANES;
 
-/// Where a tile reads and writes. Strides are in elements.
+/// The operands of a tile. Strides are in elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a, W: Weights> {
     /// A: the elements of row m for group g of inputs start at m·`a_row` + g·`a_step`.
@@ -28,12 +28,12 @@ pub(crate) struct Tile<'a, W: Weights> {
     pub(crate) b_step: usize,
     /// Inputs.
     pub(crate) depth: usize,
-    /// Sums to go on from instead of 0, as far apart as the rows of `out`; may be `out` itself.
+    /// The initial sums, if not 0; rows are `out_row` apart. May be `out` itself.
     pub(crate) resume: Option<*const f32>,
-    /// First of the rows written, `out_row` apart, LANES elements a panel.
+    /// The rows written, `out_row` apart, LANES elements per panel.
     pub(crate) out: *mut f32,
     pub(crate) out_row: usize,
-    /// What happens to the sums before they are written.
+    /// Applied to the sums before they are written.
     pub(crate) finish: Finish<'a>,
     pub(crate) prefetch: Prefetch,
 }
@@ -46,14 +46,14 @@ pub(crate) struct Prefetch {
 }
 
 impl Prefetch {
-    /// Nothing: `here` is an address that is in the cache already.
+    /// No prefetch stream: every prefetch is of `here`, which is in the cache already.
     pub(crate) fn nothing<T>(here: *const T) -> Self {
         Self { start: here.cast(), step: 0 }
     }
 }
 
-/// How many panels a tile spans when a matmul has `rows` rows. One row alone is bound by the stream of weights; four
-/// panels give it enough independent chains to hide the latency of the additions.
+/// Most panels of a tile in a matmul of `rows` rows. With one row the matmul is bound by reading the weights; four panels
+/// give it enough independent chains to hide the latency of the additions.
 #[inline(always)]
 pub(crate) fn panels_per_tile<S: Simd>(rows: usize) -> usize {
     if rows == 1 { MAX_TILE_PANELS } else { S::TILE_PANELS }
@@ -68,14 +68,14 @@ impl<W: Weights> Tile<'_, W> {
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::TILE_ROWS).contains(&rows) && (1..=panels_per_tile::<S>(rows)).contains(&panels));
-        // The conditions are constants of the level: tiles that it does not have are not compiled for it.
-        // SAFETY: the caller's promise, handed on.
+        // The guards are constants of the level: tiles it does not use are not compiled.
+        // SAFETY: the caller's promise, passed on.
         unsafe {
             match panels {
                 1 => self.with_panels::<S, 1>(s, rows),
                 2 if S::TILE_PANELS >= 2 => self.with_panels::<S, 2>(s, rows),
                 3 if S::TILE_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
-                // Wider than the level's tile: one row.
+                // Wider than the level's tile: a matmul of one row.
                 2 => s.call(Sweep::<W, 1, 2>(self)),
                 3 => s.call(Sweep::<W, 1, 3>(self)),
                 _ => s.call(Sweep::<W, 1, 4>(self)),
@@ -133,7 +133,7 @@ impl<W: Weights> Tile<'_, W> {
     }
 }
 
-/// The tile of `M` × `P`. Only made by [`Tile::run`], whose caller vouches for the pointers.
+/// A tile of `M` rows × `P` panels. Only [`Tile::run`] makes one; its caller vouches for the pointers.
 struct Sweep<'a, W: Weights, const M: usize, const P: usize>(Tile<'a, W>);
 
 impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
@@ -166,7 +166,7 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
     }
 }
 
-/// Finishes a tile's sums and writes them.
+/// Applies `finish` to a tile's sums and writes them.
 ///
 /// # Safety
 /// `out` has `M` rows of `P` panels, `out_row` apart, that nothing else refers to; the finish's vectors have as many columns.

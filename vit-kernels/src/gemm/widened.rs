@@ -1,22 +1,22 @@
-//! Weights widened before they are used, for levels on which to widen f16 takes many instructions: a block of a panel is
-//! widened once for many rows, where the tile would do it for each of its few.
-#![allow(unsafe_code)] // The tile is handed pointers.
+//! For levels that need many instructions to widen f16: a block of a panel is widened to f32 once for many rows, where
+//! the tile would widen it again for every few rows.
+#![allow(unsafe_code)] // The tile takes pointers.
 
 use super::epilogue::Finish;
 use super::format::{F32, Weights};
 use super::pack::panel_len;
-use super::part::Part;
+use super::part::FloatPart;
 use super::tile::{Prefetch, Tile};
 use crate::simd::{LANES, Simd};
 
 /// Inputs widened at a time, to 4 KB on the stack.
 const DEPTH: usize = 64;
 
-/// Rows that share what is widened; their sums are 3 KB on the stack.
+/// Rows that share a widened block; their sums are 3 KB on the stack.
 const ROWS: usize = 48;
 
-impl<W: Weights> Part<'_, W> {
-    /// Runs the part panel by panel. The sums are the same chains as the tile's own.
+impl<W: Weights> FloatPart<'_, W> {
+    /// Runs the part panel by panel. The sums are the same chains as without widening first.
     #[inline(always)]
     pub(super) fn widened<S: Simd>(&self, s: S) {
         let (n, k, depth) = (self.job.weights.n(), self.job.weights.k(), &self.job.depth);
@@ -50,8 +50,8 @@ impl<W: Weights> Part<'_, W> {
                             finish: Finish::default(),
                             prefetch: Prefetch::nothing(block.as_ptr()),
                         };
-                        // SAFETY: `a` holds these inputs of `count` rows, `block` as many rows of one panel, and `sums`,
-                        // which is ours, one row of LANES for each.
+                        // SAFETY: `a` holds these inputs of `count` rows, `block` as many rows of one panel; `sums` is
+                        // local and has a row of LANES for each of the `count` rows.
                         unsafe { tile.run(s, count, 1) }
                     }
                 }
@@ -60,7 +60,7 @@ impl<W: Weights> Part<'_, W> {
         }
     }
 
-    /// Some inputs of a panel as f32.
+    /// Inputs `start..start + out.len()` of a panel as f32.
     #[inline(always)]
     fn widen<S: Simd>(&self, s: S, panel: usize, start: usize, out: &mut [[f32; LANES]]) {
         let panel = &self.data[panel * panel_len::<W>(self.job.weights.k())..][start * LANES..];

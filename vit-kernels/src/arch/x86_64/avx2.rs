@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C, and with AVX-VNNI on top of them: a vector is two registers.
+//! AVX2 with FMA and F16C, and the same with AVX-VNNI: a vector is two registers.
 use core::arch::x86_64::*;
 
 use ::half::{bf16, f16};
@@ -6,7 +6,7 @@ use ::half::{bf16, f16};
 use super::Features;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Proof that the CPU has AVX2, FMA and F16C, and AVX-VNNI if that is asked for: only [`Avx2::detect`] makes one.
+/// Proof that the CPU has AVX2, FMA and F16C, and if `VNNI` AVX-VNNI: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx2<const VNNI: bool = false>(());
 
@@ -19,7 +19,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
         cpu.has(wanted).then_some(Self(()))
     }
 
-    /// What every such CPU has.
+    /// The token without VNNI.
     pub(crate) fn base(self) -> Avx2 {
         Avx2(())
     }
@@ -63,8 +63,8 @@ impl<const VNNI: bool> Avx2<VNNI> {
 #[derive(Clone, Copy)]
 pub(crate) struct V(__m256, __m256);
 
-// SAFETY, for every block below: `self` exists only where the CPU has the three features, and the methods are inlined
-// into `enter`, which enables them. Pointers come from references to arrays of the size that is read or written.
+// SAFETY of every block below: `self` exists only if the CPU has the features, and the methods are inlined into `enter`
+// or `enter_vnni`, which enable them. Pointers come from references to arrays of the size that is read or written.
 macro_rules! lanewise {
     ($op:ident($($v:ident),+)) => {
         // SAFETY: as above: the token proves the features.
@@ -86,7 +86,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Weights = [__m256i; 2];
     /// The activations, and without VNNI their magnitudes.
     type Activations = [__m256i; 2];
-    // Eight accumulators, two registers of weights, two of activations, two for products; with VNNI as f32's tile.
+    // Eight accumulators, two registers of weights, two of activations, two for products. With VNNI, the tile of f32.
     const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
     const INT8_PANELS: usize = 1;
     const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };

@@ -1,4 +1,4 @@
-//! AVX-512 F and BW, and VNNI on top of them: a vector is one register.
+//! AVX-512 F and BW, and the same with VNNI: a vector is one register.
 use core::arch::x86_64::*;
 
 use ::half::{bf16, f16};
@@ -6,8 +6,8 @@ use ::half::{bf16, f16};
 use super::{Features, avx2};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Proof that the CPU has AVX-512 F and BW (and with them AVX2, FMA and F16C), and VNNI if that is asked for: only
-/// [`Avx512::detect`] makes one.
+/// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI: only [`Avx512::detect`] makes
+/// one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512<const VNNI: bool = false>(());
 
@@ -19,7 +19,7 @@ impl<const VNNI: bool> Avx512<VNNI> {
         cpu.has(wanted).then_some(Self(()))
     }
 
-    /// What every such CPU has.
+    /// The token without VNNI.
     pub(crate) fn base(self) -> Avx512 {
         Avx512(())
     }
@@ -39,7 +39,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type V = __m512;
     type M = __mmask16;
 
-    // 8 × 48: twenty-four accumulators, three registers of weights, broadcasts from memory: 27 and more of 32.
+    // 8 × 48: twenty-four accumulators and three registers of weights, with broadcasts from memory: 27 of 32.
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
     const FAST_F16: bool = true;
@@ -233,7 +233,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             }
         }
     }
-    /// Without VNNI as on AVX2.
+    /// Without VNNI, the method of AVX2.
     #[inline(always)]
     fn dot(self, sum: __m512i, [a, magnitude]: [__m512i; 2], w: __m512i) -> __m512i {
         // SAFETY: the token proves the features.

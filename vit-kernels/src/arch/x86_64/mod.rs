@@ -1,11 +1,11 @@
-//! x86-64: which levels the CPU and the operating system offer.
+//! x86-64: its levels, and detection of the CPU features they need.
 pub(crate) mod avx2;
 pub(crate) mod avx512;
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use core::sync::atomic::{AtomicU16, Ordering};
 
-/// A set of CPU features, of those that a level here asks for.
+/// A set of the CPU features that levels need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u16);
 
@@ -17,8 +17,8 @@ impl Features {
     pub(crate) const AVX512BW: Self = Self(16);
     pub(crate) const AVX512_VNNI: Self = Self(32);
     pub(crate) const AVX_VNNI: Self = Self(64);
-    /// Never a feature: tells 'none' from 'not looked yet'.
-    const LOOKED: Self = Self(1 << 15);
+    /// Not a CPU feature: marks that detection has run.
+    const DETECTED: Self = Self(1 << 15);
 
     pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -28,19 +28,19 @@ impl Features {
         self.0 & wanted.0 == wanted.0
     }
 
-    /// What this CPU has. CPUID traps in virtual machines, so it is read once.
+    /// The features of this CPU. Cached: CPUID is slow in virtual machines, where it traps.
     pub(crate) fn get() -> Self {
-        static SEEN: AtomicU16 = AtomicU16::new(0);
-        let mut seen = Self(SEEN.load(Ordering::Relaxed));
-        if !seen.has(Self::LOOKED) {
-            seen = Self::detect().and(Self::LOOKED);
-            SEEN.store(seen.0, Ordering::Relaxed);
+        static CACHE: AtomicU16 = AtomicU16::new(0);
+        let mut features = Self(CACHE.load(Ordering::Relaxed));
+        if !features.has(Self::DETECTED) {
+            features = Self::detect().and(Self::DETECTED);
+            CACHE.store(features.0, Ordering::Relaxed);
         }
-        seen
+        features
     }
 
-    /// Reads CPUID and XGETBV (Intel SDM vol. 1, ch. 14 and 15): a feature counts if the operating system saves its
-    /// registers too.
+    /// Reads CPUID and XGETBV (Intel SDM vol. 1, ch. 14 and 15): a feature counts only if the operating system saves its
+    /// registers.
     fn detect() -> Self {
         let none = Self(0);
         let bit = |word: u32, bit: u32, feature: Self| if word >> bit & 1 == 1 { feature } else { none };
@@ -50,7 +50,7 @@ impl Features {
             return none;
         }
         let (leaf7, saved) = (__cpuid_count(7, 0), xcr0());
-        // Sub-leaves of leaf 7 above 0 exist as far as its EAX says.
+        // EAX of sub-leaf 0 is the highest sub-leaf of leaf 7.
         let leaf7_1 = if leaf7.eax > 0 { __cpuid_count(7, 1).eax } else { 0 };
         let ymm = bit(leaf7.ebx, 5, Self::AVX2)
             .and(bit(leaf1.ecx, 12, Self::FMA))
@@ -69,14 +69,14 @@ impl Features {
     }
 }
 
-/// Which register states the operating system saves. Only after CPUID has shown OSXSAVE.
+/// The register states that the operating system saves. Call only if CPUID reports OSXSAVE.
 fn xcr0() -> u64 {
     #[target_feature(enable = "xsave")]
     fn read() -> u64 {
         // SAFETY: register 0 exists wherever XGETBV does.
         unsafe { _xgetbv(0) }
     }
-    // SAFETY: OSXSAVE means that XGETBV is there and enabled.
+    // SAFETY: OSXSAVE means that XGETBV exists and is enabled.
     unsafe { read() }
 }
 

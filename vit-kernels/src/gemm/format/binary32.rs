@@ -1,4 +1,4 @@
-//! Weights as they are used: panels are \[k\]\[16\].
+//! IEEE binary32: panels are \[k\]\[16\].
 use super::Weights;
 use crate::simd::{LANES, Simd};
 

@@ -1,28 +1,28 @@
 //! int8, symmetric, with one f32 scale for each output: weight ≈ scale·q, q in −127…127.
 //!
 //! ```text
-//! panels   [n/16][k/4][16][4] i8        groups of four inputs: what VPDPBUSD and SDOT multiply at a time
+//! panels   [n/16][k/4][16][4] i8        groups of four inputs, which VPDPBUSD and SDOT multiply at a time
 //! scales   [n] f32                      max|weight| of the output / 127
 //! sums     [n] i32                      Σ q of the output, for levels that multiply unsigned activations
 //! ```
-//! n and k are rounded up to whole panels and groups, by outputs and inputs that are 0.
+//! n and k are padded with zeros to whole panels and groups.
 use super::super::pack::PackError;
 use super::Line;
 use crate::quantise::{LARGEST, inverse_scale, round_to_i8};
 use crate::simd::LANES;
 
-/// Consecutive inputs that stand together in a panel.
+/// Consecutive inputs stored together in a panel.
 pub(crate) const GROUP: usize = 4;
 
-/// Inputs for which no sum of products of 8 bits, one of them with an offset of 128, overflows 32 bits.
+/// Most inputs: with these, sums of products of 8-bit numbers, one of them offset by 128, cannot overflow 32 bits.
 pub(crate) const MOST_INPUTS: usize = 1 << 16;
 
 /// The weights of sixteen outputs for a group of inputs.
 pub(crate) type Group = [[i8; GROUP]; LANES];
 
-/// Packed int8 weights, in parts.
+/// The parts of packed int8 weights.
 #[derive(Clone, Copy)]
-pub(crate) struct Int8<'a> {
+pub(crate) struct Int8Weights<'a> {
     /// \[panels\]\[groups\].
     pub(crate) panels: &'a [Group],
     /// Groups of a panel.
@@ -33,8 +33,8 @@ pub(crate) struct Int8<'a> {
     pub(crate) sums: &'a [[i32; LANES]],
 }
 
-impl<'a> Int8<'a> {
-    /// The parts of `lines`, which may go on with other weights.
+impl<'a> Int8Weights<'a> {
+    /// Splits `lines`; other weights may follow in them.
     pub(crate) fn new(lines: &'a [Line], n: usize, k: usize) -> Self {
         let (panels, groups) = (n.div_ceil(LANES), k.div_ceil(GROUP));
         let (groups_of_panels, rest) = lines.split_at(panels * groups);
@@ -56,7 +56,7 @@ impl<'a> Int8<'a> {
 /// Inputs read at a time.
 const DEPTH: usize = 64;
 
-/// [`Format::pack`](super::Format::pack), into as many lines as that says.
+/// [`Format::pack`](super::Format::pack); `out` is exactly [`Format::lines`](super::Format::lines) long.
 pub(in super::super) fn pack(
     n: usize,
     k: usize,
@@ -73,7 +73,7 @@ pub(in super::super) fn pack(
     let panels: &mut [Group] = bytemuck::cast_slice_mut(panels);
     let (scales, sums): (&mut [f32], &mut [i32]) = (bytemuck::cast_slice_mut(scales), bytemuck::cast_slice_mut(sums));
     for row in 0..n {
-        // Twice: the scale has to be known before anything is rounded.
+        // Reads the row twice: rounding needs the scale.
         let mut largest = 0.0f32;
         for_each(k, row, read, |column, x| {
             largest = largest.max(x.abs());

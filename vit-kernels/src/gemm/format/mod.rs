@@ -1,4 +1,4 @@
-//! How weight matrices are stored. A format is one file: what stands in it is all that the rest of the crate knows of it.
+//! Storage formats of weight matrices, one file per format.
 mod bfloat16;
 mod binary16;
 mod binary32;
@@ -22,14 +22,14 @@ use crate::simd::{LANES, Simd};
 /// | `F32` | 4 | none | f32's | f32 |
 /// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
 /// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | f32: widened exactly as it is read |
-/// | `Int8` | 1, and 8 for an output | absolute max\|w\|/254 over the output | f32's | int8 activations, i32 sums, then f32 unfused |
+/// | `Int8` | 1, and 8 per output | absolute max\|w\|/254 over the output | f32's | int8 activations, i32 sums, then f32 unfused |
 ///
 /// # Layout
-/// Outputs (columns of the product) stand in panels of [`LANES`], one panel after the other. Within a panel, inputs stand
-/// in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\]. The last panel's missing outputs and the last
-/// group's missing inputs are 0. Behind the panels of `Int8` stand its scales, \[n\] f32, and the sums of each output's
-/// weights, \[n\] i32. Every instruction set reads the same bytes, so a packed model can move between machines
-/// of the same byte order (little-endian everywhere so far).
+/// Outputs (columns of the product) are stored in panels of [`LANES`], one after another. Within a panel, inputs are
+/// stored in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\]. Missing outputs of
+/// the last panel and missing inputs of the last group are 0. `Int8` has its scales, \[n\] f32, and the sum of each
+/// output's weights, \[n\] i32, after the panels. Every instruction set reads the same bytes, so a packed model can move
+/// between machines of the same byte order (all targets so far are little-endian).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -47,7 +47,7 @@ impl Format {
     /// Every format.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
-    /// What of a format depends on nothing else.
+    /// The format's constants.
     const fn spec(self) -> Spec {
         match self {
             Self::F32 => Spec::of::<F32>(),
@@ -57,7 +57,7 @@ impl Format {
         }
     }
 
-    /// Runs what is generic over formats for this one.
+    /// Calls `visitor` with this format's type.
     pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Output {
         match self {
             Self::F32 => visitor.visit::<F32>(),
@@ -72,12 +72,12 @@ impl Format {
         self.spec().name
     }
 
-    /// Consecutive inputs that stand together in a panel.
+    /// Consecutive inputs stored together in a panel.
     pub const fn group(self) -> usize {
         self.spec().group
     }
 
-    /// The number that GGUF files have for the type of the panels' elements.
+    /// The GGML type number of the panels' elements, as in GGUF files.
     pub const fn ggml_type(self) -> u32 {
         self.spec().ggml_type
     }
@@ -90,7 +90,7 @@ impl Format {
         }
     }
 
-    /// Bytes of the panels alone. Behind those of `Int8` stand scales and sums, 4 bytes for each output of whole panels.
+    /// Bytes of the panels alone. `Int8` has scales and sums after them, 4 bytes each for every output of whole panels.
     pub const fn panel_bytes(self, n: usize, k: usize) -> Option<usize> {
         match (self.bytes(n, k), n.checked_next_multiple_of(LANES)) {
             (Some(bytes), Some(columns)) => Some(bytes - columns * self.spec().per_output),
@@ -107,7 +107,7 @@ impl Format {
         let (Some(elements), Some(beside)) = (columns.checked_mul(rows), columns.checked_mul(per_output)) else {
             return None;
         };
-        // Panels take whole lines, and so does what is beside them.
+        // Panels take whole lines; so do scales and sums.
         match elements.checked_mul(element) {
             Some(bytes) => match bytes.checked_next_multiple_of(size_of::<Line>()) {
                 Some(bytes) => bytes.checked_add(beside),
@@ -117,14 +117,14 @@ impl Format {
         }
     }
 
-    /// Packs \[n, k\] weights (row-major, as PyTorch's `nn.Linear` has them) into `out`.
+    /// Packs \[n, k\] weights (row-major, as in PyTorch's `nn.Linear`) into `out`. Rounds to nearest even.
     ///
-    /// `read(row, start, into)` delivers `into.len()` weights of output `row` from input `start` on; it may decode them
-    /// from a file as it goes. Rounds to nearest even.
+    /// `read(row, start, into)` must fill `into` with the weights of output `row` from input `start` on; it may decode
+    /// them from a file.
     ///
     /// # Errors
-    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::OutOfRange`] at the first
-    /// weight that is NaN or infinite, or too large for the format.
+    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::TooManyInputs`] when int8
+    /// sums could overflow; [`PackError::OutOfRange`] at the first weight that is NaN, infinite or too large.
     pub fn pack(
         self,
         n: usize,
@@ -132,19 +132,19 @@ impl Format {
         mut read: impl FnMut(usize, usize, &mut [f32]),
         out: &mut [Line],
     ) -> Result<(), PackError> {
-        expect_len("pack: out holds whole panels of n by k", self.lines(n, k), out.len()).map_err(PackError::Shape)?;
+        expect_len("pack: lines of out for n × k", self.lines(n, k), out.len()).map_err(PackError::Shape)?;
         self.visit(Pack { shape: [n, k], read: &mut read, out })
     }
 }
 
-/// What of a format depends on nothing else.
+/// A format's constants.
 struct Spec {
     name: &'static str,
-    /// Consecutive inputs that stand together.
+    /// Consecutive inputs stored together.
     group: usize,
     /// Bytes of a stored weight.
     element: usize,
-    /// Bytes beside the panels for each output.
+    /// Bytes after the panels for each output.
     per_output: usize,
     ggml_type: u32,
 }
@@ -161,7 +161,7 @@ impl Spec {
     }
 }
 
-/// What is generic over formats.
+/// Code that is generic over formats.
 pub(super) trait Visitor {
     type Output;
     /// For formats that are multiplied in f32.
@@ -176,7 +176,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// A cache line: the unit, and the alignment, of packed weights.
+/// A cache line: the unit and alignment of packed weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Line(pub [u8; 64]);
@@ -190,13 +190,13 @@ impl Line {
 pub(crate) trait Weights: Copy + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Consecutive inputs that stand together in a panel.
+    /// Consecutive inputs stored together in a panel.
     const GROUP: usize;
 
-    /// What GGUF files call the type of an element.
+    /// The GGML type number of an element, as in GGUF files.
     const GGML_TYPE: u32;
 
-    /// Whether elements are f16, which some levels widen in many instructions.
+    /// Whether elements are f16, which some levels need many instructions to widen.
     const IS_F16: bool = false;
 
     /// A stored weight.
@@ -205,12 +205,12 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
     /// The weights of [`LANES`] outputs for one group of inputs, \[LANES\]\[GROUP\].
     type Group: Pod;
 
-    /// Rounds to nearest even; what is too large becomes infinite.
+    /// Rounds to nearest even; a number too large becomes infinite.
     fn encode(x: f32) -> Self::Element;
 
     fn decode(x: Self::Element) -> f32;
 
-    /// The weights of a group's input `i`, widened exactly.
+    /// The weights of input `i` of a group, widened exactly.
     fn load<S: Simd>(s: S, group: &Self::Group, i: usize) -> S::V;
 }
 
