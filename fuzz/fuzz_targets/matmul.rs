@@ -2,7 +2,9 @@
 #![no_main]
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use vit_kernels::{Epilogue, Format, Isa, Line, Packed, matmul, reference};
+use vit_kernels::{
+    Epilogue, Format, Isa, Job, Line, Matmul, Packed, Quantise, Quantised, matmul, quantised_len, reference,
+};
 
 #[derive(Debug)]
 struct Input {
@@ -36,26 +38,36 @@ fn number(bits: u32) -> f32 {
     if bits == 0 { 0.0 } else { f32::from_bits(bits & 0x807f_ffff | exponent << 23) }
 }
 
-/// Weights in a format's panels, and as they were rounded.
+/// The product in a format against f64, from the activations and weights as the format rounds them.
 fn check(Input { rows, n, k, a, w }: &Input, format: Format) {
     let mut lines = vec![Line::ZERO; format.lines(*n, *k).unwrap()];
     let read = |row: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[row * k + start..][..into.len()]);
     format.pack(*n, *k, read, &mut lines).unwrap();
     let weights = Packed::new(format, *n, *k, &lines).unwrap();
     let w: Vec<f32> = (0..n * k).map(|i| weights.get(i / k, i % k).unwrap()).collect();
-    let product = |of: fn(f64) -> f64| {
-        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| of(x.into())).collect() };
-        let mut out = vec![0.0; rows * n];
-        reference::matmul(&wide(a), &wide(&w), *k, &mut out);
-        out
-    };
-    let (want, magnitude) = (product(|x| x), product(f64::abs));
     for isa in Isa::available() {
         let mut got = vec![f32::NAN; rows * n];
-        matmul(isa, a, weights, Epilogue::default(), &mut got).unwrap();
+        let (mut values, mut scales) = (vec![0; rows * quantised_len(*k)], vec![0.0; *rows]);
+        let (used, roundings) = if format == Format::Int8 {
+            Quantise::new(isa, a, *k, &mut values, &mut scales).unwrap().run();
+            let quantised = Quantised::new(isa, *k, &values, &scales).unwrap();
+            Matmul::new(isa, quantised, weights, Epilogue::default(), &mut got).unwrap().run();
+            // The dequantised factors are rounded to f32 here, and the exact sum is rounded three times there.
+            ((0..rows * k).map(|i| quantised.get(i / k, i % k)).collect(), 8)
+        } else {
+            matmul(isa, a, weights, Epilogue::default(), &mut got).unwrap();
+            (a.clone(), k + 1)
+        };
+        let product = |of: fn(f64) -> f64| {
+            let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| of(x.into())).collect() };
+            let mut out = vec![0.0; rows * n];
+            reference::matmul(&wide(&used), &wide(&w), *k, &mut out);
+            out
+        };
+        let (want, magnitude) = (product(|x| x), product(f64::abs));
         for (i, got) in got.into_iter().enumerate() {
-            let bound = (k + 1) as f64 * 2f64.powi(-24) * magnitude[i];
-            assert!((f64::from(got) - want[i]).abs() <= bound, "{isa} at {i}: {got} not {}", want[i]);
+            let bound = roundings as f64 * 2f64.powi(-24) * magnitude[i];
+            assert!((f64::from(got) - want[i]).abs() <= bound, "{isa} {format} at {i}: {got} not {}", want[i]);
         }
     }
 }
