@@ -1,5 +1,5 @@
-//! Activation functions of the feed-forward: GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>) in the
-//! three forms that checkpoints use, SiLU and ReLU.
+//! Activation functions of the feed-forward: GELU (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>) in
+//! the three forms that checkpoints use, SiLU and ReLU.
 //!
 //! | Form | Formula | Error, relative to \|x\| |
 //! |---|---|---|
@@ -12,16 +12,16 @@
 //! The bound is relative to |x|, not to the result, which in the negative tail is far smaller than x. ±0 → ±0,
 //! +∞ → +∞; −∞ → NaN (∞·0), as in PyTorch (ReLU: 0); NaN → NaN.
 //!
-//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|: erf
-//! form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh form
-//! 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
+//! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|:
+//! erf form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh
+//! form 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
 use crate::math::{Apply, Function, exp_lanes, polynomial};
 use crate::simd::{Kernel, Simd};
 
-/// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors of
-/// 10⁻² to 10⁻⁴.
+/// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors
+/// of 10⁻² to 10⁻⁴.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// The exact form, with the error function; `nn.GELU()`.

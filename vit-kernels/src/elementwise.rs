@@ -1,6 +1,6 @@
 //! x += y and x *= factor, for residuals and means that are not computed in a matmul's epilogue.
 //!
-//! Each result is the exact one rounded once: at most ½ ULP. NaN and infinities follow IEEE 754. Empty input is a no-op.
+//! Each result is rounded once: at most ½ ULP of error. NaN and infinities follow IEEE 754. Empty input is a no-op.
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;

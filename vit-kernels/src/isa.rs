@@ -78,7 +78,8 @@ impl Isa {
         }
     }
 
-    /// The same level without fused multiply–add: every kernel then gives the same bits on every level and every target.
+    /// The same level without fused multiply–add: every kernel then gives the same bits on every level and every
+    /// target.
     #[must_use]
     pub fn unfused(self) -> Self {
         Self { unfused: true, ..self }

@@ -1,18 +1,18 @@
 //! Kernel calls split into independent tasks. This crate has no threads; the caller's executor runs the tasks.
 #![allow(unsafe_code)]
 
-/// A task takes this many rows of data, or a multiple. Every level's tile rows divide it, so no tile is cut, and all jobs
-/// can give a thread the same rows.
+/// A task takes this many rows of data, or a multiple. Every level's tile rows divide it, so no tile is cut, and all
+/// jobs can give a thread the same rows.
 pub(crate) const TASK_ROWS: usize = 24;
 
 /// A prepared kernel call: a grid of tasks that may run in any order, on any threads, at the same time.
 ///
 /// Tasks in the same row of the grid work on the same rows of data (tokens); tasks in the same column work on the same
-/// columns of weights or the same head. A thread should keep the same rows from job to job, so that it finds the data it
-/// wrote in its own cache, and go through them column by column, so that it reads weights once.
+/// columns of weights or the same head. A thread should keep the same rows from job to job, so that it finds the data
+/// it wrote in its own cache, and go through them column by column, so that it reads weights once.
 ///
-/// The grid depends only on the shapes, and results do not depend on the grid, so the bits are the same for any number of
-/// threads.
+/// The grid depends only on the shapes, and results do not depend on the grid, so the bits are the same for any number
+/// of threads.
 ///
 /// # Safety
 /// Implementors promise that two different tasks write to disjoint memory.

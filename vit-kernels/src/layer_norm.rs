@@ -15,7 +15,7 @@ use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 ///
 /// Error per element, with x̂ the exact normalised value and A = max|x| / √(variance + eps) over the row of n: at most
 /// (8 + n/16)·2⁻²³·(|gamma|·(|x̂| + A) + |beta|), for every finite row of up to 2²⁰ elements, if eps is 0 or at least
-/// 2⁻¹⁰⁰. With eps = 0 this holds for rows whose standard deviation is at least 2⁻⁵⁰. f16 is rounded once more when stored.
+/// 2⁻¹⁰⁰. With eps = 0 it holds if the row's standard deviation is at least 2⁻⁵⁰. f16 is rounded once more when stored.
 ///
 /// Zero variance gives beta, within that bound; if eps = 0 too, it gives 0/0. A row that contains a NaN or an infinity
 /// gives NaN throughout. Empty input is a no-op.

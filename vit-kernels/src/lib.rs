@@ -7,7 +7,7 @@
 //! | [`activation`] | GELU: exact (erf), tanh form, sigmoid ('quick') form; SiLU, ReLU |
 //! | [`elementwise`] | x += y, x *= factor |
 //! | [`gemm`] | `epilogue(A·Wᵀ)` over weights packed once |
-//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; the attention probabilities |
+//! | [`attention`](mod@attention) | softmax(q·kᵀ·scale + bias)·v with a streaming softmax; attention maps |
 //! | [`rope`] | rotary position embedding |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |

@@ -82,8 +82,8 @@ pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: [f32; N]) ->
     sum
 }
 
-/// 1.5·2²³ + 127. Adding it to x, |x| ≤ 2²¹, rounds x to an integer n and leaves n + 127 in the lowest bits: the exponent
-/// of 2ⁿ, which [`Simd::power_of_two`] moves into place.
+/// 1.5·2²³ + 127. Adding it to x, |x| ≤ 2²¹, rounds x to an integer n and leaves n + 127 in the lowest bits: the
+/// exponent of 2ⁿ, which [`Simd::power_of_two`] moves into place.
 pub(crate) const ROUND_TO_EXPONENT: f32 = 12_582_912.0 + 127.0;
 
 /// ln 2 in two parts; the first has so few bits that its product with n is exact.

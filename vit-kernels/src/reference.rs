@@ -13,7 +13,7 @@ pub fn erf(x: f64) -> f64 {
     libm::erf(x)
 }
 
-/// An activation. −∞ gives NaN (∞·0), as in PyTorch; ReLU gives 0. The exact GELU uses erfc, which is accurate in the tail.
+/// An activation. −∞ gives NaN (∞·0), as in PyTorch, with ReLU 0. GELU uses erfc, which is accurate in the tail.
 pub fn activate(form: Activation, x: f64) -> f64 {
     let gate = match form {
         Activation::Gelu => 0.5 * libm::erfc(-x / core::f64::consts::SQRT_2),
@@ -80,7 +80,7 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], d: usize, scale: f64, scores: 
     }
 }
 
-/// Rotates one head of a row. Elements j and j + head_dim/2 are a point; `table` is head_dim/2 cosines, then as many sines.
+/// Rotates one head of a row. Elements j and j + head_dim/2 are a point; `table` has the cosines, then the sines.
 pub fn rope(head: &mut [f64], table: &[f64]) {
     let half = head.len() / 2;
     for j in 0..half {

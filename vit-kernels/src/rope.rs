@@ -1,8 +1,8 @@
 //! Rotary position embedding (Su et al. 2021, <https://arxiv.org/abs/2104.09864>), in the form that rotates halves.
 //!
 //! In each head, elements j and j + head_dim/2 are a point, rotated by an angle that depends on the token:
-//! (a, b) → (a·cos − b·sin, b·cos + a·sin). If a checkpoint pairs neighbours instead, the loader reorders the rows of its
-//! query and key matrices: the scores are the same.
+//! (a, b) → (a·cos − b·sin, b·cos + a·sin). If a checkpoint pairs neighbours instead, the loader reorders the rows of
+//! its query and key matrices: the scores are the same.
 #![allow(unsafe_code)] // One call: a task writes its own rows.
 
 use crate::error::{ShapeError, expect_len};

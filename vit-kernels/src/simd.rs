@@ -1,7 +1,7 @@
 //! The [`Simd`] trait: sixteen f32 lanes on every instruction set.
 //!
-//! All levels have the same width (one AVX-512 register, two of AVX2, four of SSE2 or NEON), so algorithms, the order of
-//! summation and the layout of packed weights are the same everywhere. A level implements only these operations.
+//! All levels have the same width (one AVX-512 register, two of AVX2, four of SSE2 or NEON), so algorithms, the order
+//! of summation and the layout of packed weights are the same everywhere. A level implements only these operations.
 use ::half::{bf16, f16};
 
 /// Lanes of a vector; also the columns of a weight panel and the partial sums of a row sum.
@@ -56,7 +56,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rows and panels of the int8 matmul's register tile.
     const INT8_ROWS: usize;
     const INT8_PANELS: usize;
-    /// The offset added to int8 activations when they are stored: 128 if the level multiplies unsigned by signed, else 0.
+    /// The offset added to stored int8 activations: 128 if the level multiplies unsigned by signed, else 0.
     const ZERO_POINT: u8;
 
     /// Runs `kernel` out of line, compiled with this level's instructions.
@@ -91,8 +91,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// low bits become the exponent. Lanes where `rounded` is NaN are unspecified.
     fn power_of_two(self, rounded: Self::V) -> Self::V;
 
-    /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN stores an
-    /// unspecified byte.
+    /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN
+    /// stores an unspecified byte.
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
     fn load_weights(self, x: &[[i8; 4]; LANES]) -> Self::Weights;
     fn splat_activations(self, x: [i8; 4]) -> Self::Activations;

@@ -1,5 +1,5 @@
-//! One file per instruction set: the operations of [`Simd`](crate::simd::Simd) and, for levels chosen at run time, the CPU
-//! features they need.
+//! One file per instruction set: the operations of [`Simd`](crate::simd::Simd) and, for levels chosen at run time, the
+//! CPU features they need.
 #![allow(unsafe_code)]
 
 pub(crate) mod portable;

@@ -46,8 +46,8 @@ impl Simd for Portable {
         *out = v.to_array();
     }
 
-    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent biases;
-    /// this is exact for subnormals too. Infinities and NaN get all exponent bits.
+    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent
+    /// biases; this is exact for subnormals too. Infinities and NaN get all exponent bits.
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
         let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
@@ -66,8 +66,8 @@ impl Simd for Portable {
             f32::from_bits(if i == 0 { both << 16 } else { both & 0xffff_0000 })
         }))
     }
-    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit kept
-    /// is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
+    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit
+    /// kept is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
     #[inline(always)]
     fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
         let bits: i32x16 = bytemuck::cast(v);

@@ -1,5 +1,5 @@
-//! Relative position bias (Shaw, Uszkoreit, Vaswani 2018, <https://arxiv.org/abs/1803.02155>) in BEiT's form (Bao, Dong,
-//! Piao, Wei 2021, <https://arxiv.org/abs/2106.08254>), read by index: no \[tokens, tokens\] matrix exists.
+//! Relative position bias (Shaw, Uszkoreit, Vaswani 2018, <https://arxiv.org/abs/1803.02155>) in BEiT's form (Bao,
+//! Dong, Piao, Wei 2021, <https://arxiv.org/abs/2106.08254>), read by index: no \[tokens, tokens\] matrix exists.
 use core::mem::MaybeUninit;
 use core::ops::Range;
 

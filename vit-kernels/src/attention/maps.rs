@@ -20,7 +20,7 @@ pub struct AttentionMaps<'a> {
 }
 
 impl<'a> Scores<'a> {
-    /// Writes the probabilities to the rows from `first_row` on of every head's matrix in `out`, \[heads, tokens, tokens\].
+    /// Writes the probabilities to rows `first_row`.. of every head's matrix in `out`, \[heads, tokens, tokens\].
     ///
     /// # Errors
     /// When `out` has another length, or the rows go past the last token.

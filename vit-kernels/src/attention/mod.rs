@@ -12,9 +12,9 @@
 //!         out = out·rescale + (vᵀ·p)ᵀ                 the matmul's tile
 //!     out = out·(1/sum)
 //! ```
-//! Keys and values stay as the matmul wrote them. Each query is a lane, so the softmax runs over the keys and never sums
-//! across lanes. Only the scores of a tile's queries with [`KEY_BLOCK`] keys exist at a time. The block size is constant
-//! and lanes are independent, so the bits do not depend on how the rows are split.
+//! Keys and values stay as the matmul wrote them. Each query is a lane, so the softmax runs over the keys and never
+//! sums across lanes. Only the scores of a tile's queries with [`KEY_BLOCK`] keys exist at a time. The block size is
+//! constant and lanes are independent, so the bits do not depend on how the rows are split.
 #![allow(unsafe_code)] // The tile takes pointers.
 
 mod bias;
@@ -142,8 +142,8 @@ impl<'a> Scores<'a> {
 ///
 /// Error per output, with V = max|v| over the head and S = max over the keys of |scale|·Σ|qᵢ·kᵢ| + |bias|: at most
 /// (16 + tokens + head_dim·S)·2⁻²³·V. A NaN in q or k makes the outputs of its query rows NaN, a NaN in v those of its
-/// column. A row with a score of +∞, or with scores of −∞ only, gives NaN, as in PyTorch. Without tokens the outputs are
-/// NaN (0/0).
+/// column. A row with a score of +∞, or with scores of −∞ only, gives NaN, as in PyTorch. Without tokens the outputs
+/// are NaN (0/0).
 pub struct Attention<'a> {
     scores: Scores<'a>,
     out: Shared<'a, f32>,
@@ -195,7 +195,7 @@ struct Attend<'a> {
 /// Uninitialised memory: a task writes it before it reads it. Zeroing it would take a tenth of the task's time.
 type Fresh<const Q: usize, const N: usize> = [[MaybeUninit<f32>; Q]; N];
 
-/// The scratch of a tile of `Q` queries. Aligned to cache lines, because an access across two of them takes twice as long.
+/// The scratch of a tile of `Q` queries. Aligned to cache lines: an access across two lines takes twice as long.
 #[repr(align(64))]
 struct Work<const Q: usize> {
     /// qᵀ·scale·log₂e: \[head_dim, queries\].
@@ -337,7 +337,7 @@ impl Attend<'_> {
 }
 
 impl Queries<'_> {
-    /// The scores of a block of keys, times log₂e. If the head fits, `work` keeps its transposed queries for the next block.
+    /// The scores of a block of keys, times log₂e. A head of up to [`DIM_BLOCK`] dimensions is transposed only once.
     #[inline(always)]
     fn score<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &mut Work<Q>) {
         let head_dim = self.scores.layout.head_dim;
@@ -374,8 +374,8 @@ impl Queries<'_> {
         }
     }
 
-    /// Prefetches the values of a tile's keys and the keys of the next tile: rows are too far apart for the CPU to prefetch
-    /// them itself.
+    /// Prefetches the values of a tile's keys and the keys of the next tile: rows are too far apart for the CPU to
+    /// prefetch them itself.
     #[inline(always)]
     fn fetch<S: Simd>(&self, s: S, first: usize, dims: &Range<usize>) {
         let inner = self.scores.layout.inner();

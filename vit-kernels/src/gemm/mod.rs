@@ -38,9 +38,9 @@ use part::FloatPart;
 /// out = epilogue(A·Wᵀ): `a` is \[rows, k\], `weights` \[n, k\] packed, `out` \[rows, n\]; all row-major.
 ///
 /// Before the epilogue every output is one chain of k multiply–adds over ascending k (fused on levels that have it),
-/// from 0: its error is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ| relative to the weights as stored. The bits of a row do not depend
-/// on the number of rows. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0 nothing
-/// happens.
+/// from 0: its error, given the weights as stored, is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ|. The bits of a row do not depend on
+/// the number of rows. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0
+/// nothing happens.
 ///
 /// # Errors
 /// When a length is wrong. `out` determines the number of rows.
@@ -163,11 +163,11 @@ impl<'a> Matmul<'a> {
         Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
     }
 
-    /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they do
-    /// not stay in the cache. The bits are the same.
+    /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they
+    /// do not stay in the cache. The bits are the same.
     ///
-    /// `partial` is scratch as long as `out`, or empty. If it is empty and the epilogue replaces `out`, the sums are kept
-    /// in `out`; if it is empty and the epilogue reads `out`, there is one block.
+    /// `partial` is scratch as long as `out`, or empty. If it is empty, the sums are kept in `out`, or, if the epilogue
+    /// reads `out`, there is only one block.
     ///
     /// # Errors
     /// When `partial` is neither empty nor as long as `out`.
@@ -190,8 +190,8 @@ impl<'a> Matmul<'a> {
         self.weights.n().div_ceil(LANES)
     }
 
-    /// Groups of panels. A group has the panels of the widest tile, or a multiple of them if few rows need more to reach
-    /// [`TASK_MACS`].
+    /// Groups of panels. A group has the panels of the widest tile, or a multiple of them if few rows need more to
+    /// reach [`TASK_MACS`].
     fn groups(&self) -> usize {
         let per_panel = (self.rows * self.weights.k() * LANES).max(1);
         let unit = if self.rows == 1 { 4 } else { 3 };

@@ -90,7 +90,7 @@ impl<W: Weights> FloatPart<'_, W> {
         // One pointer for reading and writing: a second mutable borrow would invalidate the first.
         (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
         tile.resume = (!first).then(|| tile.out.cast_const());
-        // SAFETY: the slices above hold the rows of A and the panels; `sums` is local and has room for the largest tile.
+        // SAFETY: the slices above hold the rows of A and the panels; `sums`, a local, has room for the largest tile.
         unsafe { tile.run(s, rows.len(), panels.len()) }
         self.store_sums(s, &rows, &columns, &sums);
     }
@@ -108,7 +108,7 @@ impl<W: Weights> FloatPart<'_, W> {
         }
     }
 
-    /// Stores sums from a buffer of `N` columns: after the last block of the depth through the epilogue, else as they are.
+    /// Stores sums from a buffer of `N` columns; after the last block of the depth, applies the epilogue to them.
     #[inline(always)]
     pub(super) fn store_sums<S: Simd, const N: usize>(
         &self,
@@ -131,8 +131,8 @@ impl<W: Weights> FloatPart<'_, W> {
         }
     }
 
-    /// A tile prefetches a part of the next group's panels. Half of the row tiles cover all of it; the others repeat it,
-    /// because they may run on another core.
+    /// A tile prefetches a part of the next group's panels. Half of the row tiles cover all of it; the others repeat
+    /// it, because they may run on another core.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, rows: &Range<usize>, panels: &Range<usize>) -> Prefetch {
         let (panel_len, depth) = (panel_len::<W>(self.job.weights.k()), &self.job.depth);

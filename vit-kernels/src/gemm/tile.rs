@@ -52,8 +52,8 @@ impl Prefetch {
     }
 }
 
-/// Most panels of a tile in a matmul of `rows` rows. With one row the matmul is bound by reading the weights; four panels
-/// give it enough independent chains to hide the latency of the additions.
+/// Most panels of a tile in a matmul of `rows` rows. With one row the matmul is bound by reading the weights; four
+/// panels give it enough independent chains to hide the latency of the additions.
 #[inline(always)]
 pub(crate) fn panels_per_tile<S: Simd>(rows: usize) -> usize {
     if rows == 1 { MAX_TILE_PANELS } else { S::TILE_PANELS }
@@ -169,7 +169,8 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
 /// Applies `finish` to a tile's sums and writes them.
 ///
 /// # Safety
-/// `out` has `M` rows of `P` panels, `out_row` apart, that nothing else refers to; the finish's vectors have as many columns.
+/// `out` has `M` rows of `P` panels, `out_row` apart, that nothing else refers to; the vectors of `finish` have as many
+/// columns.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // As above.
 pub(super) unsafe fn finish<S: Simd, const M: usize, const P: usize>(

@@ -270,7 +270,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             [_mm256_sub_epi32(zero, scaled(p)), _mm256_sub_epi32(zero, scaled(p.add(1)))]
         }
     }
-    /// Without VNNI: |a|·(w with a's sign). Two such products sum to at most 2·127·127, so that nothing saturates.
+    /// Without VNNI: |a|·(w with the sign of a). Two such products sum to at most 2·127·127, so nothing saturates.
     #[inline(always)]
     fn dot(self, sum: [__m256i; 2], [a, magnitude]: [__m256i; 2], w: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: the token proves the features.

@@ -6,8 +6,8 @@ use ::half::{bf16, f16};
 use super::{Features, avx2};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI: only [`Avx512::detect`] makes
-/// one.
+/// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI. Only
+/// [`detect`](Self::detect) makes one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512<const VNNI: bool = false>(());
 

@@ -39,8 +39,8 @@ impl Features {
         features
     }
 
-    /// Reads CPUID and XGETBV (Intel SDM vol. 1, ch. 14 and 15): a feature counts only if the operating system saves its
-    /// registers.
+    /// Reads CPUID and XGETBV (Intel SDM vol. 1, ch. 14 and 15): a feature counts only if the operating system saves
+    /// its registers.
     fn detect() -> Self {
         let none = Self(0);
         let bit = |word: u32, bit: u32, feature: Self| if word >> bit & 1 == 1 { feature } else { none };

@@ -26,10 +26,10 @@ use crate::simd::{LANES, Simd};
 ///
 /// # Layout
 /// Outputs (columns of the product) are stored in panels of [`LANES`], one after another. Within a panel, inputs are
-/// stored in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\]. Missing outputs of
-/// the last panel and missing inputs of the last group are 0. `Int8` has its scales, \[n\] f32, and the sum of each
-/// output's weights, \[n\] i32, after the panels. Every instruction set reads the same bytes, so a packed model can move
-/// between machines of the same byte order (all targets so far are little-endian).
+/// stored in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\].
+/// Missing outputs of the last panel and missing inputs of the last group are 0. `Int8` has its scales, \[n\] f32, and
+/// the sum of each output's weights, \[n\] i32, after the panels. Every instruction set reads the same bytes, so a
+/// packed model can move between machines of the same byte order (all targets so far are little-endian).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -123,8 +123,8 @@ impl Format {
     /// them from a file.
     ///
     /// # Errors
-    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::TooManyInputs`] when int8
-    /// sums could overflow; [`PackError::OutOfRange`] at the first weight that is NaN, infinite or too large.
+    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::TooManyInputs`] when
+    /// int8 sums could overflow; [`PackError::OutOfRange`] at the first weight that is NaN, infinite or too large.
     pub fn pack(
         self,
         n: usize,
