@@ -1,4 +1,4 @@
-//! Attention of one image, tokens × heads × head_dim: ViT-B, ViT-Ti, fashion-vit, and ViT-Ti at 1024². All of it is f32.
+//! Attention of one image in f32, tokens × heads × head_dim: ViT-B, ViT-Ti, fashion-vit, and ViT-Ti at 1024².
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Throughput};

@@ -1,7 +1,7 @@
-//! Sums and multiples over an image's tokens: ViT-B and fashion-vit.
+//! `add` and `scale` over an image's tokens: ViT-B and fashion-vit.
 //!
-//! They are too fast to refill `x` or to read the clock around each call, so they run on the same `x` over and over.
-//! Operands of ±1 keep that harmless: products keep their size, and sums grow until they absorb what is added.
+//! They are too fast to refill `x` or to read the clock around each call, so each call continues with the same `x`.
+//! Operands of ±1 make that harmless: products keep their magnitude, and sums grow until adding 1 changes nothing.
 use std::hint::black_box;
 
 use criterion::{Bencher, BenchmarkId, Throughput};

@@ -1,5 +1,5 @@
 //! Whole forward passes, pixels to logits, of fashion-vit, ViT-Ti/16 and ViT-B/16 with random weights, on one thread
-//! and on all cores. The pass is all that is timed: it allocates nothing, and its memory is there before.
+//! and on all cores. Only the pass is timed; it allocates nothing, because its memory is allocated before.
 use std::cell::{OnceCell, RefCell};
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -18,10 +18,9 @@ fn main() {
     let tiny = timm::architecture(TINY).expect("timm has it");
     let base = timm::architecture(BASE).expect("timm has it");
     let models = [("fashion-vit", fashion(&tiny), [1, 8].as_slice()), (TINY, tiny, &[1]), (BASE, base, &[1])];
-    // As many threads as cores.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = ThreadPool::new(cores).expect("the system starts threads");
-    // The fewest samples that criterion takes: a pass of ViT-B on the lowest level takes seconds.
+    // The fewest samples that criterion allows: a pass of ViT-B on the lowest level takes seconds.
     run(10, |criterion| {
         let mut group = criterion.benchmark_group("forward");
         for (name, config, batches) in models {
@@ -38,7 +37,7 @@ fn main() {
     });
 }
 
-/// fashion-vit's sizes.
+/// The config of fashion-vit: `other` with its sizes.
 fn fashion(other: &Config) -> Config {
     Config {
         channels: 1,
@@ -56,7 +55,7 @@ fn fashion(other: &Config) -> Config {
     }
 }
 
-/// A model's weights, made when a benchmark that the filter lets through first asks for them: ViT-B's take a second.
+/// A model's weights, made only when a selected benchmark needs them: ViT-B's take a second.
 struct Weights {
     name: &'static str,
     config: Config,
@@ -99,7 +98,7 @@ fn random_weights(config: &Config, precision: Precision) -> AlignedBox {
     memory
 }
 
-/// Every parameter uniform in ±1/√columns, as `nn.Linear` starts: nothing overflows or becomes subnormal.
+/// Every parameter uniform in ±1/√columns, as `nn.Linear` is initialised: nothing overflows or becomes subnormal.
 struct Noise(RefCell<fastrand::Rng>);
 
 impl Source for Noise {

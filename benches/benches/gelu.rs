@@ -33,7 +33,7 @@ fn kernel<E: Storage>(group: &mut BenchmarkGroup<'_, WallTime>, form: Activation
     }
 }
 
-/// In ±4, so that the naive erf goes through all of its branches, as with a trained model's activations.
+/// Uniform in ±4, so that the naive erf takes all of its branches, as with a trained model's activations.
 fn input<E: Storage>(len: usize) -> Vec<E> {
     noise::<f32>(len, 1).into_iter().map(|x| E::rounded(4.0 * x)).collect()
 }

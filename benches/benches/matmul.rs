@@ -1,8 +1,8 @@
 //! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
 //! fashion-vit's feed-forward; against `matrixmultiply` and `gemm` on one thread.
 //!
-//! Formats are the storage of the weights; `a`, the sums and `out` are f32. Kernels get their weights packed, which a model
-//! does once; the others pack in every call. The epilogue is left out, for the others have none.
+//! Weights are stored in each format; `a` and `out` are f32. Our kernels get packed weights, because a model packs them
+//! once; the other libraries pack in every call. There is no epilogue, because the other libraries have none.
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;
@@ -55,8 +55,8 @@ fn others(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape) {
         let (k_stride, n_stride) = (k as isize, n as isize);
         b.iter(|| {
             let (a, w, out) = (black_box(&a).as_ptr(), w.as_ptr(), black_box(&mut out).as_mut_ptr());
-            // SAFETY: the strides are those of row-major [rows, k], [n, k] seen transposed, and [rows, n], which is
-            // how long the three are; `out` overlaps neither of the others.
+            // SAFETY: the strides are those of row-major [rows, k], [n, k] transposed, and [rows, n], the shapes of
+            // the three; `out` overlaps neither of the others.
             unsafe {
                 matrixmultiply::sgemm(rows, k, n, 1.0, a, k_stride, 1, w, 1, k_stride, 0.0, out, n_stride, 1);
             }

@@ -1,4 +1,4 @@
-//! Rotary positions of an image's queries, rows × heads × head_dim: DINOv3's ViT-B and ViT-S. All of it is f32.
+//! Rotary positions of an image's queries in f32, rows × heads × head_dim: DINOv3's ViT-B and ViT-S.
 use criterion::{BenchmarkId, Throughput};
 use vit_benches::{naive, noise, run, time_in_place};
 use vit_kernels::{Isa, Job, Rope};
@@ -7,7 +7,6 @@ fn main() {
     run(30, |criterion| {
         let mut group = criterion.benchmark_group("rope");
         for (rows, heads, head_dim) in [(196, 12, 64), (196, 6, 64)] {
-            // Rotations do not grow.
             let angles = noise::<f32>(rows * head_dim / 2, 2);
             let mut table = Vec::new();
             for angles in angles.chunks(head_dim / 2) {

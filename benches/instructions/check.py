@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Counts the instructions of each kernel and compares them with those noted for this compiler.
+"""Counts the instructions of each kernel and compares them with the baseline of this compiler.
 
-  check.py            exit code 1 if a kernel got more than 5 % heavier under the same compiler; under a compiler that
-                      has no baseline the counts are shown next to the newest one's, and nothing fails
-  check.py --write    note the counts as this compiler's baseline
+  check.py            exits with 1 if a count grew by more than 5 %; for a compiler without a baseline it compares with
+                      the newest baseline and never fails
+  check.py --write    saves the counts as this compiler's baseline
 
-Needs valgrind, and the runner: cargo install gungraun-runner --version 0.20.0 --locked
+Needs valgrind and the runner: cargo install gungraun-runner --version 0.20.0 --locked
 """
 import json
 import pathlib
@@ -49,7 +49,7 @@ def main():
     own = BASELINES / f"{version}.json"
     if sys.argv[1:]:
         own.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
-        return print(f"noted {len(counts)} counts for rustc {version}")
+        return print(f"saved {len(counts)} counts for rustc {version}")
     baseline = own if own.exists() else max(BASELINES.glob("*.json"), key=order, default=None)
     before = json.loads(baseline.read_text()) if baseline else {}
     strict = baseline == own
@@ -63,7 +63,7 @@ def main():
         change = f"{100 * (ratio - 1):+.2f} %" if ratio else "on one side only"
         print(f"{name:32} {new or 0:>12,} {change:>18}{'  too heavy' if heavier else ''}")
     if failed:
-        sys.exit(f"heavier by more than 5 %, or not in both: {', '.join(failed)}; if that is meant: check.py --write")
+        sys.exit(f"over 5 % more, or missing on one side: {', '.join(failed)}; if intended, run check.py --write")
 
 
 main()

@@ -1,4 +1,4 @@
-"""The engines that can take part, and how their workers are started."""
+"""The engines that can be raced, and how to start their workers."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from process import Worker, WorkerError
 
 HERE = Path(__file__).resolve().parent
 
-# As they are shown.
+# Names in the report.
 LABELS = {
     "vit": "vit",
     "vit-all": "vit (all tokens)",
@@ -26,27 +26,27 @@ OURS = ("vit", "vit-all")
 
 
 def reference(name):
-    """The file with what PyTorch computes, to compare an engine's output with; None for what delivers nothing."""
+    """The file with PyTorch's output, to compare an engine's output with; None if the engine has no output."""
     return {"vit-all": "patches.npy", "peak": None}.get(name, "logits.npy")
 
 
 def build():
-    """Builds the Rust worker. Gives its path, or None and why there is none."""
+    """Builds the Rust worker. Returns (path, None), or (None, the problem)."""
     manifest = HERE / "rust" / "Cargo.toml"
     command = ["cargo", "build", "--release", "--message-format=json-render-diagnostics", "--manifest-path", str(manifest)]
     try:
         built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     except OSError as error:
-        return None, f"cargo does not run: {error}"
+        return None, f"cargo could not be run: {error}"
     if built.returncode:
-        return None, f"cargo build ended with {built.returncode}"
+        return None, f"cargo build failed with exit code {built.returncode}"
     messages = (json.loads(line) for line in built.stdout.splitlines())
     executables = [message["executable"] for message in messages if message.get("executable")]
     return Path(executables[-1]), None
 
 
 def start(name, folder, cores, rust):
-    """Starts the worker of an engine on some cores; `rust` is what `build` gave."""
+    """Starts the worker of an engine on the given cores; `rust` is the result of `build`."""
     if name in PYTHON:
         command = [sys.executable, HERE / "worker.py"]
     else:

@@ -1,4 +1,4 @@
-"""What a measurement holds for: the CPU, its cores, the commit."""
+"""The conditions of a measurement: CPU, cores, commit."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cores():
-    """Those that this process may use."""
+    """The cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 
@@ -22,7 +22,7 @@ def cpu():
 
 
 def commit():
-    """The commit that is checked out, with a + if files differ from it; None outside of git."""
+    """The commit that is checked out, with a + if files differ from it; None without git."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)

@@ -1,15 +1,15 @@
-"""Makes one of timm's models with seeded random weights, in all the forms that the engines read.
+"""Makes one of timm's models with seeded random weights, in all the formats that the engines read.
 
     python prepare.py vit_tiny_patch16_224 FOLDER
 
-writes into FOLDER, which comes into being as a whole or not at all:
+FOLDER appears only when it is complete:
 
     config.json, model.safetensors         as timm writes them to a hub
     hf/config.json, hf/model.safetensors   with the names of Hugging Face's transformers, as candle reads them
-    model.onnx                             opset 17, batch 1, shapes fixed
+    model.onnx                             opset 17, batch 1, fixed shapes
     pixels.npy                             [1, 3, 224, 224]: the input of every run
-    logits.npy, patches.npy                what PyTorch computes: [1, 1000], and [1, 196, dim] after the final norm
-    about.json                             what it was made with, and the model's multiply-accumulates
+    logits.npy, patches.npy                PyTorch's outputs: [1, 1000], and [1, 196, dim] after the final norm
+    about.json                             the versions used, and the model's multiply-accumulates
 """
 
 import hashlib
@@ -24,12 +24,12 @@ OPSET = 17
 
 
 def recipe():
-    """Changes with this file: a model that was made by another version is made again."""
+    """A hash of this file: models made by another version of it are made again."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def about(folder):
-    """What `prepare` wrote about the model in this folder; None if it has to be made."""
+    """The about.json of the model in this folder; None if the model must be made."""
     try:
         found = json.loads((folder / "about.json").read_text())
     except (OSError, ValueError):
@@ -38,8 +38,8 @@ def about(folder):
 
 
 def randomise(model):
-    """Weights that keep activations of the order of 1 and make the softmax choose, so that every parameter counts
-    and logits differ."""
+    """Sets weights that keep activations near 1 and attention far from uniform, so that every parameter affects the
+    logits."""
     import torch
 
     for name, p in model.named_parameters():
@@ -63,7 +63,7 @@ def macs(model):
 
 
 def hugging_face(model):
-    """Config and weights as Hugging Face's transformers name them: queries, keys and values apart."""
+    """Config and weights with the names of Hugging Face's transformers, and separate queries, keys and values."""
     config = {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
@@ -150,7 +150,7 @@ def prepare(architecture, folder):
     onnx.checker.check_model(made)
     opset = {entry.domain: entry.version for entry in made.opset_import}
     if opset.get("") != OPSET:
-        raise SystemExit(f"the exporter wrote opset {opset}, and {OPSET} was asked for")
+        raise SystemExit(f"the exporter wrote opset {opset} instead of {OPSET}")
     facts = {
         "recipe": recipe(),
         "architecture": architecture,

@@ -1,4 +1,4 @@
-"""A worker process, seen from the race: pinned, stopped while it is not its turn, asked line by line."""
+"""The race's side of a worker process: pins it, stops it between its turns, sends requests line by line."""
 
 import json
 import os
@@ -7,16 +7,16 @@ import signal
 import subprocess
 import tempfile
 
-# No answer takes that long, be it on a slow machine.
+# Seconds to wait for an answer; even a slow machine takes less.
 PATIENCE = 600
 
 
 class WorkerError(Exception):
-    """The worker cannot go on; says why."""
+    """Why a worker failed."""
 
 
 class Worker:
-    """An engine in a process of its own, on the given cores. It is stopped except within `with worker:`."""
+    """An engine in its own process, on the given cores. It is stopped, except within `with worker:`."""
 
     def __init__(self, command, cores):
         threads = str(len(cores))
@@ -26,7 +26,7 @@ class Worker:
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores)  # A new process inherits it.
         try:
-            # In a process group of its own, the system ends even a stopped worker when the race is killed.
+            # With its own process group, the kernel ends even a stopped worker when the race is killed.
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -54,7 +54,7 @@ class Worker:
         self._signal(signal.SIGSTOP)
 
     def run(self, count):
-        """Runs the model that often; milliseconds of each time."""
+        """Runs the model `count` times; returns the milliseconds of each run."""
         return self._ask(f"run {count}")["ms"]
 
     def save_output(self, path):
@@ -91,7 +91,7 @@ class Worker:
         try:
             answer = json.loads(line)
         except ValueError:
-            raise WorkerError(f"an answer that is no JSON: {line[:80]!r}") from None
+            raise WorkerError(f"the answer is not JSON: {line[:80]!r}") from None
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer

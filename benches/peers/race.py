@@ -1,4 +1,4 @@
-"""Races this engine against others on the same models, inputs, cores and threads. README.md says how.
+"""Races this engine against others on the same models, inputs, cores and threads. README.md describes the method.
 
     python benches/peers/race.py --models tiny,small,base --threads 1,2
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 if sys.version_info < (3, 11):
     raise SystemExit("needs Python 3.11 or newer")
 if not sys.platform.startswith("linux"):
-    raise SystemExit("needs Linux: workers are pinned to cores, and stopped while it is not their turn")
+    raise SystemExit("needs Linux: workers are pinned to cores, and stopped between their turns")
 try:
     import numpy as np
 except ImportError:
@@ -30,7 +30,7 @@ from prepare import about
 from process import WorkerError
 
 MODELS = {size: f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
-# max|difference| / max|reference| against PyTorch up to which an engine computes the same.
+# The largest max|difference| / max|reference| to PyTorch at which an engine agrees with it.
 TOLERANCE = 1e-4
 
 
@@ -39,7 +39,7 @@ def arguments():
     cores = len(machine.cores())
     add = parser.add_argument
     add("--models", metavar="NAME,…", type=names_of(MODELS), default=list(MODELS), help=f"of {', '.join(MODELS)} [all]")
-    add("--threads", metavar="N,…", type=lambda text: counts(text, cores), default=[1], help="a race each [1]")
+    add("--threads", metavar="N,…", type=lambda text: counts(text, cores), default=[1], help="one race each [1]")
     add("--seconds", metavar="S", type=seconds, default=3.0, help="time every engine for at least this long [3]")
     add(
         "--engines",
@@ -50,7 +50,7 @@ def arguments():
     )
     add("--json", metavar="FILE", type=writable, help="write all figures there")
     add("--cache", metavar="DIR", type=Path, default=machine.ROOT / "target" / "peers", help="models [target/peers]")
-    add("--rust", metavar="FILE", type=existing, help="the Rust worker, if it is not to be built here")
+    add("--rust", metavar="FILE", type=existing, help="a Rust worker to use instead of building one")
     return parser.parse_args()
 
 
@@ -59,7 +59,7 @@ def names_of(known):
         found = list(dict.fromkeys(text.split(",")))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"unknown name '{name}'; known names: {', '.join(known)}")
         return found
 
     return names
@@ -69,9 +69,9 @@ def counts(text, cores):
     found = []
     for word in text.split(","):
         if not (word.isascii() and word.isdigit()) or int(word) == 0:
-            raise argparse.ArgumentTypeError(f"'{word}' is no number above 0")
+            raise argparse.ArgumentTypeError(f"'{word}' is not a whole number above 0")
         if int(word) > cores:
-            raise argparse.ArgumentTypeError(f"{word} threads need as many cores, and this process may use {cores}")
+            raise argparse.ArgumentTypeError(f"{word} threads need {word} cores, but this process may use only {cores}")
         found.append(int(word))
     return list(dict.fromkeys(found))
 
@@ -82,7 +82,7 @@ def seconds(text):
     except ValueError:
         found = 0
     if not 0 < found <= 3600:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0 and up to 3600")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0 and up to 3600")
     return found
 
 
@@ -95,7 +95,7 @@ def writable(text):
 
 def existing(text):
     if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"there is no file '{text}'")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a file")
     return Path(text).resolve(), None
 
 
@@ -104,20 +104,20 @@ def note(text):
 
 
 def prepared(model, cache):
-    """The folder of a model, made if need be, and its multiply-accumulates."""
+    """Makes a model if necessary; returns its folder and its multiply-accumulates."""
     folder = cache.resolve() / model
     if about(folder) is None:
         note(f"making {model} …")
-        # In a process of its own: this one stays without threads and libraries.
+        # In its own process, so that this one loads no libraries and starts no threads.
         command = [sys.executable, engines.HERE / "prepare.py", model, folder]
         cache.mkdir(parents=True, exist_ok=True)
         if subprocess.run(command, stdout=sys.stderr).returncode:
-            raise SystemExit(f"{model} cannot be made; needed are: pip install -r benches/peers/requirements.txt")
+            raise SystemExit(f"cannot make {model}; it needs: pip install -r benches/peers/requirements.txt")
     return folder, about(folder)["macs"]
 
 
 def difference(entry, folder):
-    """How far an engine is from PyTorch, relative to the largest value; None if it delivers what is no number."""
+    """The largest difference to PyTorch's output, relative to its largest value; None if the output is not finite."""
     with entry.worker, tempfile.TemporaryDirectory() as temporary:
         entry.worker.run(1)
         path = Path(temporary) / "output.npy"
@@ -125,13 +125,13 @@ def difference(entry, folder):
         found = np.load(path).ravel()
     expected = np.load(folder / engines.reference(entry.name)).ravel()
     if found.shape != expected.shape:
-        raise WorkerError(f"delivers {found.size} numbers, and {expected.size} are expected")
+        raise WorkerError(f"the output has {found.size} numbers instead of {expected.size}")
     relative = float(np.abs(found - expected).max() / np.abs(expected).max())
     return relative if math.isfinite(relative) else None
 
 
 def race(model, threads, args, rust):
-    """All engines with one model on some threads."""
+    """Races all engines with one model and number of threads."""
     folder, macs = prepared(model, args.cache)
     cores = machine.cores()[:threads]
     what = f"{model}, {threads} thread{'s' * (threads > 1)}"
@@ -186,7 +186,7 @@ def main():
             done = race(MODELS[size], threads, args, rust)
             facts["races"].append(done)
             print(f"\n{report.show(done)}", flush=True)
-            if args.json:  # After each race: what comes later may be interrupted.
+            if args.json:  # After each race, in case a later one is interrupted.
                 args.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 

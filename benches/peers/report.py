@@ -1,4 +1,4 @@
-"""From times to figures, and from figures to a table."""
+"""Computes figures from times, and formats them as a table."""
 
 import statistics
 
@@ -7,10 +7,9 @@ from timing import percentile, ratio_by_rounds
 
 
 def figures(entries, macs):
-    """What was measured, engine by engine: for people in a table, for programs as JSON.
+    """The measurements of each engine, for the table and the JSON file.
 
-    An engine's GFLOP/s are the operations that it executes where it says so, the whole model's otherwise, over its median
-    time."""
+    GFLOP/s is the operations that the engine reports, or else those of the whole model, over the median time."""
     timed = {entry.name: entry for entry in entries if entry.error is None}
     medians = {name: statistics.median(entry.times()) for name, entry in timed.items()}
     rates = {
@@ -49,7 +48,7 @@ def figures(entries, macs):
 
 
 def show(race):
-    """One model on some threads, as text."""
+    """One race as text."""
     by_name = {figure["engine"]: figure for figure in race["engines"]}
     timed = [figure for figure in race["engines"] if figure["error"] is None]
     cores = ", ".join(map(str, race["cores"]))
@@ -70,9 +69,9 @@ def show(race):
             rows.append(
                 (
                     LABELS[figure["engine"]] + ("" if figure["agrees"] else " (DISAGREES)"),
-                    # Without what is no number: builds and commits.
+                    # Drop build and commit suffixes.
                     figure["version"].split("-")[0].split("+")[0],
-                    "no number" if figure["difference"] is None else f"{figure['difference']:.1e}",
+                    "not finite" if figure["difference"] is None else f"{figure['difference']:.1e}",
                     *(f"{figure[key]:.2f}" for key in ("median_ms", "min_ms", "p95_ms")),
                     *("" if figure[key] is None else f"{figure[key]:.3f}" for key in ("ratio", "ratio_by_rounds")),
                     f"{figure['gflops']:.1f}",
@@ -87,20 +86,20 @@ def show(race):
 
 
 def table(rows):
-    """Two columns to the left, the numbers to the right."""
+    """Aligned columns: the first two to the left, the numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     sides = "<<" + ">" * len(widths)
     return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)) for row in rows]
 
 
 def verdict(figures):
-    """Who is faster than whom, by rounds, among those that compute the same."""
+    """Which engines vit is faster than, by rounds, among those that agree with PyTorch."""
     vit = next((figure for figure in figures if figure["engine"] == "vit"), None)
     if vit is None:
         return []
     if not vit["agrees"]:
-        return ["vit disagrees with PyTorch and is faster than nobody"]
-    groups = {"vit is faster than": [], "vit is not faster than": [], "not counted, as they disagree with PyTorch:": []}
+        return ["no verdict: vit disagrees with PyTorch"]
+    groups = {"vit is faster than": [], "vit is not faster than": [], "left out, disagree with PyTorch:": []}
     faster, slower, uncounted = groups.values()
     for figure in sorted(figures, key=lambda figure: -figure["ratio_by_rounds"]):
         if figure is not vit:

@@ -1,4 +1,4 @@
-"""Turns: all engines in every round, one at a time."""
+"""Times the engines in turns: every round gives each engine one turn."""
 
 import math
 import statistics
@@ -6,30 +6,30 @@ import time
 
 from process import WorkerError
 
-# A turn lasts about that long, and has at least so many runs.
+# The length of a turn in seconds, and its fewest runs.
 TURN_S = 0.3
 FEWEST_RUNS = 3
-# Between turns, so that what the last one left running has come to rest.
+# The pause between turns, so that threads of the last engine have come to rest.
 PAUSE_S = 0.1
-# However short a race is.
+# Even if the race is short.
 FEWEST_ROUNDS = 3
 
 
 class Entry:
-    """An engine that takes part, and its times."""
+    """An engine in the race, and its times."""
 
     def __init__(self, name, worker):
         self.name, self.worker = name, worker
-        self.difference = self.agrees = None  # With PyTorch, once it is checked.
-        self.error = None  # Why it has left the race.
+        self.difference = self.agrees = None  # To and with PyTorch; None until checked.
+        self.error = None  # Why it left the race.
         self.runs = FEWEST_RUNS
-        self.rounds = []  # Milliseconds: a list of runs a round.
+        self.rounds = []  # For each round, the milliseconds of its runs.
 
     def times(self):
         return [ms for turn in self.rounds for ms in turn]
 
     def calibrate(self):
-        """Finds out how many runs fill a turn."""
+        """Sets the number of runs that fill a turn."""
         with self.worker:
             self.worker.run(1)
             ms = statistics.median(self.worker.run(FEWEST_RUNS))
@@ -38,13 +38,13 @@ class Entry:
 
     def turn(self):
         with self.worker:
-            # The others had the caches since; a tenth of a turn brings them and the threads back.
+            # Untimed: a tenth of a turn refills the caches and wakes the threads.
             self.worker.run(math.ceil(self.runs / 10))
             self.rounds.append(self.worker.run(self.runs))
 
 
 def race(entries, seconds):
-    """Rounds until every engine has been timed for that long. One that fails is left out from then on."""
+    """Runs rounds until every engine has been timed for `seconds`. An engine that fails leaves the race."""
 
     def each(act, order):
         for entry in order:
@@ -61,7 +61,7 @@ def race(entries, seconds):
     each(Entry.calibrate, entries)
     number = 0
     while unfinished() or number < FEWEST_ROUNDS:
-        # Everyone starts a round once, and in every second one everyone has other neighbours.
+        # A different engine starts each round; every second round runs in reverse, so that neighbours change.
         first = number % len(entries)
         order = entries[first:] + entries[:first]
         each(Entry.turn, order[:: -1 if number % 2 else 1])
@@ -69,8 +69,8 @@ def race(entries, seconds):
 
 
 def ratio_by_rounds(entry, to):
-    """How many times as long as another it takes: the median over the rounds, in each of which both saw much the same
-    machine, of the ratio of their medians."""
+    """How many times as long as another engine it takes: the median over the rounds of the ratio of their medians.
+    Within a round, the machine's speed changes little."""
     pairs = zip(entry.rounds, to.rounds)
     return statistics.median(statistics.median(mine) / statistics.median(other) for mine, other in pairs)
 

@@ -1,8 +1,8 @@
 """One engine as a worker of `race.py`: `worker.py ENGINE FOLDER THREADS`, then requests on stdin and answers on stdout,
-a line each, as `rust/src/protocol.rs` says.
+one per line, as `rust/src/protocol.rs` describes.
 
-Each engine is a function that loads the model and gives: its version, how it runs, and what runs it once and returns the
-logits."""
+Each engine is a function that loads the model and returns its version, how it runs, and a function that runs it once
+and returns the logits."""
 
 import gc
 import json
@@ -19,7 +19,7 @@ def openvino(folder, threads, pixels):
 
     hints = {
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # Without it, CPUs that have bf16 use it.
+        "INFERENCE_PRECISION_HINT": "f32",  # The default is bf16 on CPUs that support it.
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -43,7 +43,7 @@ def onnxruntime(folder, threads, pixels):
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")  # Its default, and the fastest.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")  # The default, and the fastest.
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     inputs = {"pixels": pixels}
     return ort.__version__, "all graph optimisations, spinning", lambda: session.run(["logits"], inputs)[0]
@@ -91,13 +91,13 @@ def serve(load, folder, threads, say):
         elif request == "quit":
             break
         else:
-            raise ValueError(f"{line!r} is no request")
+            raise ValueError(f"unknown request {line!r}")
 
 
 def main():
     if len(sys.argv) != 4 or sys.argv[1] not in ENGINES:
         raise SystemExit(f"usage: worker.py {'|'.join(ENGINES)} FOLDER THREADS")
-    # What libraries print goes to stderr: stdout is for answers alone.
+    # Output of libraries goes to stderr: stdout is for answers only.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -1,8 +1,8 @@
-//! What the benchmarks share: criterion's settings, seeded noise, a timer for kernels that work in place, and the
+//! Shared by the benchmarks: criterion's settings, seeded noise, a timer for kernels that work in place, and the
 //! [`naive`] loops that kernels are compared with.
 //!
-//! An id is `kernel/shape/storage/what`, and *what* is an instruction-set level, `naive` or another library; forward
-//! passes have `forward/model/batch/storage/level/executor`. A filter on the command line is a regex over it.
+//! An id is `kernel/shape/storage/what`, where *what* is an instruction-set level, `naive` or another library. Forward
+//! passes have `forward/model/batch/storage/level/executor`. A filter on the command line is a regex over the ids.
 pub mod naive;
 
 use std::hint::black_box;
@@ -12,10 +12,10 @@ use criterion::{Bencher, Criterion};
 use vit_kernels::half::{Element, f16};
 use vit_kernels::{Format, Line};
 
-/// Runs benchmarks under criterion; its command line has the last word on the settings.
+/// Runs benchmarks under criterion. Its command line overrides these settings. `samples` must be at least 10.
 ///
-/// Times are short because there are some two hundred benchmarks, and so is the bootstrap: criterion's 100,000 resamples
-/// cost seconds a benchmark to draw. `samples` is at least 10.
+/// Measurement times are short because there are some two hundred benchmarks. Resamples are few because criterion's
+/// 100,000 would take seconds per benchmark.
 pub fn run(samples: usize, benchmarks: impl FnOnce(&mut Criterion)) {
     let (warm_up, measurement) = (Duration::from_millis(100), Duration::from_millis(400));
     let criterion = Criterion::default().sample_size(samples).nresamples(5_000);
@@ -24,8 +24,8 @@ pub fn run(samples: usize, benchmarks: impl FnOnce(&mut Criterion)) {
     criterion.final_summary();
 }
 
-/// Times `kernel` alone, on a buffer that is filled from `input` before every call: a kernel that works in place would
-/// otherwise feed on its own output, and GELU's shrinks to subnormals.
+/// Times `kernel` alone, on a buffer that is filled from `input` before every call. Otherwise a kernel that works in
+/// place would read its own output, and repeated GELU shrinks it to subnormals.
 ///
 /// Reading the clock adds some 50 ns to every call.
 pub fn time_in_place<E: Copy>(b: &mut Bencher<'_>, input: &[E], mut kernel: impl FnMut(&mut [E])) {
@@ -41,12 +41,12 @@ pub fn time_in_place<E: Copy>(b: &mut Bencher<'_>, input: &[E], mut kernel: impl
     });
 }
 
-/// A storage type that noise can be made of.
+/// A storage type of benchmark data.
 pub trait Storage: Element {
-    /// As ids have it.
+    /// The name in ids.
     const NAME: &'static str;
 
-    /// `x`, rounded to nearest even where it has to be.
+    /// `x` rounded to nearest even.
     fn rounded(x: f32) -> Self;
 }
 

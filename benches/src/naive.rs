@@ -1,7 +1,7 @@
-//! Every kernel as the plain f32 loop that one writes first: no intrinsics, no blocking, no unsafe.
+//! Every kernel as a plain f32 loop: no intrinsics, no blocking, no unsafe.
 //!
-//! What the compiler makes of it for the target's baseline is part of the comparison: it vectorises the elementwise
-//! loops by itself, and may not reorder the sums of the others.
+//! Compiled for the target's baseline. The compiler vectorises the elementwise loops, but may not reorder the sums of
+//! the others.
 use vit_kernels::{Activation, KvLayout};
 
 /// Softmax of every row, in place.
@@ -32,7 +32,7 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f
     }
 }
 
-/// The activation of every element, in place, by libm's erf and the standard library's tanh and exp.
+/// The activation of every element, in place, with libm's erf and the standard library's tanh and exp.
 pub fn activate(form: Activation, x: &mut [f32]) {
     for x in x {
         *x *= match form {
@@ -108,7 +108,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// A baseline that computes something else would compare nothing.
+/// Each naive loop computes the same as its kernel.
 #[cfg(test)]
 mod tests {
     use vit_kernels::{Attention, Epilogue, Format, Isa, Job, Packed, Rope, elementwise};
@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    /// Both in place, from the same values.
+    /// Runs both in place on the same values.
     fn in_place(naive: impl Fn(&mut [f32]), kernel: impl Fn(&mut [f32])) {
         let (mut x, mut y) = (noise(5 * 23, 1), noise(5 * 23, 1));
         naive(&mut x);

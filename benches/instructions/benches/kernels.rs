@@ -1,8 +1,8 @@
-//! How many instructions each kernel takes at a fixed shape, counted by valgrind: the same on a busy machine as on a quiet
-//! one. valgrind has no AVX-512, so the levels are portable and AVX2.
+//! Instructions of each kernel at a fixed shape, counted by valgrind; load on the machine does not change the counts.
+//! valgrind does not support AVX-512, so the levels are portable and AVX2.
 //!
-//! `check.py` beside this runs it and compares.
-#![allow(unused_qualifications, missing_docs)] // In what the macros expand to.
+//! `../check.py` runs this and compares the counts with a baseline.
+#![allow(unused_qualifications, missing_docs)] // The macros expand to such code.
 
 use std::hint::black_box;
 
@@ -22,7 +22,7 @@ fn level(name: &str) -> Isa {
     Isa::by_name(name).expect("valgrind emulates this level")
 }
 
-/// A level and seeded elements; made before the counting starts.
+/// A level and seeded elements, made before counting starts.
 fn elements(name: &str, len: usize) -> (Isa, Vec<f32>) {
     (level(name), noise(len, 1))
 }
@@ -109,7 +109,7 @@ fn add_16384((isa, mut x): (Isa, Vec<f32>)) -> Vec<f32> {
     x
 }
 
-/// Matmul's inputs: A, and packed weights.
+/// The operands of a matmul.
 struct Product {
     isa: Isa,
     format: Format,

@@ -1,1 +1,1 @@
-//! Nothing: the benchmarks are all there is.
+//! Empty: this package has only benchmarks.

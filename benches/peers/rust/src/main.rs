@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-/// What to run, and on what.
+/// The model and how to run it.
 pub(crate) struct Task {
-    /// As `prepare.py` makes it.
+    /// A model folder, made by `prepare.py`.
     folder: PathBuf,
     threads: usize,
     /// \[1, 3, 224, 224\].
@@ -35,9 +35,9 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [engine, folder, threads] = &arguments[..] else {
-        bail!("usage: peers ENGINE FOLDER THREADS; the engines are {}", engines::NAMES.join(", "));
+        bail!("usage: peers ENGINE FOLDER THREADS; engines: {}", engines::NAMES.join(", "));
     };
-    let threads = threads.parse().ok().filter(|threads| *threads > 0).context("THREADS has to be a number above 0")?;
+    let threads = threads.parse().ok().filter(|threads| *threads > 0).context("THREADS must be a number above 0")?;
     let folder = PathBuf::from(folder);
     let pixels = pixels(&folder.join("pixels.npy"))?;
     engines::serve(engine, &Task { folder, threads, pixels })
@@ -48,7 +48,7 @@ fn pixels(path: &Path) -> Result<Vec<f32>> {
     let pixels = npyz::NpyFile::new(&bytes[..]).and_then(npyz::NpyFile::into_vec::<f32>);
     let pixels = pixels.with_context(|| path.display().to_string())?;
     if pixels.len() != engines::SHAPE.iter().product::<usize>() {
-        bail!("{} has {} numbers, and they are no {:?}", path.display(), pixels.len(), engines::SHAPE);
+        bail!("{} has {} numbers, but the input has the shape {:?}", path.display(), pixels.len(), engines::SHAPE);
     }
     Ok(pixels)
 }

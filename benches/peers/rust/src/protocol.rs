@@ -1,12 +1,13 @@
-//! Requests and answers, a line each; `worker.py` speaks the same.
+//! Requests and answers, one per line; `worker.py` implements the same protocol.
 //!
 //! ```text
-//!                 {"version": "…", "about": "…", "flops": …}    ready; "flops" are executed ones, where they are known
-//! run 20          {"ms": [20 times]}                            that many inferences
-//! output PATH     {}                                            the last one's output, as a .npy
+//! request         answer
+//!                 {"version": "…", "about": "…", "flops": …}    when ready; "flops": executed per inference, or null
+//! run 20          {"ms": [20 times]}                            runs 20 inferences
+//! output PATH     {}                                            writes the last output as a .npy
 //! quit
 //! ```
-//! An answer `{"error": "…"}` is the last one.
+//! After the answer `{"error": "…"}` the worker ends.
 use std::fs::File;
 use std::io::{BufWriter, stdin};
 use std::time::Instant;
@@ -15,16 +16,16 @@ use anyhow::{Context, Result, bail};
 use npyz::WriterBuilder;
 use serde_json::{Value, json};
 
-/// What an engine says of itself once it can run.
+/// The first answer of an engine, when it is ready to run.
 pub(crate) struct Ready {
     pub(crate) version: &'static str,
-    /// How it runs, if there is something to tell.
+    /// How it runs; may be empty.
     pub(crate) about: String,
-    /// Floating-point operations of an inference that are executed, if the engine knows.
+    /// Floating-point operations executed in an inference, if known.
     pub(crate) flops: Option<u64>,
 }
 
-/// Answers requests until there are no more. `infer` runs once and writes what it delivers.
+/// Answers requests until `quit` or the end of stdin. `infer` runs one inference and writes its output.
 pub(crate) fn serve(ready: &Ready, mut infer: impl FnMut(&mut Vec<f32>) -> Result<()>) -> Result<()> {
     let mut output = Vec::new();
     say(&json!({ "version": ready.version, "about": ready.about, "flops": ready.flops }));
@@ -32,7 +33,7 @@ pub(crate) fn serve(ready: &Ready, mut infer: impl FnMut(&mut Vec<f32>) -> Resul
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("run", count) => {
-                let count: usize = count.parse().with_context(|| format!("'{line}' is no number of runs"))?;
+                let count: usize = count.parse().with_context(|| format!("'{line}': not a number of runs"))?;
                 let mut times = Vec::with_capacity(count);
                 for _ in 0..count {
                     let start = Instant::now();
@@ -46,7 +47,7 @@ pub(crate) fn serve(ready: &Ready, mut infer: impl FnMut(&mut Vec<f32>) -> Resul
                 say(&json!({}));
             }
             ("quit", "") => break,
-            _ => bail!("'{line}' is no request"),
+            _ => bail!("unknown request '{line}'"),
         }
     }
     Ok(())
@@ -63,7 +64,7 @@ fn write(path: &str, output: &[f32]) -> Result<()> {
     Ok(npy.finish()?)
 }
 
-/// The version of a crate that this program was built with.
+/// The version of a crate in this program's Cargo.lock.
 pub(crate) fn version(name: &str) -> &'static str {
     const LOCK: &str = include_str!("../Cargo.lock");
     let package = LOCK.split("[[package]]").find(|package| field(package, "name") == Some(name));

@@ -1,4 +1,4 @@
-//! candle's own Vision Transformer, with the names and the config of Hugging Face's transformers.
+//! candle's Vision Transformer, with the names and config of Hugging Face's transformers.
 use anyhow::{Context, Result, ensure};
 use candle_core::utils::{get_num_threads, with_threadpool};
 use candle_core::{DType, Device, Tensor};
@@ -11,9 +11,9 @@ use crate::Task;
 use crate::protocol::{self, Ready, version};
 
 pub(super) fn serve(task: &Task) -> Result<()> {
-    // It takes no other word for it than the environment's.
+    // candle reads the number of threads only from the environment.
     let (threads, set) = (task.threads, get_num_threads());
-    ensure!(set == threads, "candle uses {set} threads: RAYON_NUM_THREADS has to be {threads}");
+    ensure!(set == threads, "candle uses {set} threads: RAYON_NUM_THREADS must be {threads}");
     let config: Value = serde_json::from_slice(&std::fs::read(task.file("hf/config.json"))?)?;
     let classes = config["num_labels"].as_u64().context("hf/config.json has no num_labels")?;
     let config: Config = serde_json::from_value(config)?;

@@ -1,4 +1,4 @@
-//! The engines. Each enters its thread pool once, around all that is timed.
+//! The engines. Each enters its thread pool once, before anything is timed.
 mod candle;
 mod peak;
 mod rten;
@@ -10,13 +10,13 @@ use vit_engine::Features;
 
 use crate::Task;
 
-/// What [`serve`] knows.
+/// The engines that [`serve`] accepts.
 pub(crate) const NAMES: [&str; 6] = ["vit", "vit-all", "rten", "tract", "candle", "peak"];
 
 /// \[batch, channels, height, width\].
 pub(crate) const SHAPE: [usize; 4] = [1, 3, 224, 224];
 
-/// Loads what the task says into an engine and answers requests.
+/// Loads the model into an engine and answers requests.
 pub(crate) fn serve(engine: &str, task: &Task) -> Result<()> {
     match engine {
         "vit" => vit::serve(task, Features::Logits),
@@ -25,6 +25,6 @@ pub(crate) fn serve(engine: &str, task: &Task) -> Result<()> {
         "tract" => tract::serve(task),
         "candle" => candle::serve(task),
         "peak" => peak::serve(task),
-        _ => bail!("no engine '{engine}'; there are {}", NAMES.join(", ")),
+        _ => bail!("unknown engine '{engine}'; engines: {}", NAMES.join(", ")),
     }
 }

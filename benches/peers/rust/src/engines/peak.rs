@@ -1,4 +1,4 @@
-//! No engine: multiply–adds alone, which is what the cores can do at most.
+//! Not an engine: multiply–adds alone, the peak rate of the cores.
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use vit_kernels::{Isa, peak::multiply_adds};
 use crate::Task;
 use crate::protocol::{self, Ready, version};
 
-/// As long as the inference of a small model, so that waking the threads does not count.
+/// As long as an inference of a small model, so that the time to wake the threads is negligible.
 const WINDOW: Duration = Duration::from_millis(10);
 
 pub(super) fn serve(task: &Task) -> Result<()> {

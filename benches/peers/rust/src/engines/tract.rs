@@ -27,7 +27,7 @@ fn answer(task: &Task) -> Result<()> {
     let ready = Ready { version: version("tract-onnx"), about: String::new(), flops: None };
     protocol::serve(&ready, |out| {
         let outputs = model.run(tvec![pixels.clone()])?;
-        let logits = outputs.first().context("there is no output")?.to_plain_array_view::<f32>()?;
+        let logits = outputs.first().context("the model has no output")?.to_plain_array_view::<f32>()?;
         out.clear();
         out.extend(logits.iter());
         Ok(())

@@ -1,4 +1,4 @@
-//! This engine: the forward pass on the caller's thread, or with a pool's help.
+//! This engine, with its own thread pool.
 use anyhow::{Context, Result};
 use vit_engine::file::{Access, Checkpoint};
 use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, ThreadPool};
@@ -15,7 +15,7 @@ pub(super) fn serve(task: &Task, features: Features) -> Result<()> {
 }
 
 fn answer(task: &Task, model: &Model<'_>, plan: &Plan, executor: &dyn Executor) -> Result<()> {
-    let mut arena = AlignedBox::new(plan.arena_bytes()).context("the system does not give the working memory")?;
+    let mut arena = AlignedBox::new(plan.arena_bytes()).context("cannot allocate the working memory")?;
     let mut images = Images::new(&task.pixels, [SHAPE[1], SHAPE[2], SHAPE[3]]).context("not whole images")?;
     let ready =
         Ready { version: version("vit-engine"), about: model.isa().name().into(), flops: Some(2 * plan.macs()) };
