@@ -107,7 +107,7 @@ impl Format {
         let (Some(elements), Some(beside)) = (columns.checked_mul(rows), columns.checked_mul(per_output)) else {
             return None;
         };
-        // Panels take whole lines; so do scales and sums.
+        // Panels, scales and sums each take whole lines.
         match elements.checked_mul(element) {
             Some(bytes) => match bytes.checked_next_multiple_of(size_of::<Line>()) {
                 Some(bytes) => bytes.checked_add(beside),
