@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use vit_kernels::{
-    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Packed, RelativeBias, Rope, Scores, activate,
-    elementwise, layer_norm, math, matmul, softmax,
+    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, Quantised,
+    RelativeBias, Rope, Scores, activate, elementwise, layer_norm, math, matmul, quantised_len, softmax,
 };
 
 /// Seeded, uniform in ±1.
@@ -157,6 +157,45 @@ fn matmul_192x192_bf16(p: Product) -> Product {
     multiply(p)
 }
 
+/// A product with its activations quantised.
+struct Int8Product {
+    product: Product,
+    values: Vec<i8>,
+    scales: Vec<f32>,
+}
+
+fn int8_product(name: &str, rows: usize) -> Int8Product {
+    let product = product(name, rows, Format::Int8);
+    let (values, scales) = (vec![0; rows * quantised_len(K)], vec![0.0; rows]);
+    quantise(Int8Product { product, values, scales })
+}
+
+fn quantise(mut p: Int8Product) -> Int8Product {
+    let Product { isa, a, .. } = &p.product;
+    Quantise::new(*isa, black_box(a), K, &mut p.values, &mut p.scales).expect("shapes fit").run();
+    p
+}
+
+#[library_benchmark(setup = int8_product)]
+#[bench::portable("portable", 50)]
+#[bench::avx2("avx2", 50)]
+#[bench::portable_1_row("portable", 1)]
+#[bench::avx2_1_row("avx2", 1)]
+fn matmul_192x192_int8(mut p: Int8Product) -> Int8Product {
+    let Product { isa, lines, out, .. } = &mut p.product;
+    let a = Quantised::new(*isa, K, black_box(&p.values), &p.scales).expect("shapes fit");
+    let weights = Packed::new(Format::Int8, N, K, lines).expect("packed for this shape");
+    Matmul::new(*isa, a, weights, Epilogue::default(), out).expect("shapes fit").run();
+    p
+}
+
+#[library_benchmark(setup = int8_product)]
+#[bench::portable("portable", 50)]
+#[bench::avx2("avx2", 50)]
+fn quantise_50x192(p: Int8Product) -> Int8Product {
+    quantise(p)
+}
+
 #[library_benchmark(setup = product)]
 #[bench::any("portable", 1, Format::F32)]
 fn pack_192x192(mut p: Product) -> Product {
@@ -216,7 +255,7 @@ library_benchmark_group!(
     name = kernels;
     benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
         erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, matmul_192x192_bf16,
-        pack_192x192, attention_50x3x64,
+        matmul_192x192_int8, quantise_50x192, pack_192x192, attention_50x3x64,
         attention_biased_50x3x64, attention_maps_50x3x64, rope_50x3x64, silu_16384
 );
 

@@ -53,8 +53,11 @@ impl Int8Part<'_> {
         let mut tile = Int8Tile {
             a: self.a.values[rows.start * row_len..rows.end * row_len].as_ptr(),
             a_row: row_len,
+            a_step: GROUP,
             a_scales: &self.a.scales[rows.clone()],
             w: self.weights.panels[panels.start * groups..panels.end * groups].as_ptr(),
+            w_panel: groups,
+            w_step: 1,
             groups,
             w_scales: &self.weights.scales[panels.clone()],
             sums: &self.weights.sums[panels.clone()],
@@ -90,21 +93,27 @@ impl Int8Part<'_> {
 
 /// The operands of a tile.
 #[derive(Clone, Copy)]
-struct Int8Tile<'a> {
-    /// Rows of activations, `a_row` bytes apart.
-    a: *const i8,
-    a_row: usize,
-    a_scales: &'a [f32],
-    /// Consecutive panels of `groups` groups each.
-    w: *const Group,
-    groups: usize,
-    w_scales: &'a [[f32; LANES]],
-    sums: &'a [[i32; LANES]],
+pub(crate) struct Int8Tile<'a> {
+    /// Activations: the four bytes of row m and group g start at m·`a_row` + g·`a_step`.
+    pub(crate) a: *const i8,
+    pub(crate) a_row: usize,
+    pub(crate) a_step: usize,
+    /// One for each row.
+    pub(crate) a_scales: &'a [f32],
+    /// Weights: group g of panel p is at p·`w_panel` + g·`w_step`.
+    pub(crate) w: *const Group,
+    pub(crate) w_panel: usize,
+    pub(crate) w_step: usize,
+    pub(crate) groups: usize,
+    /// One vector for each panel.
+    pub(crate) w_scales: &'a [[f32; LANES]],
+    /// Σ w of each output, one vector for each panel.
+    pub(crate) sums: &'a [[i32; LANES]],
     /// The rows written, `out_row` apart, LANES elements per panel.
-    out: *mut f32,
-    out_row: usize,
-    finish: Finish<'a>,
-    prefetch: Prefetch,
+    pub(crate) out: *mut f32,
+    pub(crate) out_row: usize,
+    pub(crate) finish: Finish<'a>,
+    pub(crate) prefetch: Prefetch,
 }
 
 impl Int8Tile<'_> {
@@ -112,7 +121,7 @@ impl Int8Tile<'_> {
     /// Everything that the fields span for that many rows and panels is readable, and writable for `out`; nothing else
     /// refers to `out` meanwhile. `rows` ≤ `S::INT8_ROWS` and `panels` ≤ `S::INT8_PANELS`.
     #[inline(always)]
-    unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
+    pub(crate) unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::INT8_ROWS).contains(&rows) && (1..=S::INT8_PANELS).contains(&panels));
         match panels {
             3 if S::INT8_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
@@ -155,12 +164,12 @@ impl<const M: usize, const P: usize> Kernel for Int8Sweep<'_, M, P> {
             s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
             // SAFETY: the caller of `Int8Tile::run` vouches for P panels and M rows of that many groups.
             unsafe {
-                let mut w = [s.load_weights(&*t.w.add(group)); P];
+                let mut w = [s.load_weights(&*t.w.add(group * t.w_step)); P];
                 for p in 1..P {
-                    w[p] = s.load_weights(&*t.w.add(p * t.groups + group));
+                    w[p] = s.load_weights(&*t.w.add(p * t.w_panel + group * t.w_step));
                 }
                 for m in 0..M {
-                    let a = s.splat_activations(*t.a.add(m * t.a_row + group * GROUP).cast());
+                    let a = s.splat_activations(*t.a.add(m * t.a_row + group * t.a_step).cast());
                     for p in 0..P {
                         acc[m][p] = s.dot(acc[m][p], a, w[p]);
                     }
