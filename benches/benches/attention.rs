@@ -18,14 +18,14 @@ fn main() {
             for isa in Isa::available() {
                 group.bench_function(id(isa.name()), |b| {
                     b.iter(|| {
-                        let job = Attention::new(isa, layout, scale, black_box(&q), &kv, black_box(&mut out));
+                        let job = Attention::new(isa, layout, scale, black_box(&q), &kv[..], black_box(&mut out));
                         job.expect("shapes fit").run();
                     });
                 });
             }
             let mut scores = vec![0.0; tokens];
             group.bench_function(id("naive"), |b| {
-                b.iter(|| naive::attention(layout, scale, black_box(&q), &kv, &mut scores, black_box(&mut out)));
+                b.iter(|| naive::attention(layout, scale, black_box(&q), &kv[..], &mut scores, black_box(&mut out)));
             });
         }
     });

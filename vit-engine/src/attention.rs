@@ -1,10 +1,11 @@
 //! The attention block: x = x + scale ⊙ out(attention(norm(x))).
 use core::ops::Range;
 
-use vit_kernels::{Activations, Epilogue, KvLayout, LayerNorm, RelativeBias, Rope, Scores, elementwise};
+use vit_kernels::{
+    Activations, Epilogue, KeysValues, LayerNorm, QuantiseKv, QuantisedKv, RelativeBias, Rope, Scores, elementwise,
+};
 
-use crate::buffers::LayerBuffers;
-use crate::config::Config;
+use crate::buffers::{LayerBuffers, kv_layout};
 use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::{Layer, QkNorm};
@@ -28,12 +29,16 @@ impl Pass<'_> {
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
-            let kv = &mut buffers.kv[first * pair..][..rows * pair]; // [rows, 2·inner]
             self.norm(block, layer.attention_norm, norm);
             let x = self.activations(norm, &layer.kv.weight, buffers.quantised, buffers.row_scales);
+            let (kv, wide) = if self.plan.precision().quantises() {
+                buffers.wide.split_at_mut(rows * pair) // [rows, 2·inner]
+            } else {
+                (&mut buffers.kv[first * pair..][..rows * pair], &mut *buffers.wide)
+            };
             self.linear(Stage::KeysValues, x, layer.kv, Epilogue::default(), &mut [], kv);
             if let Some(QkNorm { key, .. }) = layer.qk_norm {
-                let (keys, normed) = buffers.wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
+                let (keys, normed) = wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
                 for (key, kv) in keys.chunks_exact_mut(inner).zip(kv.chunks_exact(pair)) {
                     key.copy_from_slice(&kv[..inner]);
                 }
@@ -43,9 +48,21 @@ impl Pass<'_> {
                 }
             }
             for of in by_image(first, rows, c.tokens()) {
-                self.rotate(&of, pair, &mut kv[of.part.start * pair..of.part.end * pair]);
+                let kv = &mut kv[of.part.start * pair..of.part.end * pair];
+                self.rotate(&of, pair, kv);
+                if self.plan.precision().quantises() {
+                    self.quantise_kv(&of, kv, buffers.int8_kv, buffers.kv_scales);
+                }
             }
         }
+    }
+
+    /// Quantises keys and values of an image's rows, \[rows, 2·inner\].
+    fn quantise_kv(&self, of: &OfImage, kv: &[f32], values: &mut [i8], scales: &mut [f32]) {
+        let layout = kv_layout(&self.model.config);
+        let (values, scales) = (&mut values[part(of, layout.int8_len())], &mut scales[part(of, layout.scales_len())]);
+        let job = QuantiseKv::new(self.model.isa, layout, kv, of.row, values, scales);
+        self.team.run(Stage::Quantise, &mut job.expect("the plan reserved an image's keys and values"));
     }
 
     /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
@@ -67,7 +84,8 @@ impl Pass<'_> {
             let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
-                let job = self.scores(layer, &of, &q[part.clone()], buffers.kv).attend(&mut context[part]);
+                let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
+                let job = self.scores(layer, &of, &q[part.clone()], kv).attend(&mut context[part]);
                 self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
             }
             let (mut context, spare) = (context, q);
@@ -107,7 +125,8 @@ impl Pass<'_> {
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * c.depth + index) * map..][..map];
-                let job = self.scores(layer, &of, q, buffers.kv).maps(of.row, out);
+                let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
+                let job = self.scores(layer, &of, q, kv).maps(of.row, out);
                 self.team.run(Stage::Attention, &mut job.expect("out has a map of every head"));
             }
         }
@@ -136,11 +155,21 @@ impl Pass<'_> {
         (q, spare)
     }
 
+    /// The keys and values of an image, of all images' in f32 or int8.
+    fn stored_kv<'k>(&self, of: &OfImage, f32s: &'k [f32], int8: &'k [i8], scales: &'k [f32]) -> KeysValues<'k> {
+        let layout = kv_layout(&self.model.config);
+        if !self.plan.precision().quantises() {
+            return f32s[part(of, layout.len())].into();
+        }
+        let (values, scales) = (&int8[part(of, layout.int8_len())], &scales[part(of, layout.scales_len())]);
+        let kv = QuantisedKv::new(self.model.isa, layout, values, scales);
+        kv.expect("the plan reserved an image's keys and values").into()
+    }
+
     /// What the softmax is of, for some queries of an image.
-    fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: &'s [f32]) -> Scores<'s> {
-        let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
-        let len = layout.len().expect("the plan added it up");
-        let scores = Scores::new(self.model.isa, layout, c.attention_scale, q, &kv[of.image * len..][..len]);
+    fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: KeysValues<'s>) -> Scores<'s> {
+        let c = &self.model.config;
+        let scores = Scores::new(self.model.isa, kv_layout(c), c.attention_scale, q, kv);
         let scores = scores.expect("the plan reserved an image's keys and values");
         match layer.relative_bias {
             Some(table) => {
@@ -171,9 +200,10 @@ impl Pass<'_> {
     }
 }
 
-/// The shape of one image's keys and values.
-fn kv_layout(config: &Config) -> KvLayout {
-    KvLayout { heads: config.heads, head_dim: config.head_dim, tokens: config.tokens() }
+/// The image's part of a buffer with so many elements an image.
+fn part(of: &OfImage, len: Option<usize>) -> Range<usize> {
+    let len = len.expect("the plan added it up");
+    of.image * len..(of.image + 1) * len
 }
 
 /// Cuts a block of `rows` rows from row `start` on at the images' borders.

@@ -8,7 +8,7 @@
 //! arena = PassBuffers, then a part that the phases use one after the other:
 //!         EmbedBuffers | LayerBuffers | HeadBuffers and PoolBuffers
 //! ```
-use vit_kernels::quantised_len;
+use vit_kernels::{KvLayout, quantised_len};
 
 use crate::arena::{padded_bytes, take};
 use crate::config::{AttentionPool, Config, max};
@@ -62,14 +62,18 @@ buffers! {
     /// Used by every layer, by its attention and by its feed-forward.
     LayerBuffers(c: &Config, precision: Precision, images: usize, rows: usize) {
         /// One row per token: the keys of all heads, then the values of all heads; see `KvLayout`.
-        kv: f32 = [images, c.tokens(), 2 * c.inner()],
+        kv: f32 = [if precision.quantises() { 0 } else { images }, c.tokens(), 2 * c.inner()],
+        /// The same in int8, for a precision that quantises them, and their scales; see `QuantisedKv`.
+        int8_kv: i8 = [if_quantised(precision, images), int8_kv_len(c)],
+        kv_scales: f32 = [if_quantised(precision, images), c.tokens(), 2 * c.heads],
         norm: f32 = [rows, c.dim],
-        /// In attention two times \[rows, inner\]: keys before and after their norm, then queries and context. In the
-        /// feed-forward the hidden layer, and behind it the normalised hidden layer if the model normalises it.
-        wide: f32 = [rows, max(2 * c.inner(), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
+        /// In attention two times \[rows, inner\]: keys before and after their norm, then queries and context. Keys and
+        /// values that are to be quantised are here first, in front of the keys. In the feed-forward the hidden layer,
+        /// and behind it the normalised hidden layer if the model normalises it.
+        wide: f32 = [rows, max(attention_width(c, precision), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
         /// For a precision that quantises activations: the rows that a matrix is multiplied with, and their scales.
-        quantised: i8 = [quantised_rows(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
-        row_scales: f32 = [quantised_rows(precision, rows)],
+        quantised: i8 = [if_quantised(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
+        row_scales: f32 = [if_quantised(precision, rows)],
     }
 
     /// Used by the head.
@@ -129,9 +133,28 @@ pub const fn arena_bytes(config: &Config, precision: Precision, images: usize, r
     }
 }
 
-/// Rows that are quantised at a time.
-const fn quantised_rows(precision: Precision, rows: usize) -> usize {
-    if precision.quantises() { rows } else { 0 }
+/// The shape of one image's keys and values.
+pub(crate) const fn kv_layout(c: &Config) -> KvLayout {
+    KvLayout { heads: c.heads, head_dim: c.head_dim, tokens: c.tokens() }
+}
+
+/// Elements that attention takes of a row of `wide`.
+const fn attention_width(c: &Config, precision: Precision) -> usize {
+    let both = 2 * c.inner();
+    if precision.quantises() && c.qk_norm { 2 * both } else { both }
+}
+
+/// Bytes of an image's keys and values in int8; `usize::MAX` on overflow.
+const fn int8_kv_len(c: &Config) -> usize {
+    match kv_layout(c).int8_len() {
+        Some(len) => len,
+        None => usize::MAX,
+    }
+}
+
+/// `count`, or 0 for a precision that does not quantise activations.
+const fn if_quantised(precision: Precision, count: usize) -> usize {
+    if precision.quantises() { count } else { 0 }
 }
 
 /// Elements that a readout pools of an image; the larger number if embedding and logits differ.
@@ -230,13 +253,15 @@ mod tests {
         let head = AttentionPool { heads: 1, mlp_dim: 5000, all_tokens: true };
         for config in [CONFIG, tiny(), Config { attention_pool: Some(head), ..CONFIG }, Config { mlp_dim: 1, ..CONFIG }]
         {
-            for (images, rows) in [(1, 1), (1, 5), (3, 1), (3, 40)] {
+            for (precision, images, rows) in
+                [1, 3].into_iter().flat_map(|n| Precision::ALL.map(|p| [(p, n, 1), (p, n, 5), (p, n, 40)])).flatten()
+            {
                 let rows = rows.min(images * config.tokens());
                 let mut memory = Aligned([0; 1 << 17]);
-                let arena = &mut memory.0[..arena_bytes(&config, Precision::F32, images, rows).unwrap()];
+                let arena = &mut memory.0[..arena_bytes(&config, precision, images, rows).unwrap()];
                 let (_, arena) = PassBuffers::carve(&config, images, arena);
                 let embed = EmbedBuffers::carve(&config, rows, arena).1.len();
-                let layers = LayerBuffers::carve(&config, Precision::F32, images, rows, arena).1.len();
+                let layers = LayerBuffers::carve(&config, precision, images, rows, arena).1.len();
                 let (_, mut rest) = HeadBuffers::carve(&config, images, arena);
                 if let Some(pool) = &config.attention_pool {
                     rest = PoolBuffers::carve(&config, pool, images, rows, rest).1;

@@ -149,7 +149,7 @@ impl Pass<'_> {
                 self.final_norm(block, norm);
                 self.linear(Stage::Head, norm, weights.kv, plain, &mut [], kv);
             }
-            let job = Attention::new(model.isa, layout, scale, query, kv, context);
+            let job = Attention::new(model.isa, layout, scale, query, &*kv, context);
             self.team.run(Stage::Head, &mut job.expect("the plan reserved the pool's keys and values"));
         }
         let (context, hidden) = (&context[..pooled.len()], &mut hidden[..self.images * pool.mlp_dim]);

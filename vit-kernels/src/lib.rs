@@ -65,7 +65,7 @@ mod testing;
 mod unfused;
 
 pub use activation::{Activation, activate};
-pub use attention::{Attention, AttentionMaps, KvLayout, RelativeBias, Scores};
+pub use attention::{Attention, AttentionMaps, KeysValues, KvLayout, QuantiseKv, QuantisedKv, RelativeBias, Scores};
 pub use error::ShapeError;
 pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};
 pub use isa::{Isa, IsaError};

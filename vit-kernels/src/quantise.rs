@@ -8,14 +8,30 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, Simd, lanes};
+use crate::simd::{Kernel, LANES, ROUND_TO_INTEGER, Simd, lanes};
 
 /// A row whose largest magnitude is below this becomes zeros; below 2⁻¹²¹ 127 / max|x| would overflow.
 const SMALLEST: f32 = 1.0 / (1u128 << 100) as f32;
 
+/// Elements whose int8 products are added together: quantised rows are whole groups.
+pub(crate) const GROUP: usize = 4;
+
 /// 127 / largest, or 0 if `largest` is below [`SMALLEST`].
 pub(crate) fn inverse_scale(largest: f32) -> f32 {
     if largest < SMALLEST { 0.0 } else { LARGEST / largest }
+}
+
+/// [`inverse_scale`] of sixteen rows.
+#[inline(always)]
+pub(crate) fn inverse_scales<S: Simd>(s: S, largest: S::V) -> S::V {
+    let small = s.gt(s.splat(SMALLEST), largest);
+    s.select(small, s.splat(0.0), s.div(s.splat(LARGEST), largest))
+}
+
+/// The scales of sixteen rows with these largest magnitudes.
+#[inline(always)]
+pub(crate) fn scales<S: Simd>(s: S, largest: S::V) -> S::V {
+    s.div(largest, s.splat(LARGEST))
 }
 
 /// The largest quantised magnitude. −128 is not used: (−128)² + (−128)² overflows i16.
@@ -23,8 +39,7 @@ pub(crate) const LARGEST: f32 = 127.0;
 
 /// x·inverse, rounded to nearest even: within ±127 if `inverse` is that of a row that contains x.
 pub(crate) fn round_to_i8(x: f32, inverse: f32) -> i8 {
-    // Adding 1.5·2²³ rounds to an integer, stored in the lowest bits.
-    let rounded = x * inverse + 12_582_912.0;
+    let rounded = x * inverse + ROUND_TO_INTEGER;
     (rounded.to_bits() as u8).cast_signed()
 }
 
@@ -43,7 +58,7 @@ pub struct Quantised<'a> {
 
 /// Bytes of a quantised row of `k` elements, without its scale.
 pub const fn quantised_len(k: usize) -> usize {
-    k.next_multiple_of(4)
+    k.next_multiple_of(GROUP)
 }
 
 impl<'a> Quantised<'a> {
@@ -134,37 +149,49 @@ impl Kernel for QuantiseRows<'_> {
     }
 }
 
+/// max|x|, or NaN if an element is not finite.
+#[inline(always)]
+pub(crate) fn largest_magnitude<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (body, tail) = lanes(x);
+    let mut largest = s.splat(0.0);
+    for x in body {
+        largest = s.max_magnitude(largest, s.load(x));
+    }
+    if !tail.is_empty() {
+        largest = s.max_magnitude(largest, f32::load_tail(s, tail, 0.0));
+    }
+    let largest = s.largest_magnitude(largest);
+    if largest.is_finite() { largest } else { f32::NAN }
+}
+
+/// 0 if all elements are finite, else NaN.
+#[inline(always)]
+pub(crate) fn poison<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (body, tail) = lanes(x);
+    let last = f32::load_tail(s, tail, 0.0);
+    let mut poison = s.sub(last, last);
+    for x in body {
+        let x = s.load(x);
+        poison = s.add(poison, s.sub(x, x));
+    }
+    s.sum(poison)
+}
+
 /// Quantises a row into `values`, [`quantised_len`]`(x.len())` long, and returns its scale.
 #[inline(always)]
 pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
+    let largest = largest_magnitude(s, x);
     let (body, tail) = lanes(x);
-    let zero = s.splat(0.0);
-    // `poison` is 0, or NaN where x is not finite.
-    let (mut largest, mut poison) = (zero, zero);
-    for x in body {
-        let x = s.load(x);
-        largest = s.max(largest, s.max(x, s.sub(zero, x)));
-        poison = s.add(poison, s.sub(x, x));
-    }
-    let last = f32::load_tail(s, tail, 0.0);
-    largest = s.max(largest, s.max(last, s.sub(zero, last)));
-    poison = s.add(poison, s.sub(last, last));
-    let largest = s.largest(largest) + s.sum(poison);
     let inverse = s.splat(inverse_scale(largest));
-    let (out, out_tail) = values.as_chunks_mut::<LANES>();
-    for (x, out) in body.iter().zip(out.iter_mut()) {
+    let (whole, rest) = values.split_at_mut(body.len() * LANES);
+    for (x, out) in body.iter().zip(whole.as_chunks_mut().0) {
         s.store_i8(s.mul(s.load(x), inverse), out);
     }
-    // The last elements; the padding of the last group is 0.
-    let mut rest = [0; LANES];
-    s.store_i8(s.mul(last, inverse), &mut rest);
-    let done = body.len() * LANES;
-    if let Some(out) = out.get_mut(body.len()) {
-        *out = rest;
-    } else {
-        let len = out_tail.len();
-        out_tail.copy_from_slice(&rest[..len]);
+    if !tail.is_empty() {
+        // The padding of the last group is 0.
+        let mut padded = [0; LANES];
+        s.store_i8(s.mul(f32::load_tail(s, tail, 0.0), inverse), &mut padded);
+        rest.copy_from_slice(&padded[..rest.len()]);
     }
-    debug_assert!(values.len() - done <= LANES);
     largest / LARGEST
 }

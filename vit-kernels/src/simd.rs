@@ -16,6 +16,12 @@ pub(crate) const MAX_TILE_PANELS: usize = 4;
 /// Most rows of an int8 register tile on any level.
 pub(crate) const MAX_INT8_ROWS: usize = 8;
 
+/// All bits of an f32 but its sign.
+pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
+
+/// 1.5·2²³: added to a number within ±2²², it rounds it to an integer, stored in the lowest bits.
+pub(crate) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
+
 /// The body of a kernel, generic over the level.
 ///
 /// `run` and every function it passes an `S` to must be `#[inline(always)]`: only code inlined into [`Simd::call`] is
@@ -94,6 +100,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN
     /// stores an unspecified byte.
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
+    /// Rounds four vectors as [`store_i8`](Self::store_i8) does, without a zero point: byte i of a lane is from `v[i]`.
+    fn store_groups(self, v: [Self::V; 4], out: &mut [[i8; 4]; LANES]);
+    /// In each lane the larger of `a` and |x|; NaN if one is NaN. `a` must not be negative.
+    fn max_magnitude(self, a: Self::V, x: Self::V) -> Self::V;
+    /// Rounds to nearest, ties to even. Lanes must be within ±2²².
+    #[inline(always)]
+    fn round(self, v: Self::V) -> Self::V {
+        let magic = self.splat(ROUND_TO_INTEGER);
+        self.sub(self.add(v, magic), magic)
+    }
     fn load_weights(self, x: &[[i8; 4]; LANES]) -> Self::Weights;
     fn splat_activations(self, x: [i8; 4]) -> Self::Activations;
     /// The initial sums: −ZERO_POINT·`sums`, where `sums` is Σ w of each output.
@@ -125,6 +141,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         self.fold(v, |a, b| a + b)
+    }
+
+    /// The largest lane of a vector without negative ones; NaN if one is NaN.
+    #[inline(always)]
+    fn largest_magnitude(self, v: Self::V) -> f32 {
+        // As integers, NaN is above infinity. The compiler turns this into a tree of vector operations.
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut largest = 0;
+        for x in lanes {
+            largest = largest.max(x.to_bits() & MAGNITUDE);
+        }
+        f32::from_bits(largest)
     }
 
     /// The largest lane; NaN if one is NaN.

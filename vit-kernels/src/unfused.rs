@@ -120,6 +120,18 @@ impl<S: Simd> Simd for Unfused<S> {
         self.0.store_i8(v, out);
     }
     #[inline(always)]
+    fn store_groups(self, v: [S::V; 4], out: &mut [[i8; 4]; LANES]) {
+        self.0.store_groups(v, out);
+    }
+    #[inline(always)]
+    fn max_magnitude(self, a: S::V, x: S::V) -> S::V {
+        self.0.max_magnitude(a, x)
+    }
+    #[inline(always)]
+    fn round(self, v: S::V) -> S::V {
+        self.0.round(v)
+    }
+    #[inline(always)]
     fn load_weights(self, x: &[[i8; 4]; LANES]) -> S::Weights {
         self.0.load_weights(x)
     }

@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use vit_kernels::{
-    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, Quantised,
-    RelativeBias, Rope, Scores, activate, elementwise, layer_norm, math, matmul, quantised_len, softmax,
+    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, QuantiseKv, Quantised,
+    QuantisedKv, RelativeBias, Rope, Scores, activate, elementwise, layer_norm, math, matmul, quantised_len, softmax,
 };
 
 /// Seeded, uniform in ±1.
@@ -212,7 +212,48 @@ fn attention_50x3x64(isa: Isa) -> Vec<f32> {
     let layout = KvLayout { heads: 3, head_dim: 64, tokens: 50 };
     let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
     let mut out = vec![0.0; q.len()];
-    Attention::new(isa, layout, 0.125, black_box(&q), &kv, &mut out).expect("shapes fit").run();
+    Attention::new(isa, layout, 0.125, black_box(&q), &kv[..], &mut out).expect("shapes fit").run();
+    out
+}
+
+/// 50 queries, and as many keys and values in int8.
+struct Int8Attention {
+    isa: Isa,
+    layout: KvLayout,
+    q: Vec<f32>,
+    kv: Vec<f32>,
+    values: Vec<i8>,
+    scales: Vec<f32>,
+}
+
+fn int8_attention(name: &str) -> Int8Attention {
+    let (isa, layout) = (level(name), KvLayout { heads: 3, head_dim: 64, tokens: 50 });
+    let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
+    let values = vec![0; layout.int8_len().expect("it fits memory")];
+    let scales = vec![0.0; layout.scales_len().expect("it fits memory")];
+    quantise_kv(Int8Attention { isa, layout, q, kv, values, scales })
+}
+
+fn quantise_kv(mut x: Int8Attention) -> Int8Attention {
+    let kv = black_box(&x.kv);
+    QuantiseKv::new(x.isa, x.layout, kv, 0, &mut x.values, &mut x.scales).expect("shapes fit").run();
+    x
+}
+
+#[library_benchmark(setup = int8_attention)]
+#[bench::portable("portable")]
+#[bench::avx2("avx2")]
+fn quantise_kv_50x3x64(x: Int8Attention) -> Int8Attention {
+    quantise_kv(x)
+}
+
+#[library_benchmark(setup = int8_attention)]
+#[bench::portable("portable")]
+#[bench::avx2("avx2")]
+fn attention_int8_50x3x64(x: Int8Attention) -> Vec<f32> {
+    let mut out = vec![0.0; x.q.len()];
+    let kv = QuantisedKv::new(x.isa, x.layout, &x.values, &x.scales).expect("shapes fit");
+    Attention::new(x.isa, x.layout, 0.125, black_box(&x.q), kv, &mut out).expect("shapes fit").run();
     out
 }
 
@@ -225,7 +266,7 @@ fn attention_biased_50x3x64(isa: Isa) -> Vec<f32> {
     let table = noise(3 * RelativeBias::row_len([7, 7]).expect("it fits memory"), 3);
     let bias = RelativeBias { table: &table, grid: [7, 7], first_query: 0 };
     let mut out = vec![0.0; q.len()];
-    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv).and_then(|scores| scores.with_bias(bias));
+    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv[..]).and_then(|scores| scores.with_bias(bias));
     scores.and_then(|scores| scores.attend(&mut out)).expect("shapes fit").run();
     out
 }
@@ -237,7 +278,7 @@ fn attention_maps_50x3x64(isa: Isa) -> Vec<f32> {
     let layout = KvLayout { heads: 3, head_dim: 64, tokens: 50 };
     let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
     let mut out = vec![0.0; 3 * 50 * 50];
-    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv);
+    let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv[..]);
     scores.and_then(|scores| scores.maps(0, &mut out)).expect("shapes fit").run();
     out
 }
@@ -256,7 +297,7 @@ library_benchmark_group!(
     benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
         erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, matmul_192x192_bf16,
         matmul_192x192_int8, quantise_50x192, pack_192x192, attention_50x3x64,
-        attention_biased_50x3x64, attention_maps_50x3x64, rope_50x3x64, silu_16384
+        attention_biased_50x3x64, attention_maps_50x3x64, attention_int8_50x3x64, quantise_kv_50x3x64, rope_50x3x64, silu_16384
 );
 
 main!(

@@ -17,8 +17,10 @@ pub enum Precision {
     /// Every matrix in bf16, half the bytes; the arithmetic stays f32.
     Bf16,
     /// The layers' matrices in int8 with a scale for each output, multiplied with int8 activations that have a scale for
-    /// each token; the patch projection, scores, softmax and values, the attention pool and the heads in f32. Nothing is
-    /// fused, so that the bits are the same on every instruction set.
+    /// each token. Attention multiplies in int8 too: queries, keys and values have a scale for each token and head,
+    /// probabilities one for each query and block of keys. Softmax, GELU, LayerNorm and the residual are f32, and so
+    /// are the patch projection, the attention pool and the heads. Nothing is fused, so that the bits are the same on
+    /// every instruction set.
     Int8,
 }
 

@@ -2,7 +2,7 @@
 use ::half::{bf16, f16};
 use wide::{f32x16, i16x8, i16x32, i32x8, i32x16, u16x16, u32x16};
 
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
@@ -61,11 +61,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
-        // The compiler vectorises this form, with each pair as one word.
-        f32x16::new(x.map(|[first, second]| {
-            let both = u32::from(second.to_bits()) << 16 | u32::from(first.to_bits());
-            f32::from_bits(if i == 0 { both << 16 } else { both & 0xffff_0000 })
-        }))
+        let pairs: u32x16 = bytemuck::cast(*x);
+        bytemuck::cast(if i == 0 { pairs << 16u32 } else { pairs & u32x16::splat(0xffff_0000) })
     }
     /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit
     /// kept is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
@@ -139,11 +136,26 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn store_i8(self, v: f32x16, out: &mut [i8; LANES]) {
-        // Adding 1.5·2²³ rounds to an integer, stored in the lowest bits.
-        let rounded = (v + f32x16::splat(12_582_912.0)).to_array();
+        let rounded = (v + f32x16::splat(ROUND_TO_INTEGER)).to_array();
         for (out, x) in out.iter_mut().zip(rounded) {
             *out = (x.to_bits() as u8).cast_signed();
         }
+    }
+    #[inline(always)]
+    fn store_groups(self, v: [f32x16; 4], out: &mut [[i8; 4]; LANES]) {
+        let mut words = u32x16::splat(0);
+        for (v, shift) in v.into_iter().zip([0u32, 8, 16, 24]) {
+            let rounded: u32x16 = bytemuck::cast(v + f32x16::splat(ROUND_TO_INTEGER));
+            words |= (rounded & u32x16::splat(0xff)) << shift;
+        }
+        *out = bytemuck::cast(words.to_array().map(u32::to_le));
+    }
+    #[inline(always)]
+    fn max_magnitude(self, a: f32x16, x: f32x16) -> f32x16 {
+        // As integers, NaN is above infinity.
+        let (a, x): (i32x16, i32x16) = (bytemuck::cast(a), bytemuck::cast(x));
+        let x = x & i32x16::splat(MAGNITUDE.cast_signed());
+        bytemuck::cast(a.simd_gt(x).bitselect(a, x))
     }
     #[inline(always)]
     fn load_weights(self, x: &[[i8; 4]; LANES]) -> [i16x32; 2] {

@@ -3,7 +3,8 @@
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use super::{KvLayout, fresh, lane_group, written};
+use super::KvLayout;
+use super::block::{fresh, lane_group, written};
 use crate::error::{ShapeError, expect_len};
 use crate::simd::{LANES, Simd};
 

@@ -1,12 +1,14 @@
 //! Attention maps: the probabilities as an output, for inspection.
 use core::ops::Range;
 
-use super::{KEY_BLOCK, Queries, Scores, Work, written};
+use super::binary32::Binary32;
+use super::block::{Block, lane_group, written};
+use super::{KeysValues, Operand, Queries, Scores, Tiles, Widest, key_blocks};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
 use crate::math::exp2_of_negative;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{LANES, Simd};
 
 /// softmax(scale·q·kᵀ + bias) of a range of query rows; a task per head and group of rows.
 ///
@@ -41,61 +43,55 @@ unsafe impl Job for AttentionMaps<'_> {
     }
 
     unsafe fn task(&self, group: usize, head: usize) {
-        if let Some(queries) = self.scores.queries(group, head) {
-            self.scores.isa.call(WriteMaps { queries, job: self });
+        let Some(queries) = self.scores.queries(group, head) else { return };
+        match self.scores.kv {
+            KeysValues::F32(kv) => self.scores.isa.call(Widest(WriteMaps { queries, kv: Binary32(kv), job: self })),
+            KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { queries, kv, job: self })),
         }
     }
 }
 
 /// A task of [`AttentionMaps`].
-struct WriteMaps<'a> {
+struct WriteMaps<'a, O> {
     queries: Queries<'a>,
+    kv: O,
     job: &'a AttentionMaps<'a>,
 }
 
-impl Kernel for WriteMaps<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        match S::TILE_PANELS {
-            3 => self.tiles::<S, { 3 * LANES }>(s),
-            _ => self.tiles::<S, LANES>(s),
-        }
-    }
-}
+impl<O: Operand> Tiles for WriteMaps<'_, O> {
+    type Operand = O;
 
-impl WriteMaps<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const Q: usize>(self, s: S) {
-        let (queries, tokens) = (&self.queries, self.job.scores.layout.tokens);
-        let mut work = Work::<Q>::new();
-        for row in queries.rows.clone().step_by(Q) {
-            let rows = row..(row + Q).min(queries.rows.end);
-            (work.max, work.sum) = ([f32::NEG_INFINITY; Q], [0.0; Q]);
+        let tokens = self.job.scores.layout.tokens;
+        let (mut block, mut scratch) = (Block::<Q>::new(), O::scratch::<Q>());
+        for queries in self.queries.tiles::<Q>() {
+            block.restart();
             for last_time in [false, true] {
-                for key in (0..tokens).step_by(KEY_BLOCK) {
-                    let keys = key..(key + KEY_BLOCK).min(tokens);
-                    queries.score(s, &rows, &keys, &mut work);
+                for keys in key_blocks(tokens) {
+                    queries.score(s, &self.kv, &keys, &mut scratch, &mut block);
                     if last_time {
-                        self.write(s, &rows, &keys, &work);
+                        self.write(s, &queries.rows, &keys, &block);
                     } else {
-                        work.absorb(s, rows.len(), keys.len(), false);
+                        block.absorb(s, queries.rows.len(), keys.len(), false);
                     }
                 }
             }
         }
     }
+}
 
+impl<O: Operand> WriteMaps<'_, O> {
     /// Writes the probabilities of a block of keys, given the maximum and sum of each row.
     #[inline(always)]
-    fn write<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, work: &Work<Q>) {
+    fn write<S: Simd, const Q: usize>(&self, s: S, rows: &Range<usize>, keys: &Range<usize>, block: &Block<Q>) {
         for first in (0..rows.len()).step_by(LANES) {
-            let max = s.load(super::lane_group(&work.max, first));
-            let sum = s.load(super::lane_group(&work.sum, first));
+            let max = s.load(lane_group(&block.max, first));
+            let sum = s.load(lane_group(&block.sum, first));
             for key in (0..keys.len()).step_by(LANES) {
                 let len = LANES.min(keys.len() - key);
                 let mut square = [s.splat(0.0); LANES];
-                for (scores, v) in work.scores[key..key + len].iter().zip(&mut square) {
+                for (scores, v) in block.scores[key..key + len].iter().zip(&mut square) {
                     // SAFETY: the tiles wrote whole panels of the scores.
                     let score = s.load(unsafe { written(scores, first) });
                     *v = s.div(exp2_of_negative(s, s.sub(score, max)), sum);

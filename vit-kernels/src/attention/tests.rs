@@ -14,7 +14,7 @@ fn run(isa: Isa, layout: KvLayout, scale: f32, [q, k, v]: [&[f32]; 3], block: us
         (0..layout.tokens).flat_map(|t| [&k[t * inner..][..inner], &v[t * inner..][..inner]].concat()).collect();
     let mut out = vec![7.0; q.len()];
     for (q, out) in q.chunks(block * inner).zip(out.chunks_mut(block * inner)) {
-        Attention::new(isa, layout, scale, q, &kv, out).unwrap().run();
+        Attention::new(isa, layout, scale, q, &kv[..], out).unwrap().run();
     }
     out
 }
@@ -115,8 +115,8 @@ fn maps_and_bias_are_the_formula() {
             let bias = biased.then_some(RelativeBias { table: &table, grid, first_query: first });
             let q = &q[first * 40..];
             let scores = || {
-                let scores = Scores::new(isa, layout, scale, q, &kv).unwrap();
-                bias.map_or(Ok(scores), |bias| Scores::new(isa, layout, scale, q, &kv).unwrap().with_bias(bias))
+                let scores = Scores::new(isa, layout, scale, q, &kv[..]).unwrap();
+                bias.map_or(Ok(scores), |bias| Scores::new(isa, layout, scale, q, &kv[..]).unwrap().with_bias(bias))
                     .unwrap()
             };
             let (mut maps, mut out) = (vec![9.0; heads * tokens * tokens], vec![9.0; q.len()]);
@@ -178,8 +178,8 @@ fn nan_shows_in_the_maps_and_in_every_block_of_keys() {
                     let (q, mut kv) = (noise(8, 1, 1.0), noise(8 * tokens, 2, 1.0));
                     kv[8 * key + 2] = nan;
                     let (mut maps, mut out) = (vec![0.0; tokens * tokens], vec![0.0; 8]);
-                    Scores::new(isa, layout, 0.5, &q, &kv).unwrap().maps(0, &mut maps).unwrap().run();
-                    Scores::new(isa, layout, 0.5, &q, &kv).unwrap().attend(&mut out).unwrap().run();
+                    Scores::new(isa, layout, 0.5, &q, &kv[..]).unwrap().maps(0, &mut maps).unwrap().run();
+                    Scores::new(isa, layout, 0.5, &q, &kv[..]).unwrap().attend(&mut out).unwrap().run();
                     assert!(maps[..2 * tokens].iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
                     assert!(out.iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
                 }
@@ -200,7 +200,11 @@ fn without_tokens_it_is_0_by_0() {
 
 #[test]
 fn stack_use_is_as_documented() {
-    assert_eq!((size_of::<Work<LANES>>(), size_of::<Work<48>>()), (21_632, 64_896));
+    fn bytes<O: Operand, const Q: usize>() -> usize {
+        size_of::<Block<Q>>() + size_of::<O::Scratch<Q>>()
+    }
+    assert_eq!((bytes::<Binary32<'_>, LANES>(), bytes::<Binary32<'_>, 48>()), (21_632, 64_896));
+    assert_eq!((bytes::<QuantisedKv<'_>, LANES>(), bytes::<QuantisedKv<'_>, 48>()), (25_984, 77_952));
 }
 
 #[test]
@@ -208,13 +212,13 @@ fn shapes() {
     let (isa, layout) = (Isa::best(), KvLayout { heads: 2, head_dim: 3, tokens: 5 });
     let kv = vec![0.0; layout.len().unwrap()];
     let mut out = [0.0; 12];
-    assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], &kv, &mut out).is_ok());
-    assert!(Attention::new(isa, layout, 1.0, &[0.0; 11], &kv, &mut out[..11]).is_err());
-    assert!(Attention::new(isa, layout, 1.0, &[0.0; 6], &kv, &mut out).is_err());
+    assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], &kv[..], &mut out).is_ok());
+    assert!(Attention::new(isa, layout, 1.0, &[0.0; 11], &kv[..], &mut out[..11]).is_err());
+    assert!(Attention::new(isa, layout, 1.0, &[0.0; 6], &kv[..], &mut out).is_err());
     assert!(Attention::new(isa, layout, 1.0, &[0.0; 12], &kv[1..], &mut out).is_err());
     assert_eq!(KvLayout { heads: usize::MAX / 2, head_dim: 7, tokens: 5 }.len(), None);
 
-    let scores = || Scores::new(isa, layout, 1.0, &[0.0; 12], &kv).unwrap();
+    let scores = || Scores::new(isa, layout, 1.0, &[0.0; 12], &kv[..]).unwrap();
     let bias = RelativeBias { table: &[0.0; 24], grid: [2, 2], first_query: 3 };
     assert!(scores().with_bias(bias).is_ok());
     assert!(scores().with_bias(RelativeBias { first_query: 4, ..bias }).is_err());

@@ -11,7 +11,7 @@
 
 mod epilogue;
 mod format;
-mod int8;
+pub(crate) mod int8;
 mod pack;
 mod part;
 pub(crate) mod tile;

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use ::half::{bf16, f16};
 
 use super::Features;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, MAGNITUDE, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and if `VNNI` AVX-VNNI: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -241,6 +241,41 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(Self::ZERO_POINT.cast_signed()));
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn store_groups(self, v: [V; 4], out: &mut [[i8; 4]; LANES]) {
+        let p = out.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; 64 bytes are writable.
+        unsafe {
+            // Each 128 bits hold four lanes of v[0], v[2], v[1], v[3]; the shuffle puts each lane's four bytes together.
+            let order =
+                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15));
+            let i32s = _mm256_cvtps_epi32;
+            let first = _mm256_packs_epi16(
+                _mm256_packs_epi32(i32s(v[0].0), i32s(v[2].0)),
+                _mm256_packs_epi32(i32s(v[1].0), i32s(v[3].0)),
+            );
+            let second = _mm256_packs_epi16(
+                _mm256_packs_epi32(i32s(v[0].1), i32s(v[2].1)),
+                _mm256_packs_epi32(i32s(v[1].1), i32s(v[3].1)),
+            );
+            _mm256_storeu_si256(p, _mm256_shuffle_epi8(first, order));
+            _mm256_storeu_si256(p.add(1), _mm256_shuffle_epi8(second, order));
+        }
+    }
+    #[inline(always)]
+    fn max_magnitude(self, a: V, x: V) -> V {
+        // SAFETY: the token proves the features.
+        unsafe {
+            // As integers, NaN is above infinity.
+            let magnitude = _mm256_set1_epi32(MAGNITUDE.cast_signed());
+            let first = _mm256_and_si256(_mm256_castps_si256(x.0), magnitude);
+            let second = _mm256_and_si256(_mm256_castps_si256(x.1), magnitude);
+            V(
+                _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a.0), first)),
+                _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a.1), second)),
+            )
         }
     }
     #[inline(always)]

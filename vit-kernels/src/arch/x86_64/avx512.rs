@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use ::half::{bf16, f16};
 
 use super::{Features, avx2};
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, MAGNITUDE, Simd};
 
 /// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI. Only
 /// [`detect`](Self::detect) makes one.
@@ -206,6 +206,29 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
             let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(Self::ZERO_POINT.cast_signed()));
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn store_groups(self, v: [__m512; 4], out: &mut [[i8; 4]; LANES]) {
+        // SAFETY: the token proves the features; 64 bytes are writable.
+        unsafe {
+            // As on AVX2.
+            let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15));
+            let i32s = _mm512_cvtps_epi32;
+            let bytes = _mm512_packs_epi16(
+                _mm512_packs_epi32(i32s(v[0]), i32s(v[2])),
+                _mm512_packs_epi32(i32s(v[1]), i32s(v[3])),
+            );
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_shuffle_epi8(bytes, order));
+        }
+    }
+    #[inline(always)]
+    fn max_magnitude(self, a: __m512, x: __m512) -> __m512 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            // As integers, NaN is above infinity.
+            let x = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(MAGNITUDE.cast_signed()));
+            _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), x))
         }
     }
     #[inline(always)]

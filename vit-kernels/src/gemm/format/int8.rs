@@ -8,11 +8,9 @@
 //! n and k are padded with zeros to whole panels and groups.
 use super::super::pack::PackError;
 use super::Line;
+pub(crate) use crate::quantise::GROUP;
 use crate::quantise::{LARGEST, inverse_scale, round_to_i8};
 use crate::simd::LANES;
-
-/// Consecutive inputs stored together in a panel.
-pub(crate) const GROUP: usize = 4;
 
 /// Most inputs: with these, sums of products of 8-bit numbers, one of them offset by 128, cannot overflow 32 bits.
 pub(crate) const MOST_INPUTS: usize = 1 << 16;

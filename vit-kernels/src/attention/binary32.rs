@@ -1,0 +1,174 @@
+//! Keys and values in f32, as the matmul wrote them.
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+use super::block::{Block, Fresh, fresh};
+use super::{Operand, Queries};
+use crate::gemm::tile::{Prefetch, Tile};
+use crate::gemm::{F32, Finish};
+use crate::half::Storage;
+use crate::simd::{LANES, Simd};
+
+/// Dimensions of a head that are transposed at a time.
+const DIM_BLOCK: usize = 64;
+
+/// Above this many elements, keys and values do not fit an L2 of 2 MB: prefetch.
+const FAR: usize = 1 << 19;
+
+/// For each token a row with the keys of all heads, then the values of all heads.
+#[derive(Clone, Copy)]
+pub(super) struct Binary32<'a>(pub(super) &'a [f32]);
+
+/// qᵀ·scale·log₂e: \[head_dim, queries\].
+#[repr(align(64))]
+pub(super) struct Scratch<const Q: usize>(Fresh<Q, DIM_BLOCK>);
+
+const _: () = assert!(DIM_BLOCK.is_multiple_of(LANES));
+
+impl Operand for Binary32<'_> {
+    type Scratch<const Q: usize> = Scratch<Q>;
+
+    #[inline(always)]
+    fn panels<S: Simd>() -> usize {
+        S::TILE_PANELS
+    }
+
+    #[inline(always)]
+    fn scratch<const Q: usize>() -> Scratch<Q> {
+        Scratch([[MaybeUninit::uninit(); Q]; DIM_BLOCK])
+    }
+
+    /// A head of up to [`DIM_BLOCK`] dimensions is transposed only once.
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(
+        &self,
+        s: S,
+        queries: &Queries<'_>,
+        keys: &Range<usize>,
+        scratch: &mut Scratch<Q>,
+        block: &mut Block<Q>,
+    ) {
+        let head_dim = queries.scores.layout.head_dim;
+        for dim in (0..head_dim).step_by(DIM_BLOCK) {
+            let dims = dim..(dim + DIM_BLOCK).min(head_dim);
+            if keys.start == 0 || head_dim > DIM_BLOCK {
+                transpose(s, queries, &dims, scratch);
+            }
+            self.multiply(s, queries, keys, &dims, scratch, block);
+        }
+    }
+
+    #[inline(always)]
+    fn values<S: Simd, const Q: usize>(
+        &self,
+        s: S,
+        queries: &Queries<'_>,
+        keys: &Range<usize>,
+        dims: &Range<usize>,
+        _: &Scratch<Q>,
+        block: &mut Block<Q>,
+    ) {
+        let inner = queries.scores.layout.inner();
+        let column = inner + queries.head * queries.scores.layout.head_dim + dims.start;
+        let v = &self.0[keys.start * 2 * inner..keys.end * 2 * inner];
+        let p = block.scores.as_ptr().cast::<f32>();
+        for first in (0..dims.len()).step_by(S::TILE_ROWS) {
+            let count = S::TILE_ROWS.min(dims.len() - first);
+            let tile = Tile::<F32> {
+                a: v[column + first..][..(keys.len() - 1) * 2 * inner + count].as_ptr(),
+                a_row: 1,
+                a_step: 2 * inner,
+                b: p,
+                b_panel: LANES,
+                b_step: Q,
+                depth: keys.len(),
+                resume: None,
+                out: block.context[first..first + count].as_mut_ptr().cast(),
+                out_row: Q,
+                finish: Finish::default(),
+                prefetch: Prefetch::nothing(p),
+            };
+            // SAFETY: v has `count` dimensions of each key; the scores have a row of Q columns, the panels of S's
+            // tile, for each key; `context` has Q columns and is local to this task.
+            unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+        }
+    }
+}
+
+/// Transposes and scales a range of the queries' dimensions.
+#[inline(always)]
+fn transpose<S: Simd, const Q: usize>(s: S, queries: &Queries<'_>, dims: &Range<usize>, scratch: &mut Scratch<Q>) {
+    let scale = s.splat(queries.scores.scale * core::f32::consts::LOG2_E);
+    for first in (0..queries.rows.len()).step_by(LANES) {
+        for dim in dims.clone().step_by(LANES) {
+            let len = LANES.min(dims.end - dim);
+            let mut square = [s.splat(0.0); LANES];
+            for (row, v) in (queries.rows.start + first..queries.rows.end).zip(&mut square) {
+                *v = s.mul(f32::load_any(s, queries.part(row, dim..dim + len)), scale);
+            }
+            let out = &mut scratch.0[dim - dims.start..][..len];
+            for (column, out) in s.transpose(square).iter().zip(out) {
+                s.store(*column, fresh(out, first));
+            }
+        }
+    }
+}
+
+impl Binary32<'_> {
+    /// Prefetches the values of a tile's keys and the keys of the next tile: rows are too far apart for the CPU to
+    /// prefetch them itself.
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, s: S, queries: &Queries<'_>, first: usize, dims: &Range<usize>) {
+        let inner = queries.scores.layout.inner();
+        let column = queries.head * queries.scores.layout.head_dim + dims.start;
+        for row in first..first + S::TILE_ROWS {
+            for dim in (0..dims.len()).step_by(LANES) {
+                let value = row * 2 * inner + inner + column + dim;
+                let key = (row + S::TILE_ROWS) * 2 * inner + column + dim;
+                // Addresses past the end are fine: a prefetch does not read.
+                s.prefetch(self.0.as_ptr().wrapping_add(value).cast());
+                s.prefetch(self.0.as_ptr().wrapping_add(key).cast());
+            }
+        }
+    }
+
+    /// scores \[+\]= k·qᵀ for a block of keys and a range of dimensions.
+    #[inline(always)]
+    fn multiply<S: Simd, const Q: usize>(
+        &self,
+        s: S,
+        queries: &Queries<'_>,
+        keys: &Range<usize>,
+        dims: &Range<usize>,
+        scratch: &Scratch<Q>,
+        block: &mut Block<Q>,
+    ) {
+        let row = 2 * queries.scores.layout.inner();
+        for key in (0..keys.len()).step_by(S::TILE_ROWS) {
+            let count = S::TILE_ROWS.min(keys.len() - key);
+            let k = &self.0[(keys.start + key) * row..(keys.start + key + count) * row];
+            if self.0.len() > FAR {
+                self.fetch(s, queries, keys.start + key, dims);
+            }
+            let out = block.scores[key..key + count].as_mut_ptr().cast::<f32>();
+            let q = scratch.0.as_ptr().cast::<f32>();
+            let tile = Tile::<F32> {
+                a: k[queries.head * queries.scores.layout.head_dim + dims.start..].as_ptr(),
+                a_row: row,
+                a_step: 1,
+                b: q,
+                b_panel: LANES,
+                b_step: Q,
+                depth: dims.len(),
+                resume: (dims.start > 0).then_some(out.cast_const()),
+                out,
+                out_row: Q,
+                finish: Finish::default(),
+                prefetch: Prefetch::nothing(q),
+            };
+            // SAFETY: k has `count` rows with the head's dimensions; q and the scores have Q columns, the panels of S's
+            // tile; the scores are local to this task.
+            unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+        }
+    }
+}
