@@ -6,14 +6,14 @@ use crate::config::{Config, ConfigError};
 use crate::features::Features;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
-use crate::weights::{Fill, FillError, Layout, Linear, Norm, Precision, Source};
+use crate::weights::{Fill, FillError, Linear, Norm, Precision, Source, WeightLayout};
 
 /// A model over weights that stand in the caller's memory: RAM, flash, a mapped file.
 #[derive(Debug, Clone, Copy)]
 pub struct Model<'a> {
     pub(crate) config: Config,
     pub(crate) isa: Isa,
-    layout: Layout,
+    layout: WeightLayout,
     /// What is the same for every size of image.
     data: &'a [u8],
     /// What is not.
@@ -62,7 +62,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// When the config makes no model.
     pub fn bytes(config: &Config, precision: Precision) -> Result<usize, ConfigError> {
-        Ok(Layout::new(config, precision)?.bytes())
+        Ok(WeightLayout::new(config, precision)?.bytes())
     }
 
     /// Fills `memory`, [`bytes`](Self::bytes) long and aligned to [`ALIGN`](crate::ALIGN), from `source`.
@@ -75,7 +75,7 @@ impl<'a> Model<'a> {
         source: &S,
         memory: &mut [u8],
     ) -> Result<(), FillError<S::Error>> {
-        let layout = Layout::new(config, precision).map_err(FillError::Config)?;
+        let layout = WeightLayout::new(config, precision).map_err(FillError::Config)?;
         Fill { layout: &layout, source, memory }.model(config)
     }
 
@@ -87,7 +87,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// When the config makes no model, or the memory is misaligned or not [`bytes`](Self::bytes) long.
     pub fn new(config: &Config, precision: Precision, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
-        let layout = Layout::new(config, precision).map_err(ModelError::Config)?;
+        let layout = WeightLayout::new(config, precision).map_err(ModelError::Config)?;
         let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
@@ -103,7 +103,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// When the config makes no model.
     pub fn table_bytes(config: &Config) -> Result<usize, ConfigError> {
-        Ok(Layout::new(config, Precision::F32)?.table_bytes)
+        Ok(WeightLayout::new(config, Precision::F32)?.table_bytes)
     }
 
     /// Fills `memory`, [`table_bytes`](Self::table_bytes) long and aligned to [`ALIGN`](crate::ALIGN), with what a model
@@ -113,7 +113,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// As [`fill`](Self::fill).
     pub fn fill_tables<S: Source>(config: &Config, source: &S, memory: &mut [u8]) -> Result<(), FillError<S::Error>> {
-        let layout = Layout::new(config, Precision::F32).map_err(FillError::Config)?;
+        let layout = WeightLayout::new(config, Precision::F32).map_err(FillError::Config)?;
         Fill { layout: &layout, source, memory }.tables()
     }
 
@@ -129,7 +129,7 @@ impl<'a> Model<'a> {
         if config.relative_bias && config.grid() != self.config.grid() {
             return Err(ModelError::OtherGrid { own: self.config.grid(), found: config.grid() });
         }
-        let layout = Layout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
+        let layout = WeightLayout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
         let (needed, found) = (layout.table_bytes, tables.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));

@@ -32,7 +32,7 @@ use vit_kernels::Isa;
 use crate::arena::MemoryError;
 use crate::config::{Config, ConfigError};
 use crate::model::{Model, ModelError};
-use crate::weights::{Layout, Precision};
+use crate::weights::{Precision, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
@@ -59,7 +59,7 @@ impl<'a> PackedFile<'a> {
         let file = Gguf::open(file)?;
         keys::check(&file)?;
         let (config, precision) = (keys::config(&file)?, keys::precision(&file)?);
-        let layout = Layout::new(&config, precision).map_err(PackedError::Config)?;
+        let layout = WeightLayout::new(&config, precision).map_err(PackedError::Config)?;
         tensors::check(&file, &layout, &config)?;
         if file.data.len() != layout.bytes() {
             return Err(PackedError::Data { expected: layout.bytes(), found: file.data.len() });

@@ -7,7 +7,7 @@ use super::PackedError;
 use super::gguf::Gguf;
 use crate::config::Config;
 use crate::parameters::{Entry, LayerSite, PoolSite, Site};
-use crate::weights::{Layout, Slot};
+use crate::weights::{Slot, WeightLayout};
 
 /// A tensor as the table has it.
 pub(super) struct Tensor {
@@ -34,7 +34,7 @@ const I32: u32 = 26;
 
 /// Calls `visit` with every tensor, in the order of memory.
 pub(super) fn for_each<E>(
-    layout: &Layout,
+    layout: &WeightLayout,
     config: &Config,
     mut visit: impl FnMut(&Tensor) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -76,7 +76,7 @@ fn panels(format: Format, n: usize, k: usize) -> [usize; 4] {
 }
 
 /// Checks that the file's table is the one that the layout has.
-pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result<(), PackedError> {
+pub(super) fn check(file: &Gguf<'_>, layout: &WeightLayout, config: &Config) -> Result<(), PackedError> {
     let (mut found, mut index) = (file.tensors, 0);
     for_each(layout, config, |expected| {
         if index == file.tensor_count {

@@ -7,7 +7,7 @@ use super::gguf::{MAGIC, VERSION, Value, kind};
 use super::{keys, tensors};
 use crate::arena::ALIGN;
 use crate::config::Config;
-use crate::weights::{Layout, Precision};
+use crate::weights::{Precision, WeightLayout};
 
 /// Metadata that the model itself does not need.
 pub(crate) enum Extra<'a> {
@@ -27,7 +27,7 @@ pub(crate) fn write(
     extras: &[Extra<'_>],
     mut out: impl Write,
 ) -> io::Result<()> {
-    let layout = Layout::new(config, precision).map_err(io::Error::other)?;
+    let layout = WeightLayout::new(config, precision).map_err(io::Error::other)?;
     assert_eq!(weights.len(), layout.bytes(), "the weights of this config and precision");
     let mut metadata = Table::default();
     let word = |text: &'static str| Value::String(text.as_bytes());

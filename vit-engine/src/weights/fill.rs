@@ -3,7 +3,7 @@ use core::fmt;
 
 use vit_kernels::{Format, PackError};
 
-use super::layout::{Layout, Slot};
+use super::layout::{Slot, WeightLayout};
 use super::{floats_mut, lines_mut};
 use crate::arena::{MemoryError, aligned_mut};
 use crate::config::{Config, ConfigError};
@@ -87,7 +87,7 @@ impl<E: core::error::Error + 'static> core::error::Error for FillError<E> {
 
 /// Fills a model's memory, or its tables', from a source.
 pub(crate) struct Fill<'a, S> {
-    pub(crate) layout: &'a Layout,
+    pub(crate) layout: &'a WeightLayout,
     pub(crate) source: &'a S,
     pub(crate) memory: &'a mut [u8],
 }

@@ -11,7 +11,7 @@ use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, Site, TABLES};
 
 /// Where the parameters of a model stand.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Layout {
+pub(crate) struct WeightLayout {
     pub(crate) precision: Precision,
     before: [Option<Slot>; BEFORE],
     /// The first layer's, from its start on; the others are alike and `layer_len` apart.
@@ -88,7 +88,7 @@ impl Entry<Site> {
     }
 }
 
-impl Layout {
+impl WeightLayout {
     pub(crate) fn new(config: &Config, precision: Precision) -> Result<Self, ConfigError> {
         config.validate()?;
         let start = || Cursor { precision, at: Some(0) };
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn keys_and_values_are_found_together() {
         let attention_pool = Some(AttentionPool { heads: 3, mlp_dim: 5, all_tokens: true });
-        let layout = Layout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
+        let layout = WeightLayout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
         for [key, value] in [
             [LayerSite::Key, LayerSite::Value].map(|site| Site::Layer(1, site)),
             [PoolSite::Key, PoolSite::Value].map(Site::Pool),

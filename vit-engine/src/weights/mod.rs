@@ -7,7 +7,7 @@ use vit_kernels::{Line, Packed};
 
 pub(crate) use fill::Fill;
 pub use fill::{FillError, Source, Values};
-pub(crate) use layout::{Layout, Slot};
+pub(crate) use layout::{Slot, WeightLayout};
 pub use precision::{Precision, UnknownPrecision};
 
 fn floats(data: &[u8], offset: usize, len: usize) -> &[f32] {

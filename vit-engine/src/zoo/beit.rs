@@ -55,7 +55,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     }
     // Learned positions are interpolated as ViT's are; a bias is for its own grid.
     let other_sizes = if c.relative_bias { OtherSizes::NONE } else { OtherSizes::HF };
-    let names = Layout {
+    let names = BeitNames {
         config: c,
         own_bias: own.use_relative_position_bias,
         layers: LayerNames::new(tensors, &prefix),
@@ -70,7 +70,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     Ok(Recipe::new(c, names, other_sizes))
 }
 
-struct Layout {
+struct BeitNames {
     config: Config,
     prefix: String,
     layers: LayerNames,
@@ -82,7 +82,7 @@ struct Layout {
     old_bias: bool,
 }
 
-impl Names for Layout {
+impl Names for BeitNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

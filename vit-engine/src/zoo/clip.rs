@@ -31,19 +31,19 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         let width = json.get("projection_dim").or(config.get("projection_dim")).and_then(Value::as_u64);
         c.projection = width.unwrap_or(512) as usize;
     }
-    Ok(Recipe::new(c, Layout { config: c, prefix }, OtherSizes::HF))
+    Ok(Recipe::new(c, ClipNames { config: c, prefix }, OtherSizes::HF))
 }
 
 fn architecture(config: &Value) -> Option<&str> {
     config.get("architectures")?.get(0)?.as_str()
 }
 
-struct Layout {
+struct ClipNames {
     config: Config,
     prefix: String,
 }
 
-impl Names for Layout {
+impl Names for ClipNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("{}{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

@@ -47,10 +47,10 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
     let prefix = hf::prefix(tensors, &["", "dinov2.", "dinov2_with_registers."], "embeddings.cls_token");
     let layers = LayerNames::new(tensors, &prefix);
     let fused = tensors.names().any(|name| name.contains(".mlp.weights_in."));
-    Ok(Recipe::new(c, Layout { config: c, prefix, layers, fused }, other_sizes))
+    Ok(Recipe::new(c, DinoV2Names { config: c, prefix, layers, fused }, other_sizes))
 }
 
-struct Layout {
+struct DinoV2Names {
     config: Config,
     prefix: String,
     layers: LayerNames,
@@ -58,7 +58,7 @@ struct Layout {
     fused: bool,
 }
 
-impl Names for Layout {
+impl Names for DinoV2Names {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

@@ -48,17 +48,17 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         )));
     }
     let layers = if tensors.has("model.layer.0.norm1.weight") { "model.layer." } else { "layer." };
-    let mut recipe = Recipe::new(c, Layout { config: c, layers }, OtherSizes::HF);
+    let mut recipe = Recipe::new(c, DinoV3Names { config: c, layers }, OtherSizes::HF);
     recipe.rotary = Some(Rotary::Normalised { theta: own.rope_theta });
     Ok(recipe)
 }
 
-struct Layout {
+struct DinoV3Names {
     config: Config,
     layers: &'static str,
 }
 
-impl Names for Layout {
+impl Names for DinoV3Names {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let module = |name: String| Place::module(param, shape, name);
         let embeddings = |name: &str| format!("embeddings.{name}");

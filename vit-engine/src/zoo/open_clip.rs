@@ -92,14 +92,14 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     c.projection = tensors.shape("visual.proj").and_then(|shape| shape.get(1)).map_or(0, |columns| *columns);
     let other_sizes =
         OtherSizes { whole_patches: false, by_count: true, from_square: true, rounded: false, ..OtherSizes::TIMM };
-    Ok(Recipe::new(c, Layout { config: c }, other_sizes))
+    Ok(Recipe::new(c, OpenClipNames { config: c }, other_sizes))
 }
 
-struct Layout {
+struct OpenClipNames {
     config: Config,
 }
 
-impl Names for Layout {
+impl Names for OpenClipNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("visual.{name}");
         let module = |name: &str| Place::module(param, shape, own(name));

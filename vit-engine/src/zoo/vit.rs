@@ -29,18 +29,18 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
         }
     }
     c.classes = if model_type == "vit_mae" { 0 } else { hf::classes(&json, tensors, head) };
-    let names = Layout { config: c, layers: LayerNames::new(tensors, &prefix), prefix, head };
+    let names = VitNames { config: c, layers: LayerNames::new(tensors, &prefix), prefix, head };
     Ok(Recipe::new(c, names, OtherSizes::HF))
 }
 
-struct Layout {
+struct VitNames {
     config: Config,
     prefix: String,
     layers: LayerNames,
     head: &'static str,
 }
 
-impl Names for Layout {
+impl Names for VitNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

@@ -100,15 +100,15 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         return Err(ZooError::Field(message));
     }
     // The library has no code for other sizes.
-    Ok(Recipe::new(config, Layout { config, wrapped }, OtherSizes::NONE))
+    Ok(Recipe::new(config, VitPytorchNames { config, wrapped }, OtherSizes::NONE))
 }
 
-struct Layout {
+struct VitPytorchNames {
     config: Config,
     wrapped: bool,
 }
 
-impl Names for Layout {
+impl Names for VitPytorchNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let c = &self.config;
         let module = |name: &str| Place::module(param, shape, name);

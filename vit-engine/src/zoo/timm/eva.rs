@@ -5,7 +5,7 @@ use serde_json::Value;
 use vit_kernels::Activation;
 
 use super::super::{Recipe, Rotary, Size, ZooError, fields, scaled};
-use super::names::{Layout, Qkv};
+use super::names::{Qkv, TimmNames};
 use super::{Common, only, other_sizes, pool, read_out};
 use crate::config::{AttentionPool, Pool, Positions};
 
@@ -137,7 +137,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         pool => pool,
     };
     read_out(&mut c, pool, norm_after);
-    let names = Layout {
+    let names = TimmNames {
         qkv: match (a.qkv_fused, &*a.attn_type) {
             (false, _) => Qkv::Apart,
             (true, "rope") => Qkv::Fused,
@@ -146,7 +146,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         pairs: rotary.is_some_and(|rotary| rotary.1),
         packed: a.swiglu_mlp && !split,
         scales: ["gamma_1", "gamma_2"],
-        ..Layout::new(c, prefix)
+        ..TimmNames::new(c, prefix)
     };
     let mut recipe = Recipe::new(c, names, other_sizes(&c, a.dynamic_img_size)?);
     recipe.rotary = rotary.map(|rotary| rotary.0);

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::parameters::{LayerSite, Param, Part, PoolSite, Site};
 
 /// Where the classes differ.
-pub(super) struct Layout {
+pub(super) struct TimmNames {
     pub(super) config: Config,
     /// What stands before every name.
     pub(super) prefix: String,
@@ -31,7 +31,7 @@ pub(super) enum Qkv {
     Apart,
 }
 
-impl Layout {
+impl TimmNames {
     pub(super) fn new(config: Config, prefix: &str) -> Self {
         let scales = ["ls1.gamma", "ls2.gamma"];
         Self { config, prefix: prefix.into(), qkv: Qkv::Fused, pairs: false, packed: false, scales, biases: [false; 2] }
@@ -88,7 +88,7 @@ impl Layout {
     }
 }
 
-impl Names for Layout {
+impl Names for TimmNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("{}{name}", self.prefix);
         let module = |name: &str| Place::module(param, shape, own(name));

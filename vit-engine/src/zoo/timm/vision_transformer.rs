@@ -3,7 +3,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{Recipe, ZooError, activation, fields};
-use super::names::Layout;
+use super::names::TimmNames;
 use super::{Common, Norm, only, other_sizes, pool, read_out, truthy};
 use crate::config::{AttentionPool, Pool, Positions, Readout};
 
@@ -87,5 +87,5 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         (c.logits, c.distillation_head) = (Readout { pool: Pool::ClassAndDistillation, norm: false }, c.classes > 0);
     }
     let other_sizes = other_sizes(&c, a.dynamic_img_size)?;
-    Ok(Recipe::new(c, Layout { packed, ..Layout::new(c, prefix) }, other_sizes))
+    Ok(Recipe::new(c, TimmNames { packed, ..TimmNames::new(c, prefix) }, other_sizes))
 }
