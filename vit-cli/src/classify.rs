@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use vit_engine::{Features, Session};
+use vit_engine::{Output, Session};
 
 use crate::inputs::Input;
 use crate::logits::Logits;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = Arc::new(model::load(&args.model.source)?);
     let preparer = Preparer::new(loaded.config(), loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
     let batch = (BATCH.min(inputs.len()), None);
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let mut answers = Vec::new();
     let mut failed = false;

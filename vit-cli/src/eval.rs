@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use image::{DynamicImage, GrayImage};
 use serde::Serialize;
-use vit_engine::Features;
+use vit_engine::Output;
 
 use crate::idx::Idx;
 use crate::inputs::Input;
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
     let batch = (BATCH.min(data.len()), None);
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());
     let progress = output::progress(data.len(), "pictures");

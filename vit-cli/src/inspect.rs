@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use vit_engine::file::Loaded;
 use vit_engine::packed::keys::LAYOUT_VERSION;
-use vit_engine::{Biases, Config, Features, Isa, Model, Plan, Precision, for_each_param};
+use vit_engine::{Biases, Config, Isa, Model, Output, Plan, Precision, for_each_param};
 
 use crate::options::{JsonOption, ModelOptions, image_size};
 use crate::output::{self, bytes, number};
@@ -243,13 +243,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let size = args.image_size.unwrap_or(loaded.config().image);
     // Sizes alone: the positions for a large image take gigabytes.
     let config = loaded.config_at(size)?;
-    let features = match (config.classes, config.embedding) {
-        (0, None) => Features::Patches,
-        (0, Some(_)) => Features::Embedding,
-        _ => Features::Logits,
+    let output = match (config.classes, config.embedding) {
+        (0, None) => Output::Patches,
+        (0, Some(_)) => Output::Embedding,
+        _ => Output::Logits,
     };
     let precision = loaded.precision();
-    let fastest = Plan::new(&config, precision, features, 1, args.model.run.memory)?;
+    let fastest = Plan::new(&config, precision, output, 1, args.model.run.memory)?;
     let report = Report {
         model: args.model.source.name(),
         config: (&config).into(),
@@ -259,7 +259,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         packed: Packed::of(&loaded, args.model.source.model.as_deref())?,
         weight_bytes: weight_bytes(&config)?,
         table_bytes: Model::table_bytes(&config)?,
-        memory: memory(&config, precision, features, &fastest)?,
+        memory: memory(&config, precision, output, &fastest)?,
         isa: args.model.run.isa().name(),
         available: Isa::available().map(Isa::name).collect(),
     };
@@ -287,12 +287,12 @@ fn weight_bytes(config: &Config) -> Result<Vec<WeightBytes>> {
 }
 
 /// The least memory, and from there in doublings up to what `fastest` takes.
-fn memory(config: &Config, precision: Precision, features: Features, fastest: &Plan) -> Result<Vec<Memory>> {
-    let least = Plan::minimum_bytes(config, precision, features, 1)?;
-    let mut plans = vec![Plan::new(config, precision, features, 1, Some(least))?];
+fn memory(config: &Config, precision: Precision, output: Output, fastest: &Plan) -> Result<Vec<Memory>> {
+    let least = Plan::minimum_bytes(config, precision, output, 1)?;
+    let mut plans = vec![Plan::new(config, precision, output, 1, Some(least))?];
     let mut budget = least + least / 4;
     while budget < fastest.arena_bytes() {
-        plans.push(Plan::new(config, precision, features, 1, Some(budget))?);
+        plans.push(Plan::new(config, precision, output, 1, Some(budget))?);
         budget += budget / 2;
     }
     plans.push(*fastest);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use core_affinity::CoreId;
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{Config, Features, Precision, Session, SessionOptions, ThreadPool};
+use vit_engine::{Config, Output, Precision, Session, SessionOptions, ThreadPool};
 
 use crate::memory;
 use crate::options::{LoadOptions, ModelOptions, SourceOptions};
@@ -59,18 +59,18 @@ pub(crate) fn open(path: Option<&Path>, how: &LoadOptions) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// A session that delivers `features`, and its threads. It is made for batches of up to `batch` images, of another size
+/// A session that delivers `output`, and its threads. It is made for batches of up to `batch` images, of another size
 /// if there is one.
 pub(crate) fn session(
     loaded: Arc<Loaded>,
     options: &ModelOptions,
-    features: Features,
+    output: Output,
     (batch, image): (usize, Option<[usize; 2]>),
 ) -> Result<(Session, Arc<ThreadPool>)> {
     let pool = Arc::new(pool(options.threads())?);
     let run = &options.run;
     let executor = pool.clone();
-    let session = SessionOptions { features, image, batch, budget: run.memory, isa: run.isa(), executor };
+    let session = SessionOptions { output, image, batch, budget: run.memory, isa: run.isa(), executor };
     Ok((Session::new(loaded, session)?, pool))
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use vit_engine::Features;
+use vit_engine::Output;
 
 use crate::options::ModelOptions;
 use crate::{inputs, model, npy, output};
@@ -42,7 +42,7 @@ pub(crate) struct Args {
 
     /// What to compute
     #[arg(long, value_name = "KIND", default_value = "logits")]
-    features: Features,
+    features: Output,
 
     #[command(flatten)]
     model: ModelOptions,

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::arena::{ALIGN, Aligned};
     use crate::config::{Biases, PatchOrder, Pool, Positions, Readout};
-    use crate::features::Features;
+    use crate::output::Output;
     use crate::plan::Plan;
     use crate::testing::tiny;
 
@@ -205,13 +205,13 @@ mod tests {
         const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config makes a model");
         static ARENA: Aligned<BYTES> = Aligned([0; BYTES]);
         let plan = |images, rows| {
-            Plan::with_blocks(&CONFIG, Precision::F32, Features::Logits, 5, images, rows).unwrap().arena_bytes()
+            Plan::with_blocks(&CONFIG, Precision::F32, Output::Logits, 5, images, rows).unwrap().arena_bytes()
         };
         assert_eq!(ARENA.0.len(), plan(2, 7));
         assert_eq!(arena_bytes(&CONFIG, Precision::F32, 3, usize::MAX), Some(plan(3, 3 * CONFIG.tokens())));
         assert_eq!(
             arena_bytes(&CONFIG, Precision::F32, 1, 1),
-            Plan::minimum_bytes(&CONFIG, Precision::F32, Features::Patches, 9).ok()
+            Plan::minimum_bytes(&CONFIG, Precision::F32, Output::Patches, 9).ok()
         );
     }
 

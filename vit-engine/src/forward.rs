@@ -9,8 +9,8 @@ use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quan
 use crate::arena::{MemoryError, aligned_mut};
 use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
 use crate::executor::{Executor, Stage, Team};
-use crate::features::Features;
 use crate::model::Model;
+use crate::output::Output;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Linear, Norm};
@@ -19,7 +19,7 @@ impl Model<'_> {
     /// Runs the model over a batch: pixels in, the plan's features out. Allocates nothing.
     ///
     /// `arena` is at least [`Plan::arena_bytes`] long and aligned to [`ALIGN`](crate::ALIGN); what it holds before does
-    /// not matter. `out` is [`Plan::output_len`] long, \[batch, …\] as [`Features`](crate::Features) says. The bits of
+    /// not matter. `out` is [`Plan::output_len`] long, \[batch, …\] as [`Output`](crate::Output) says. The bits of
     /// the output depend on the model, its precision and its level (all levels with fused multiply–add agree), not on
     /// the plan's blocks, the batch or the executor.
     ///
@@ -37,7 +37,7 @@ impl Model<'_> {
             return Err(ForwardError::OtherPlan);
         }
         if out.len() != plan.output_len() {
-            return Err(ForwardError::Output { expected: plan.output_len(), found: out.len() });
+            return Err(ForwardError::OutputLen { expected: plan.output_len(), found: out.len() });
         }
         let [height, width] = self.config.image;
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
@@ -72,7 +72,7 @@ impl Pass<'_> {
         arena: &mut [u8],
         out: &mut [f32],
     ) -> Result<(), ForwardError<P::Error>> {
-        let (c, plan, features) = (&self.model.config, self.plan, self.plan.features());
+        let (c, plan, output) = (&self.model.config, self.plan, self.plan.output());
         let (PassBuffers { mut residual }, arena) = PassBuffers::carve(c, plan.images(), arena);
         residual = &mut residual[..self.images * c.tokens() * c.dim]; // [images·tokens, dim]
 
@@ -80,16 +80,16 @@ impl Pass<'_> {
         self.embed(first, pixels, buffers, residual).map_err(ForwardError::Pixels)?;
 
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
-        let layers = features.layers(c);
+        let layers = output.layers(c);
         for index in 0..layers {
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
-            if features == Features::Attention {
+            if output == Output::Attention {
                 self.attention_maps(&layer, index, residual, &mut buffers, out);
             }
             if index + 1 == layers {
-                match features.rows_of_last_layer(c) {
-                    _ if features == Features::Attention => return Ok(()),
+                match output.rows_of_last_layer(c) {
+                    _ if output == Output::Attention => return Ok(()),
                     rows if rows < c.tokens() => residual = self.keep_first_rows(residual, rows),
                     _ => {}
                 }
@@ -165,7 +165,7 @@ pub enum ForwardError<E> {
     /// The arena does not do.
     Arena(MemoryError),
     /// The output has another length than the plan's.
-    Output {
+    OutputLen {
         /// [`Plan::output_len`].
         expected: usize,
         /// The length passed.
@@ -182,7 +182,7 @@ impl<E: fmt::Display> fmt::Display for ForwardError<E> {
         match self {
             Self::OtherPlan => write!(f, "the plan was made for another model"),
             Self::Arena(error) => write!(f, "the arena: {error}"),
-            Self::Output { expected, found } => {
+            Self::OutputLen { expected, found } => {
                 write!(f, "the output has {found} elements, and the plan delivers {expected}")
             }
             Self::Pixels(error) => error.fmt(f),

@@ -4,8 +4,8 @@ use vit_kernels::{Attention, Epilogue, KvLayout, elementwise};
 use crate::buffers::{HeadBuffers, PoolBuffers};
 use crate::config::{Pool, Readout};
 use crate::executor::Stage;
-use crate::features::Features;
 use crate::forward::Pass;
+use crate::output::Output;
 use crate::parameters::Site;
 
 impl Pass<'_> {
@@ -14,14 +14,14 @@ impl Pass<'_> {
         let (c, model) = (&self.model.config, self.model);
         let (buffers, arena) = HeadBuffers::carve(c, self.plan.images(), arena);
         let patches = c.prefix() * c.dim;
-        match self.plan.features() {
-            Features::Class => self.final_norms(residual, 0..c.dim, out),
-            Features::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
-            Features::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
-            Features::Layer(_) => out.copy_from_slice(residual),
+        match self.plan.output() {
+            Output::Class => self.final_norms(residual, 0..c.dim, out),
+            Output::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
+            Output::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
+            Output::Layer(_) => out.copy_from_slice(residual),
             // Written layer by layer.
-            Features::Attention => {}
-            Features::Embedding => {
+            Output::Attention => {}
+            Output::Embedding => {
                 let Some(readout) = c.embedding else { return };
                 let embedding = self.read(readout, residual, buffers, arena);
                 match model.linear(Site::Projection) {
@@ -31,7 +31,7 @@ impl Pass<'_> {
                     None => out.copy_from_slice(embedding),
                 }
             }
-            Features::Logits => match model.linear(Site::DistillationHead) {
+            Output::Logits => match model.linear(Site::DistillationHead) {
                 Some(second) => {
                     // Each token has its own head; the logits are their mean.
                     let HeadBuffers { pooled, normed, .. } = buffers;

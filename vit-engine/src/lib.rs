@@ -6,12 +6,12 @@
 //!
 //! # With the default features: load a checkpoint and classify
 //! ```no_run
-//! use vit_engine::{AlignedBox, Features, Images, Isa, Plan, Precision, Serial, file};
+//! use vit_engine::{AlignedBox, Output, Images, Isa, Plan, Precision, Serial, file};
 //!
 //! let checkpoint = file::Checkpoint::open("vit-base", file::Access::Map)?;
 //! let loaded = checkpoint.load(Precision::F32)?;
 //! let model = loaded.model(Isa::best());
-//! let plan = model.plan(Features::Logits, 1, None)?;
+//! let plan = model.plan(Output::Logits, 1, None)?;
 //! let mut arena = AlignedBox::new(plan.arena_bytes())?;
 //! let pixels = vec![0.0; 3 * 224 * 224]; // normalised, [batch, channels, height, width]
 //! let mut logits = vec![0.0; plan.output_len()];
@@ -54,7 +54,6 @@ mod buffers;
 mod config;
 mod embed;
 mod executor;
-mod features;
 mod feed_forward;
 #[cfg(feature = "checkpoints")]
 pub mod file;
@@ -63,6 +62,7 @@ mod head;
 #[cfg(feature = "alloc")]
 mod memory;
 mod model;
+mod output;
 pub mod packed;
 mod parameters;
 mod pixels;
@@ -81,11 +81,11 @@ pub use arena::{ALIGN, Aligned, MemoryError};
 pub use buffers::arena_bytes;
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
-pub use features::{Features, UnknownFeatures};
 pub use forward::ForwardError;
 #[cfg(feature = "alloc")]
 pub use memory::{AlignedBox, OutOfMemory};
 pub use model::{Model, ModelError};
+pub use output::{Output, UnknownOutput};
 pub use packed::PackedError;
 pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};

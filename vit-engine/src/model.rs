@@ -3,7 +3,7 @@ use vit_kernels::Isa;
 
 use crate::arena::{MemoryError, aligned};
 use crate::config::{Config, ConfigError};
-use crate::features::Features;
+use crate::output::Output;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
 use crate::weights::{Fill, FillError, Linear, Norm, Precision, Source, WeightLayout};
@@ -152,8 +152,8 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// As that.
-    pub fn plan(&self, features: Features, batch: usize, budget: Option<usize>) -> Result<Plan, PlanError> {
-        Plan::new(&self.config, self.precision(), features, batch, budget)
+    pub fn plan(&self, output: Output, batch: usize, budget: Option<usize>) -> Result<Plan, PlanError> {
+        Plan::new(&self.config, self.precision(), output, batch, budget)
     }
 
     /// The instruction-set level it runs on.

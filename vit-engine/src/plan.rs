@@ -8,7 +8,7 @@ use core::fmt;
 use crate::buffers::arena_bytes;
 use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
-use crate::features::Features;
+use crate::output::Output;
 use crate::weights::Precision;
 
 /// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
@@ -19,7 +19,7 @@ const MOST_ROWS: usize = 288;
 pub struct Plan {
     config: Config,
     precision: Precision,
-    features: Features,
+    output: Output,
     batch: usize,
     images: usize,
     rows: usize,
@@ -37,7 +37,7 @@ impl Plan {
     pub fn new(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
         budget: Option<usize>,
     ) -> Result<Self, PlanError> {
@@ -47,10 +47,10 @@ impl Plan {
             let blocks = (images * tokens).div_ceil(rows);
             (images * tokens).div_ceil(blocks)
         };
-        let smallest = Self::with_blocks(config, precision, features, batch, 1, 1)?;
+        let smallest = Self::with_blocks(config, precision, output, batch, 1, 1)?;
         let Some(budget) = budget else {
             let rows = even(most_images, MOST_ROWS);
-            return Self::with_blocks(config, precision, features, batch, most_images, rows);
+            return Self::with_blocks(config, precision, output, batch, most_images, rows);
         };
         if budget < smallest.bytes {
             return Err(PlanError::Budget { minimum: smallest.bytes, budget });
@@ -61,11 +61,11 @@ impl Plan {
             let (mut fits, mut too_many) = (0, MOST_ROWS.min(images * tokens) + 1);
             while too_many - fits > 1 {
                 let rows = fits + (too_many - fits) / 2;
-                let plan = Self::with_blocks(config, precision, features, batch, images, rows)?;
+                let plan = Self::with_blocks(config, precision, output, batch, images, rows)?;
                 *(if plan.bytes <= budget { &mut fits } else { &mut too_many }) = rows;
             }
             if fits > 0 {
-                let plan = Self::with_blocks(config, precision, features, batch, images, even(images, fits))?;
+                let plan = Self::with_blocks(config, precision, output, batch, images, even(images, fits))?;
                 best = if plan.rows > best.rows { plan } else { best };
             }
         }
@@ -79,10 +79,10 @@ impl Plan {
     pub fn minimum_bytes(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
     ) -> Result<usize, PlanError> {
-        Ok(Self::with_blocks(config, precision, features, batch, 1, 1)?.bytes)
+        Ok(Self::with_blocks(config, precision, output, batch, 1, 1)?.bytes)
     }
 
     /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
@@ -92,7 +92,7 @@ impl Plan {
     pub fn with_blocks(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
         images: usize,
         rows: usize,
@@ -101,19 +101,11 @@ impl Plan {
         if batch == 0 || images == 0 || rows == 0 {
             return Err(PlanError::Empty);
         }
-        let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
+        let per_image = output.len(config).ok_or(PlanError::NoOutput(output))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
         let images = images.min(batch);
         let bytes = arena_bytes(config, precision, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        Ok(Self {
-            config: *config,
-            precision,
-            features,
-            batch,
-            images,
-            rows: rows.min(images * config.tokens()),
-            bytes,
-        })
+        Ok(Self { config: *config, precision, output, batch, images, rows: rows.min(images * config.tokens()), bytes })
     }
 
     /// The hyper-parameters it was made for.
@@ -127,8 +119,8 @@ impl Plan {
     }
 
     /// What it delivers.
-    pub fn features(&self) -> Features {
-        self.features
+    pub fn output(&self) -> Output {
+        self.output
     }
 
     /// Images of a forward pass.
@@ -151,9 +143,9 @@ impl Plan {
         self.bytes
     }
 
-    /// Elements of the output: batch × what [`Features`] says of one image.
+    /// Elements of the output: batch × what [`Output`] says of one image.
     pub fn output_len(&self) -> usize {
-        self.batch * self.features.len(&self.config).unwrap_or(0)
+        self.batch * self.output.len(&self.config).unwrap_or(0)
     }
 
     /// Multiply–accumulates of all matrix products, attention's among them, that a forward pass executes. Rows that
@@ -166,10 +158,10 @@ impl Plan {
     pub fn stage_macs(&self, stage: Stage) -> u64 {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
-        let layers = self.features.layers(c);
+        let layers = self.output.layers(c);
         // Of attention maps the last layer ends with the softmax, and every layer's scores are computed twice over.
-        let maps = self.features == Features::Attention;
-        let last = if maps { 0 } else { self.features.rows_of_last_layer(c) };
+        let maps = self.output == Output::Attention;
+        let last = if maps { 0 } else { self.output.rows_of_last_layer(c) };
         // Rows of an image that go through what comes after keys and values, in all layers.
         let rows = layers.saturating_sub(1).saturating_mul(tokens).saturating_add(layers.min(1) * last);
         let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
@@ -189,13 +181,13 @@ impl Plan {
 
     fn head_macs(&self) -> u64 {
         let c = &self.config;
-        let (readout, outputs) = match self.features {
-            Features::Logits => (Some(c.logits), c.classes),
-            Features::Embedding => (c.embedding, c.projection),
+        let (readout, outputs) = match self.output {
+            Output::Logits => (Some(c.logits), c.classes),
+            Output::Embedding => (c.embedding, c.projection),
             _ => return 0,
         };
         let Some(Readout { pool, .. }) = readout else { return 0 };
-        let head = if self.features == Features::Logits && c.distillation_head {
+        let head = if self.output == Output::Logits && c.distillation_head {
             product(self.batch, [outputs, 2, c.dim])
         } else {
             product(self.batch, [outputs, pool.width(c.dim), 1])
@@ -227,7 +219,7 @@ pub enum PlanError {
     /// No images, or blocks without rows.
     Empty,
     /// The model does not have what was asked for.
-    NoFeatures(Features),
+    NoOutput(Output),
     /// The arena cannot be that small.
     Budget {
         /// The least bytes that do.
@@ -242,13 +234,13 @@ impl fmt::Display for PlanError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Empty => write!(f, "there have to be images, and rows in a block"),
-            Self::NoFeatures(features) => match features {
-                Features::Logits => write!(f, "the model has no head: ask for embedding, class or patches"),
-                Features::Class => write!(f, "the model has no class token: ask for patches or embedding"),
-                Features::Registers => write!(f, "the model has no registers"),
-                Features::Embedding => write!(f, "the model pools nothing: ask for patches"),
-                Features::Layer(layer) => write!(f, "the model does not have {layer} layers"),
-                Features::Attention | Features::Patches => write!(f, "the model has no layers"),
+            Self::NoOutput(output) => match output {
+                Output::Logits => write!(f, "the model has no head: ask for embedding, class or patches"),
+                Output::Class => write!(f, "the model has no class token: ask for patches or embedding"),
+                Output::Registers => write!(f, "the model has no registers"),
+                Output::Embedding => write!(f, "the model pools nothing: ask for patches"),
+                Output::Layer(layer) => write!(f, "the model does not have {layer} layers"),
+                Output::Attention | Output::Patches => write!(f, "the model has no layers"),
             },
             Self::Budget { minimum, budget } => {
                 write!(f, "a memory budget of {budget} bytes is too small: this model needs at least {minimum}")
@@ -267,10 +259,10 @@ mod tests {
     #[test]
     fn the_budget_is_an_upper_bound_and_is_used() {
         let config = tiny();
-        let plan = |budget| Plan::new(&config, Precision::F32, Features::Logits, 7, Some(budget));
+        let plan = |budget| Plan::new(&config, Precision::F32, Output::Logits, 7, Some(budget));
         let Err(PlanError::Budget { minimum, budget: 0 }) = plan(0) else { panic!("{:?}", plan(0)) };
         assert_eq!(plan(minimum - 1), Err(PlanError::Budget { minimum, budget: minimum - 1 }));
-        let unbounded = Plan::new(&config, Precision::F32, Features::Logits, 7, None).unwrap();
+        let unbounded = Plan::new(&config, Precision::F32, Output::Logits, 7, None).unwrap();
         let mut rows = 0;
         for budget in minimum..unbounded.arena_bytes() + 100 {
             let plan = plan(budget).unwrap();
@@ -282,8 +274,8 @@ mod tests {
 
     #[test]
     fn more_images_than_the_batch_are_not_planned_for() {
-        let one = Plan::new(&tiny(), Precision::F32, Features::Logits, 1, None).unwrap();
-        let many = Plan::new(&tiny(), Precision::F32, Features::Logits, 1000, None).unwrap();
+        let one = Plan::new(&tiny(), Precision::F32, Output::Logits, 1, None).unwrap();
+        let many = Plan::new(&tiny(), Precision::F32, Output::Logits, 1000, None).unwrap();
         assert_eq!((one.images(), one.rows()), (1, tiny().tokens()));
         assert!(many.images() > 1 && many.rows() <= MOST_ROWS);
         assert_eq!(many.output_len(), 1000 * tiny().classes);
@@ -304,9 +296,9 @@ mod tests {
             classes: 1000,
             ..tiny()
         };
-        let patches = Plan::new(&base, Precision::F32, Features::Patches, 1, None).unwrap().macs();
+        let patches = Plan::new(&base, Precision::F32, Output::Patches, 1, None).unwrap().macs();
         assert_eq!(patches, 17_563_060_224);
-        let logits = Plan::new(&base, Precision::F32, Features::Logits, 2, None).unwrap().macs();
+        let logits = Plan::new(&base, Precision::F32, Output::Logits, 2, None).unwrap().macs();
         let row = 2 * 768 * 768 + 2 * 197 * 768 + 2 * 768 * 3072;
         assert_eq!(logits, 2 * (patches - 196 * row + 768_000));
     }
@@ -338,10 +330,10 @@ mod tests {
             ("attention pool over all tokens", pool(true), [24064, 25024, 584_832, 68864]),
         ] {
             let plans = [
-                Plan::with_blocks(&config, Precision::F32, Features::Logits, 1, 1, 1),
-                Plan::new(&config, Precision::F32, Features::Logits, 1, None),
-                Plan::new(&config, Precision::F32, Features::Logits, 64, None),
-                Plan::with_blocks(&config, Precision::F32, Features::Patches, 5, 3, 23),
+                Plan::with_blocks(&config, Precision::F32, Output::Logits, 1, 1, 1),
+                Plan::new(&config, Precision::F32, Output::Logits, 1, None),
+                Plan::new(&config, Precision::F32, Output::Logits, 64, None),
+                Plan::with_blocks(&config, Precision::F32, Output::Patches, 5, 3, 23),
             ];
             assert_eq!(plans.map(|plan| plan.unwrap().arena_bytes()), expected, "{name}");
         }
@@ -351,18 +343,15 @@ mod tests {
     fn what_cannot_be_planned() {
         let headless = Config { classes: 0, ..tiny() };
         assert_eq!(
-            Plan::new(&headless, Precision::F32, Features::Logits, 1, None),
-            Err(PlanError::NoFeatures(Features::Logits))
+            Plan::new(&headless, Precision::F32, Output::Logits, 1, None),
+            Err(PlanError::NoOutput(Output::Logits))
         );
         let mean = Readout { pool: Pool::MeanTokens, norm: false };
         let mean = Config { class_token: false, logits: mean, embedding: Some(mean), ..tiny() };
-        assert_eq!(
-            Plan::new(&mean, Precision::F32, Features::Class, 1, None),
-            Err(PlanError::NoFeatures(Features::Class))
-        );
-        assert_eq!(Plan::new(&tiny(), Precision::F32, Features::Logits, 0, None), Err(PlanError::Empty));
+        assert_eq!(Plan::new(&mean, Precision::F32, Output::Class, 1, None), Err(PlanError::NoOutput(Output::Class)));
+        assert_eq!(Plan::new(&tiny(), Precision::F32, Output::Logits, 0, None), Err(PlanError::Empty));
         let huge = Config { image: [1 << 24, 1 << 24], patch: [1, 1], dim: 1 << 24, ..tiny() };
-        assert!(Plan::new(&huge, Precision::F32, Features::Patches, 1, None).is_err());
-        assert!(Plan::new(&tiny(), Precision::F32, Features::Logits, usize::MAX, None).is_err());
+        assert!(Plan::new(&huge, Precision::F32, Output::Patches, 1, None).is_err());
+        assert!(Plan::new(&tiny(), Precision::F32, Output::Logits, usize::MAX, None).is_err());
     }
 }

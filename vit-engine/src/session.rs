@@ -6,10 +6,10 @@ use vit_kernels::Isa;
 
 use crate::config::Config;
 use crate::executor::{Executor, Serial};
-use crate::features::Features;
 use crate::file::{Loaded, SizeError};
 use crate::forward::ForwardError;
 use crate::memory::{AlignedBox, OutOfMemory};
+use crate::output::Output;
 use crate::pixels::{Images, ImagesError};
 use crate::plan::{Plan, PlanError};
 
@@ -23,12 +23,12 @@ use crate::plan::{Plan, PlanError};
 /// use std::sync::Arc;
 ///
 /// use vit_engine::file::{Access, Checkpoint};
-/// use vit_engine::{Features, Precision, Session, SessionOptions, ThreadPool};
+/// use vit_engine::{Output, Precision, Session, SessionOptions, ThreadPool};
 ///
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/timm-token");
 /// let loaded = Arc::new(Checkpoint::open(folder, Access::Map)?.load(Precision::F32)?);
 /// let pool = Arc::new(ThreadPool::new(2)?);
-/// let options = SessionOptions { features: Features::Embedding, batch: 4, executor: pool, ..Default::default() };
+/// let options = SessionOptions { output: Output::Embedding, batch: 4, executor: pool, ..Default::default() };
 /// let mut session = Session::new(Arc::clone(&loaded), options)?;
 ///
 /// let pixels = vec![0.5; 3 * session.image_len()]; // three images, normalised, [batch, channels, height, width]
@@ -54,7 +54,7 @@ pub struct Session {
 #[derive(Clone)]
 pub struct SessionOptions {
     /// What forward passes deliver.
-    pub features: Features,
+    pub output: Output,
     /// Height and width of the images; `None` for the checkpoint's own.
     pub image: Option<[usize; 2]>,
     /// The batch size that the arena is made for. Others run in it, too; larger ones perhaps in smaller blocks than
@@ -72,7 +72,7 @@ impl Default for SessionOptions {
     /// Logits of one image at a time of the checkpoint's own size, on the CPU's best level, on the calling thread.
     fn default() -> Self {
         Self {
-            features: Features::Logits,
+            output: Output::Logits,
             image: None,
             batch: 1,
             budget: None,
@@ -93,11 +93,11 @@ impl Session {
     }
 
     fn of(loaded: Arc<Loaded>, options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { features, image, batch, budget, isa, .. } = options;
+        let SessionOptions { output, image, batch, budget, isa, .. } = options;
         // Computes the positions for this size.
         let model = loaded.model_at(isa, image.unwrap_or(loaded.config().image)).map_err(SessionError::Size)?;
         let config = *model.config();
-        let plan = Plan::new(&config, loaded.precision(), features, batch, budget).map_err(SessionError::Plan)?;
+        let plan = Plan::new(&config, loaded.precision(), output, batch, budget).map_err(SessionError::Plan)?;
         let arena = AlignedBox::new(plan.arena_bytes()).map_err(SessionError::OutOfMemory)?;
         Ok(Self { loaded, config, options, arena, plan })
     }
@@ -127,7 +127,7 @@ impl Session {
         let mut images = Images::new(pixels, [config.channels, height, width]).map_err(SessionError::Images)?;
         if images.len() != plan.batch() {
             let budget = options.budget.unwrap_or(usize::MAX).min(arena.len());
-            let planned = Plan::new(config, loaded.precision(), options.features, images.len(), Some(budget));
+            let planned = Plan::new(config, loaded.precision(), options.output, images.len(), Some(budget));
             *plan = planned.map_err(SessionError::Plan)?;
         }
         let model = loaded.model_at(options.isa, config.image).map_err(SessionError::Size)?;
@@ -160,24 +160,24 @@ impl Session {
         self.config.channels * height * width
     }
 
-    /// The shape of one image's output: the one that [`Features`] states, without the batch.
+    /// The shape of one image's output: the one that [`Output`] states, without the batch.
     pub fn output_shape(&self) -> Vec<usize> {
         let c = &self.config;
-        match self.options.features {
-            Features::Logits => vec![c.classes],
-            Features::Class => vec![c.dim],
-            Features::Patches => vec![c.patches(), c.dim],
-            Features::Registers => vec![c.registers, c.dim],
-            Features::Embedding => c.embedding_len().into_iter().collect(),
-            Features::Layer(_) => vec![c.tokens(), c.dim],
-            Features::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
+        match self.options.output {
+            Output::Logits => vec![c.classes],
+            Output::Class => vec![c.dim],
+            Output::Patches => vec![c.patches(), c.dim],
+            Output::Registers => vec![c.registers, c.dim],
+            Output::Embedding => c.embedding_len().into_iter().collect(),
+            Output::Layer(_) => vec![c.tokens(), c.dim],
+            Output::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
         }
     }
 
     /// Elements of the output for `batch` images.
     pub fn output_len(&self, batch: usize) -> usize {
         // The plan has checked that the model has these features. No slice is as long as the largest number.
-        self.options.features.len(&self.config).unwrap_or(0).saturating_mul(batch)
+        self.options.output.len(&self.config).unwrap_or(0).saturating_mul(batch)
     }
 }
 

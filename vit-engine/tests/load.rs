@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{Golden, golden, goldens};
 use tempfile::TempDir;
 use vit_engine::file::{Access, Checkpoint, LoadError, Loaded, Problem, SizeError};
-use vit_engine::{Features, Isa, Positions, Precision};
+use vit_engine::{Isa, Output, Positions, Precision};
 use vit_kernels::half::f16;
 
 /// Models with a head whose every tensor is f32 and is used.
@@ -154,7 +154,7 @@ fn says(error: &LoadError, file: &str, parts: &[&str]) {
 
 /// A model's logits for the golden's pixels.
 fn logits(golden: &Golden, loaded: &Loaded) -> Vec<f32> {
-    support::run(&loaded.model(Isa::best()), Features::Logits, &golden.tensor("pixels").unwrap())
+    support::run(&loaded.model(Isa::best()), Output::Logits, &golden.tensor("pixels").unwrap())
 }
 
 #[test]

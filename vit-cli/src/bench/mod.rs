@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
-use vit_engine::{AlignedBox, Features, Images, Model, Plan, ThreadPool};
+use vit_engine::{AlignedBox, Images, Model, Output, Plan, ThreadPool};
 
 use crate::model::{image_shape, pinned_pool};
 use crate::options::{JsonOption, LoadOptions, RunOptions, default_threads, image_size, positive, threads};
@@ -58,7 +58,7 @@ pub(crate) struct Args {
 
     /// What the model delivers: logits, class, patches, registers, embedding, layer:N, attention
     #[arg(long, value_name = "KIND", default_value = "logits")]
-    features: Features,
+    features: Output,
 
     /// Measure for at least this long
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]

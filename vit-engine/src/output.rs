@@ -7,7 +7,7 @@ use crate::config::{Config, Pool};
 /// The output of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Features {
+pub enum Output {
     /// The head's outputs, \[batch, classes\].
     Logits,
     /// The class token after the final norm (where the model has one), \[batch, dim\].
@@ -24,7 +24,7 @@ pub enum Features {
     Attention,
 }
 
-impl Features {
+impl Output {
     /// Elements of the output for one image; `None` where the model does not have it.
     pub fn len(self, config: &Config) -> Option<usize> {
         let c = config;
@@ -63,7 +63,7 @@ impl Features {
     }
 }
 
-impl fmt::Display for Features {
+impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Logits => "logits",
@@ -77,11 +77,11 @@ impl fmt::Display for Features {
     }
 }
 
-impl FromStr for Features {
-    type Err = UnknownFeatures;
+impl FromStr for Output {
+    type Err = UnknownOutput;
 
     /// Reads what `Display` writes: 'patches', 'layer:3'.
-    fn from_str(text: &str) -> Result<Self, UnknownFeatures> {
+    fn from_str(text: &str) -> Result<Self, UnknownOutput> {
         Ok(match text {
             "logits" => Self::Logits,
             "class" => Self::Class,
@@ -89,16 +89,16 @@ impl FromStr for Features {
             "registers" => Self::Registers,
             "embedding" => Self::Embedding,
             "attention" => Self::Attention,
-            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownFeatures)?),
+            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownOutput)?),
         })
     }
 }
 
 /// A text that names no features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownFeatures;
+pub struct UnknownOutput;
 
-impl fmt::Display for UnknownFeatures {
+impl fmt::Display for UnknownOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "there are logits, class, patches, registers, embedding, attention, and layer:0, the input of the first \
@@ -107,7 +107,7 @@ impl fmt::Display for UnknownFeatures {
     }
 }
 
-impl core::error::Error for UnknownFeatures {}
+impl core::error::Error for UnknownOutput {}
 
 impl Pool {
     /// How many of an image's first tokens it reads.
@@ -129,10 +129,10 @@ mod tests {
     #[test]
     fn they_are_read_as_they_are_written() {
         for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
-            assert_eq!(text.parse::<Features>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
         for text in ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"] {
-            assert_eq!(text.parse::<Features>(), Err(UnknownFeatures));
+            assert_eq!(text.parse::<Output>(), Err(UnknownOutput));
         }
     }
 }
