@@ -2,7 +2,7 @@
 use std::convert::Infallible;
 
 use vit_engine::file::{Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Output, Isa, Model, PlanError, Precision, Serial};
+use vit_engine::{AlignedBox, Isa, Model, Output, PlanError, Precision, Serial};
 
 /// Models that need more are valid but slow: they are loaded, and not run.
 const MOST_BYTES: usize = 16 << 20;

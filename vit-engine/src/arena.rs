@@ -16,6 +16,7 @@ pub struct Aligned<const N: usize>(pub [u8; N]);
 
 /// Memory that cannot serve as an arena or hold a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// The first byte is not aligned to [`ALIGN`].
     Misaligned,

@@ -159,6 +159,7 @@ impl Pass<'_> {
 
 /// Why a forward pass did not deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ForwardError<E> {
     /// The plan was made for another config or precision.
     OtherPlan,
@@ -191,4 +192,12 @@ impl<E: fmt::Display> fmt::Display for ForwardError<E> {
     }
 }
 
-impl<E: core::error::Error> core::error::Error for ForwardError<E> {}
+impl<E: core::error::Error + 'static> core::error::Error for ForwardError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Arena(error) => Some(error),
+            Self::Pixels(error) => Some(error),
+            _ => None,
+        }
+    }
+}

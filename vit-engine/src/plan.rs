@@ -213,6 +213,7 @@ fn product(batch: usize, factors: [usize; 3]) -> u64 {
 
 /// Why no forward pass can be planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PlanError {
     /// The hyper-parameters make no model.
     Config(ConfigError),
@@ -249,7 +250,11 @@ impl fmt::Display for PlanError {
     }
 }
 
-impl core::error::Error for PlanError {}
+impl core::error::Error for PlanError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        if let Self::Config(error) = self { Some(error) } else { None }
+    }
+}
 
 #[cfg(test)]
 mod tests {
