@@ -11,17 +11,17 @@ use crate::model::{Layer, QkNorm};
 use crate::parameters::Site;
 use crate::weights::Norm;
 
-/// Some rows of a block that are the same image's.
+/// The rows of a block that belong to one image.
 struct OfImage {
     image: usize,
-    /// Which of the image's rows the first of them is.
+    /// The number of the first row within the image.
     row: usize,
-    /// The block's rows.
+    /// The range of these rows within the block.
     part: Range<usize>,
 }
 
 impl Pass<'_> {
-    /// Keys and values of every row, block by block.
+    /// Computes the keys and values of all rows, block by block.
     pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let (inner, pair) = (c.inner(), 2 * c.inner());
@@ -48,13 +48,13 @@ impl Pass<'_> {
         }
     }
 
-    /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
-    /// residual has.
+    /// Attention of the rows of the residual over the keys and values, projected and added to the residual. The
+    /// residual may have fewer rows per image than there are keys.
     pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
-        // One block of all rows: the keys and values were made from the same rows, normalised.
+        // If one block has all rows, `norm` still holds them, normalised for the keys and values.
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
@@ -68,7 +68,7 @@ impl Pass<'_> {
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
                 let job = self.scores(layer, &of, &q[part.clone()], buffers.kv).attend(&mut context[part]);
-                self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
+                self.team.run(Stage::Attention, &mut job.expect("the context has as many rows as the queries"));
             }
             let (mut context, spare) = (context, q);
             if let Some(norm) = layer.context_norm {
@@ -81,12 +81,14 @@ impl Pass<'_> {
                     let x = self.activations(context, &out.weight, buffers.quantised, buffers.row_scales);
                     self.linear(Stage::Output, x, out, onto, norm, block);
                 }
-                None => elementwise::add(self.model.isa, block, context).expect("without a projection inner is dim"),
+                None => {
+                    elementwise::add(self.model.isa, block, context).expect("without an output projection inner is dim")
+                }
             }
         }
     }
 
-    /// The probabilities of every row, into the layer's part of `out`, \[images, depth, heads, tokens, tokens\].
+    /// Writes the attention probabilities of this layer to its part of `out`, \[images, depth, heads, tokens, tokens\].
     pub(crate) fn attention_maps(
         &self,
         layer: &Layer<'_>,
@@ -108,13 +110,13 @@ impl Pass<'_> {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * c.depth + index) * map..][..map];
                 let job = self.scores(layer, &of, q, buffers.kv).maps(of.row, out);
-                self.team.run(Stage::Attention, &mut job.expect("out has a map of every head"));
+                self.team.run(Stage::Attention, &mut job.expect("out has room for the map of every head"));
             }
         }
     }
 
-    /// Queries of a block whose first row is `first`, normalised and rotated as the model has it. Gives the queries and
-    /// what else there is of `wide`, both \[rows, inner\].
+    /// Computes the queries of a block whose first row is `first`, normalised and rotated if the model does so. Returns
+    /// the queries and the other half of `wide`, both \[rows, inner\].
     fn queries<'w>(
         &self,
         layer: &Layer<'_>,
@@ -136,28 +138,29 @@ impl Pass<'_> {
         (q, spare)
     }
 
-    /// What the softmax is of, for some queries of an image.
+    /// The attention scores of some queries of one image, which the softmax is applied to.
     fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: &'s [f32]) -> Scores<'s> {
         let (c, layout) = (&self.model.config, kv_layout(&self.model.config));
-        let len = layout.len().expect("the plan added it up");
+        let len = layout.len().expect("the plan has computed this length");
         let scores = Scores::new(self.model.isa, layout, c.attention_scale, q, &kv[of.image * len..][..len]);
-        let scores = scores.expect("the plan reserved an image's keys and values");
+        let scores = scores.expect("the buffers have room for the keys and values of every image");
         match layer.relative_bias {
             Some(table) => {
                 let bias = RelativeBias { table, grid: c.grid(), first_query: of.row };
-                scores.with_bias(bias).expect("the config has a class token, and the layout a row a head")
+                scores.with_bias(bias).expect("a relative bias has one row per head, and its model a class token")
             }
             None => scores,
         }
     }
 
-    /// LayerNorm over each head of each row.
+    /// LayerNorm of each head of each row.
     fn norm_heads(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
         let job = LayerNorm::new(self.model.isa, x, norm.gamma, norm.beta, self.model.config.norm_eps, out);
-        self.team.run(Stage::Norm, &mut job.expect("rows are whole heads"));
+        self.team.run(Stage::Norm, &mut job.expect("every row is a whole number of heads"));
     }
 
-    /// Rotates queries or keys of an image's rows in place, if the model does; those of patches alone.
+    /// Rotates queries or keys of one image's rows in place, if the model has rotary positions. Only patches are
+    /// rotated.
     fn rotate(&self, of: &OfImage, stride: usize, x: &mut [f32]) {
         let c = &self.model.config;
         let Some(table) = self.model.rows(Site::Rope) else { return };
@@ -166,17 +169,17 @@ impl Pass<'_> {
         if patches > 0 {
             let table = &table[(of.row + skip - c.prefix()) * c.head_dim..][..patches * c.head_dim];
             let rope = Rope::new(self.model.isa, &mut x[skip * stride..], stride, [c.heads, c.head_dim], table);
-            self.team.run(Stage::Rope, &mut rope.expect("a row of the table for every patch"));
+            self.team.run(Stage::Rope, &mut rope.expect("the table has a row for every patch"));
         }
     }
 }
 
-/// The shape of one image's keys and values.
+/// The layout of the keys and values of one image.
 fn kv_layout(config: &Config) -> KvLayout {
     KvLayout { heads: config.heads, head_dim: config.head_dim, tokens: config.tokens() }
 }
 
-/// Cuts a block of `rows` rows from row `start` on at the images' borders.
+/// Splits a block of `rows` rows, from row `start` on, where a new image begins.
 fn by_image(start: usize, rows: usize, rows_per_image: usize) -> impl Iterator<Item = OfImage> {
     let mut at = 0;
     core::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! The buffers of a forward pass: their shapes, their bytes in total, and how they are cut out of the arena.
+//! The buffers of a forward pass: their shapes, their total size, and how they are cut out of the arena.
 //!
 //! Each phase declares its buffers once, in the order of memory: name, element type, shape. From a declaration
 //! `buffers!` makes a struct of slices with two functions. `bytes` adds up the sizes and is a `const fn`; `carve` cuts
@@ -42,7 +42,7 @@ macro_rules! buffers {
     )*};
 }
 
-// `images`: how many are in flight at a time. `rows`: of a block.
+// `images`: images in a group. `rows`: rows in a block.
 buffers! {
     /// Used from the first phase to the last.
     PassBuffers(c: &Config, images: usize) {
@@ -64,10 +64,11 @@ buffers! {
         /// One row per token: the keys of all heads, then the values of all heads; see `KvLayout`.
         kv: f32 = [images, c.tokens(), 2 * c.inner()],
         norm: f32 = [rows, c.dim],
-        /// In attention two times \[rows, inner\]: keys before and after their norm, then queries and context. In the
-        /// feed-forward the hidden layer, and behind it the normalised hidden layer if the model normalises it.
+        /// In attention, two buffers \[rows, inner\]: keys before and after their norm, later queries and context. In
+        /// the feed-forward, the hidden layer, followed by the normalised hidden layer if the model normalises it.
         wide: f32 = [rows, max(2 * c.inner(), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
-        /// For a precision that quantises activations: the rows that a matrix is multiplied with, and their scales.
+        /// For precisions that quantise activations: the quantised rows that a matrix is multiplied with, and their
+        /// scales.
         quantised: i8 = [quantised_rows(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
         row_scales: f32 = [quantised_rows(precision, rows)],
     }
@@ -76,7 +77,7 @@ buffers! {
     HeadBuffers(c: &Config, images: usize) {
         pooled: f32 = [images, pooled_width(c)],
         normed: f32 = [images, pooled_width(c)],
-        /// A token after the final norm, and a second vector for a pool that needs two.
+        /// A token after the final norm, and a second vector for pools that need two.
         row: f32 = [2, c.dim],
     }
 
@@ -91,18 +92,18 @@ buffers! {
     }
 }
 
-/// The exact bytes of arena that a forward pass needs with `images` images in flight and `rows` rows per block.
+/// The exact bytes of arena that a forward pass needs with `images` images in a group and `rows` rows in a block.
 ///
-/// It is what [`Plan::arena_bytes`] says of [`Plan::with_blocks`], for a batch of at least `images`; which features are
-/// asked for makes no difference. `None` if a size of the config is 0 or too large, if the image is smaller than a
+/// It equals [`Plan::arena_bytes`] of [`Plan::with_blocks`], for a batch of at least `images`; it does not depend on
+/// the [`Output`](crate::Output). `None` if a size of the config is 0 or too large, if the image is smaller than a
 /// patch, if `images` or `rows` is 0, and on overflow.
 ///
-/// A `static` arena can have that length, as `Aligned<{ bytes(&CONFIG) }>` with
+/// It can be the length of a `static` arena, `Aligned<{ bytes(&CONFIG) }>`:
 /// ```
 /// use vit_engine::{Config, Precision, arena_bytes};
 ///
 /// const fn bytes(config: &Config) -> usize {
-///     arena_bytes(config, Precision::Int8, 1, 8).expect("the config makes a model")
+///     arena_bytes(config, Precision::Int8, 1, 8).expect("the config is valid")
 /// }
 /// ```
 ///
@@ -129,12 +130,12 @@ pub const fn arena_bytes(config: &Config, precision: Precision, images: usize, r
     }
 }
 
-/// Rows that are quantised at a time.
+/// Rows that are quantised together.
 const fn quantised_rows(precision: Precision, rows: usize) -> usize {
     if precision.quantises() { rows } else { 0 }
 }
 
-/// Elements that a readout pools of an image; the larger number if embedding and logits differ.
+/// Elements that a readout pools from one image: the larger number if embedding and logits differ.
 const fn pooled_width(c: &Config) -> usize {
     let logits = c.logits.pool.width(c.dim);
     match c.embedding {
@@ -161,7 +162,7 @@ mod tests {
     use crate::plan::Plan;
     use crate::testing::tiny;
 
-    /// A model with every part that takes arena.
+    /// A model with every part that needs arena.
     const CONFIG: Config = Config {
         channels: 2,
         image: [20, 29],
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn bytes_are_known_at_compile_time() {
-        const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config makes a model");
+        const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config is valid");
         static ARENA: Aligned<BYTES> = Aligned([0; BYTES]);
         let plan = |images, rows| {
             Plan::with_blocks(&CONFIG, Precision::F32, Output::Logits, 5, images, rows).unwrap().arena_bytes()

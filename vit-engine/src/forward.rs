@@ -1,7 +1,7 @@
-//! The forward pass, in the model's own order: embed → (attention, feed-forward) × depth → head.
+//! The forward pass, in the order of the model: embed → (attention, feed-forward) × depth → head.
 //!
-//! Attention needs every token's keys and values; nothing else needs more than its own row. So each layer goes over
-//! blocks of rows twice: keys and values of all rows first, then the rest.
+//! Attention reads the keys and values of all tokens; every other step reads one row at a time. So each layer makes two
+//! passes over blocks of rows: first the keys and values of all rows, then everything else.
 use core::fmt;
 
 use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
@@ -16,15 +16,16 @@ use crate::plan::Plan;
 use crate::weights::{Linear, Norm};
 
 impl Model<'_> {
-    /// Runs the model over a batch: pixels in, the plan's features out. Allocates nothing.
+    /// Runs the model on a batch of images and writes the plan's [`Output`](crate::Output) to `out`. Allocates nothing.
     ///
-    /// `arena` is at least [`Plan::arena_bytes`] long and aligned to [`ALIGN`](crate::ALIGN); what it holds before does
-    /// not matter. `out` is [`Plan::output_len`] long, \[batch, …\] as [`Output`](crate::Output) says. The bits of
-    /// the output depend on the model, its precision and its level (all levels with fused multiply–add agree), not on
-    /// the plan's blocks, the batch or the executor.
+    /// `arena` has at least [`Plan::arena_bytes`] bytes and is aligned to [`ALIGN`](crate::ALIGN); its contents do not
+    /// matter. `out` has [`Plan::output_len`] elements, \[batch, …\] in the shape that [`Output`](crate::Output)
+    /// states. The bits of the output depend on the model, its precision and its instruction-set level (all levels with
+    /// fused multiply–add agree). They do not depend on the plan's block sizes, the batch or the executor.
     ///
     /// # Errors
-    /// When plan, arena or `out` do not fit, and whatever error `pixels` gives; `out` is then partly written.
+    /// If the plan is for another model, if `arena` or `out` has the wrong size, or if `pixels` fails. After an error
+    /// `out` may be partly written.
     pub fn forward<P: Pixels<Error: Send> + Send>(
         &self,
         plan: &Plan,
@@ -56,7 +57,7 @@ impl Model<'_> {
     }
 }
 
-/// A forward pass over the images that are in flight together.
+/// A forward pass over one group of images.
 pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Model<'a>,
     pub(crate) plan: &'a Plan,
@@ -119,7 +120,8 @@ impl Pass<'_> {
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
-    /// Rows as weights of that format take them: f32, or quantised into `values` and `scales`.
+    /// The rows of `x` in the format that `weight` is multiplied with: f32 as they are, or quantised into `values` and
+    /// `scales`.
     pub(crate) fn activations<'e>(
         &self,
         x: &'e [f32],
@@ -134,8 +136,8 @@ impl Pass<'_> {
         let rows = x.len() / k;
         let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
         let job = Quantise::new(isa, x, k, values, scales);
-        self.team.run(Stage::Quantise, &mut job.expect("the plan reserved as many rows as a block has"));
-        Quantised::new(isa, k, values, scales).expect("they were written just now").into()
+        self.team.run(Stage::Quantise, &mut job.expect("the buffers have room for the rows of a block"));
+        Quantised::new(isa, k, values, scales).expect("the job above wrote them").into()
     }
 
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].
@@ -157,34 +159,34 @@ impl Pass<'_> {
     }
 }
 
-/// Why a forward pass did not deliver.
+/// Why a forward pass failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardError<E> {
-    /// The plan was made for another config or precision.
+    /// The plan is for another config or precision.
     OtherPlan,
-    /// The arena does not do.
+    /// The arena is too small or misaligned.
     Arena(MemoryError),
-    /// The output has another length than the plan's.
+    /// `out` does not have the length that the plan states.
     OutputLen {
         /// [`Plan::output_len`].
         expected: usize,
-        /// The length passed.
+        /// The length of `out`.
         found: usize,
     },
-    /// The source of pixels failed.
+    /// The source of the pixels failed.
     Pixels(E),
-    /// The executor did not call the pass.
+    /// The executor returned without running the pass.
     NotRun,
 }
 
 impl<E: fmt::Display> fmt::Display for ForwardError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OtherPlan => write!(f, "the plan was made for another model"),
+            Self::OtherPlan => write!(f, "the plan is for another model"),
             Self::Arena(error) => write!(f, "the arena: {error}"),
             Self::OutputLen { expected, found } => {
-                write!(f, "the output has {found} elements, and the plan delivers {expected}")
+                write!(f, "the output slice has {found} elements, expected {expected}")
             }
             Self::Pixels(error) => error.fmt(f),
             Self::NotRun => write!(f, "the executor did not run the forward pass"),

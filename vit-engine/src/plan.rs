@@ -1,8 +1,8 @@
-//! What a forward pass will need and do, known before it runs: bytes, block sizes, multiply–accumulates.
+//! What a forward pass needs, computed before it runs: bytes of arena, block sizes, multiply–accumulates.
 //!
-//! The forward pass goes in blocks of rows (tokens) over a group of images. A plan picks how many images and rows,
-//! within a memory budget; the bits of the output depend on neither. The buffers themselves are declared in
-//! [`buffers`](crate::buffers).
+//! The forward pass works on a group of images at a time, in blocks of rows (tokens). A plan picks the number of images
+//! in a group and of rows in a block so that the buffers fit a memory budget. The output has the same bits for every
+//! choice. [`buffers`](crate::buffers) declares the buffers.
 use core::fmt;
 
 use crate::buffers::arena_bytes;
@@ -11,10 +11,11 @@ use crate::executor::Stage;
 use crate::output::Output;
 use crate::weights::Precision;
 
-/// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
+/// The most rows in a block. Larger blocks are no faster: their activations and the weights no longer fit a 1 MB L2
+/// together.
 const MOST_ROWS: usize = 288;
 
-/// A forward pass, laid out.
+/// The block sizes and the memory of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     config: Config,
@@ -27,13 +28,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a forward pass over `batch` images within `budget` bytes of arena, or without a bound.
+    /// Plans a forward pass over `batch` images that needs at most `budget` bytes of arena; `None` sets no limit.
     ///
-    /// Without a bound it takes the blocks that are fastest, not all the memory there is.
+    /// Without a limit it picks the fastest block sizes, which do not use all the memory of the machine.
     ///
     /// # Errors
-    /// When the config makes no model, the batch is 0, the model does not have the features, or the budget is below
-    /// the minimum, which the error names.
+    /// If the config is invalid, the batch is 0, the model does not have this output, or the budget is too small. The
+    /// last error states the smallest budget that is enough.
     pub fn new(
         config: &Config,
         precision: Precision,
@@ -55,7 +56,7 @@ impl Plan {
         if budget < smallest.bytes {
             return Err(PlanError::Budget { minimum: smallest.bytes, budget });
         }
-        // The most rows a block; of equals, the fewest bytes.
+        // Prefer more rows in a block; for equal rows, fewer bytes.
         let mut best = smallest;
         for images in 1..=most_images {
             let (mut fits, mut too_many) = (0, MOST_ROWS.min(images * tokens) + 1);
@@ -72,10 +73,10 @@ impl Plan {
         Ok(best)
     }
 
-    /// The fewest bytes of arena that do: blocks of one row, one image at a time.
+    /// The smallest possible arena in bytes: blocks of one row, groups of one image.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Same as [`new`](Self::new).
     pub fn minimum_bytes(
         config: &Config,
         precision: Precision,
@@ -85,10 +86,10 @@ impl Plan {
         Ok(Self::with_blocks(config, precision, output, batch, 1, 1)?.bytes)
     }
 
-    /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
+    /// A plan with groups of `images` images and blocks of `rows` rows, for measurements.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and when there are no rows or images in a block.
+    /// Same as [`new`](Self::new), and if `images` or `rows` is 0.
     pub fn with_blocks(
         config: &Config,
         precision: Precision,
@@ -108,61 +109,61 @@ impl Plan {
         Ok(Self { config: *config, precision, output, batch, images, rows: rows.min(images * config.tokens()), bytes })
     }
 
-    /// The hyper-parameters it was made for.
+    /// The hyper-parameters of the model that the plan is for.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The precision it was made for.
+    /// The precision of the model that the plan is for.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What it delivers.
+    /// What the forward pass computes.
     pub fn output(&self) -> Output {
         self.output
     }
 
-    /// Images of a forward pass.
+    /// Images in the batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Images in flight at a time.
+    /// Images in a group, which are computed together.
     pub fn images(&self) -> usize {
         self.images
     }
 
-    /// Rows (tokens) of a block.
+    /// Rows (tokens) in a block.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bytes of arena, exactly.
+    /// The exact size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Elements of the output: batch × what [`Output`] says of one image.
+    /// Elements of the output: the batch size × [`Output::len`].
     pub fn output_len(&self) -> usize {
         self.batch * self.output.len(&self.config).unwrap_or(0)
     }
 
-    /// Multiply–accumulates of all matrix products, attention's among them, that a forward pass executes. Rows that
-    /// nobody asked for are not computed and not counted.
+    /// Multiply–accumulates that a forward pass executes in all matrix products, including attention. Rows that the
+    /// output does not need are neither computed nor counted.
     pub fn macs(&self) -> u64 {
         Stage::ALL.into_iter().fold(0, |sum, stage| sum.saturating_add(self.stage_macs(stage)))
     }
 
-    /// The part of [`macs`](Self::macs) that a stage executes.
+    /// The part of [`macs`](Self::macs) that one stage executes.
     pub fn stage_macs(&self, stage: Stage) -> u64 {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
         let layers = self.output.layers(c);
-        // Of attention maps the last layer ends with the softmax, and every layer's scores are computed twice over.
+        // For attention maps the last layer stops at the softmax, and every layer computes the scores twice.
         let maps = self.output == Output::Attention;
         let last = if maps { 0 } else { self.output.rows_of_last_layer(c) };
-        // Rows of an image that go through what comes after keys and values, in all layers.
+        // Rows per image in all layers for the steps after keys and values.
         let rows = layers.saturating_sub(1).saturating_mul(tokens).saturating_add(layers.min(1) * last);
         let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
         let factors = match stage {
@@ -197,7 +198,7 @@ impl Plan {
             Some(pool @ AttentionPool { mlp_dim, .. }) => {
                 let tokens = product(self.batch, [pool.tokens(c).len(), 2 * c.dim, c.dim.saturating_add(1)]);
                 let vectors = product(self.batch, [c.dim, c.dim.saturating_add(2 * mlp_dim), 1]);
-                // The query is the same for all images in flight.
+                // The query is computed once for a group of images.
                 let queries = product(self.batch.div_ceil(self.images), [c.dim, c.dim, 1]);
                 tokens.saturating_add(vectors).saturating_add(queries)
             }
@@ -206,26 +207,26 @@ impl Plan {
     }
 }
 
-/// As many multiply–accumulates as the factors' product says, or as can be counted.
+/// batch × the product of the factors; u64::MAX on overflow.
 fn product(batch: usize, factors: [usize; 3]) -> u64 {
     factors.into_iter().fold(batch as u64, |product, factor| product.saturating_mul(factor as u64))
 }
 
-/// Why no forward pass can be planned.
+/// Why a forward pass cannot be planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
-    /// No images, or blocks without rows.
+    /// The batch has no images, or a group no images, or a block no rows.
     Empty,
-    /// The model does not have what was asked for.
+    /// The model does not have this output.
     NoOutput(Output),
-    /// The arena cannot be that small.
+    /// The budget is too small.
     Budget {
-        /// The least bytes that do.
+        /// The smallest budget that is enough, in bytes.
         minimum: usize,
-        /// The bytes that were allowed.
+        /// The budget that was given, in bytes.
         budget: usize,
     },
 }
@@ -234,13 +235,13 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
-            Self::Empty => write!(f, "there have to be images, and rows in a block"),
+            Self::Empty => write!(f, "a batch needs at least 1 image, and a block at least 1 row"),
             Self::NoOutput(output) => match output {
-                Output::Logits => write!(f, "the model has no head: ask for embedding, class or patches"),
-                Output::Class => write!(f, "the model has no class token: ask for patches or embedding"),
+                Output::Logits => write!(f, "the model has no head: use embedding, class or patches"),
+                Output::Class => write!(f, "the model has no class token: use patches or embedding"),
                 Output::Registers => write!(f, "the model has no registers"),
-                Output::Embedding => write!(f, "the model pools nothing: ask for patches"),
-                Output::Layer(layer) => write!(f, "the model does not have {layer} layers"),
+                Output::Embedding => write!(f, "the model pools no tokens: use patches"),
+                Output::Layer(layer) => write!(f, "the model has fewer than {layer} layers"),
                 Output::Attention | Output::Patches => write!(f, "the model has no layers"),
             },
             Self::Budget { minimum, budget } => {
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn macs_are_those_of_the_formula() {
-        // ViT-B/16 at 224: 196·768² + 12·(197·12·768² + 2·197²·768), less where only logits are asked.
+        // ViT-B/16 at 224: 196·768² + 12·(197·12·768² + 2·197²·768), less if only logits are needed.
         let base = Config {
             channels: 3,
             image: [224, 224],

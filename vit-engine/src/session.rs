@@ -1,4 +1,4 @@
-//! A model with all that a forward pass needs, in one value.
+//! A model, its threads and its memory in one value.
 use core::fmt;
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::output::Output;
 use crate::pixels::{Images, ImagesError};
 use crate::plan::{Plan, PlanError};
 
-/// A loaded model, the threads that it runs on, and its working memory: pixels in, features out.
+/// A loaded model, the threads that it runs on, and its working memory.
 ///
-/// It borrows nothing, so it can be kept anywhere and sent to other threads. Several sessions can share one model and one
-/// pool of threads; each has an arena of its own. Batches of any size run in that arena, and the numbers are the same
-/// whatever the batch, the budget and the executor.
+/// It owns everything, so it can be stored anywhere and sent to other threads. Several sessions can share one model and
+/// one pool of threads; each has its own arena. Batches of any size run in that arena. The results do not depend on the
+/// batch, the budget or the executor.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -42,34 +42,34 @@ use crate::plan::{Plan, PlanError};
 /// ```
 pub struct Session {
     loaded: Arc<Loaded>,
-    /// The model's, at the session's size of image.
+    /// The model's config, for the image size of the session.
     config: Config,
     options: SessionOptions,
     arena: AlignedBox,
-    /// For the batch size that ran last.
+    /// The plan for the last batch size.
     plan: Plan,
 }
 
-/// What a [`Session`] computes, and with what.
+/// What a [`Session`] computes, and with which resources.
 #[derive(Clone)]
 pub struct SessionOptions {
-    /// What forward passes deliver.
+    /// What forward passes compute.
     pub output: Output,
-    /// Height and width of the images; `None` for the checkpoint's own.
+    /// Height and width of the images; `None` for the image size of the checkpoint.
     pub image: Option<[usize; 2]>,
-    /// The batch size that the arena is made for. Others run in it, too; larger ones perhaps in smaller blocks than
-    /// would be fastest.
+    /// The batch size that the arena is made for. Other sizes run too, larger ones perhaps in blocks that are smaller
+    /// than the fastest.
     pub batch: usize,
-    /// The most bytes of arena; `None` for what is fastest.
+    /// The largest arena in bytes; `None` for the fastest.
     pub budget: Option<usize>,
     /// The instruction-set level.
     pub isa: Isa,
-    /// The threads, which other sessions may share.
+    /// The threads; other sessions may use them too.
     pub executor: Arc<dyn Executor + Send + Sync>,
 }
 
 impl Default for SessionOptions {
-    /// Logits of one image at a time of the checkpoint's own size, on the CPU's best level, on the calling thread.
+    /// Logits, batch size 1, the image size of the checkpoint, the best level of this CPU, the calling thread alone.
     fn default() -> Self {
         Self {
             output: Output::Logits,
@@ -83,11 +83,11 @@ impl Default for SessionOptions {
 }
 
 impl Session {
-    /// Plans the forward passes and allocates their arena, so that what is impossible is said before any work is done.
+    /// Plans the forward passes and allocates their arena, so that most errors appear here and not during the work.
     ///
     /// # Errors
-    /// When the model does not take such images or does not have the features, the batch is 0, the budget is below the
-    /// least, which the error names, or the system does not give the memory.
+    /// If the model cannot run on this image size or does not have this output, the batch is 0, the budget is too small
+    /// (the error states the smallest), or an allocation fails.
     pub fn new(loaded: impl Into<Arc<Loaded>>, options: SessionOptions) -> Result<Self, SessionError> {
         Self::of(loaded.into(), options)
     }
@@ -102,10 +102,10 @@ impl Session {
         Ok(Self { loaded, config, options, arena, plan })
     }
 
-    /// Goes over to images of another size, \[height, width\]; see [`Loaded::model_at`].
+    /// Changes the image size, \[height, width\]; see [`Loaded::model_at`].
     ///
     /// # Errors
-    /// As [`new`](Self::new). The session then stays as it was.
+    /// Same as [`new`](Self::new). After an error the session is unchanged.
     pub fn resize(&mut self, image: [usize; 2]) -> Result<(), SessionError> {
         if image != self.config.image {
             let options = SessionOptions { image: Some(image), ..self.options.clone() };
@@ -114,13 +114,13 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the model over whole images, \[batch, channels, height, width\]: as many as `pixels` holds. `out` is
-    /// [`output_len`](Self::output_len) of that batch long.
+    /// Runs the model on all images in `pixels`, \[batch, channels, height, width\]. `out` has
+    /// [`output_len`](Self::output_len)(batch) elements.
     ///
     /// Nothing is allocated.
     ///
     /// # Errors
-    /// When `pixels` is no whole number of images or has none, or `out` has another length.
+    /// If `pixels` is empty or not a whole number of images, or `out` has the wrong length.
     pub fn forward(&mut self, pixels: &[f32], out: &mut [f32]) -> Result<(), SessionError> {
         let Self { loaded, config, options, arena, plan } = self;
         let [height, width] = config.image;
@@ -134,33 +134,33 @@ impl Session {
         model.forward(plan, &mut images, arena, &*options.executor, out).map_err(SessionError::Forward)
     }
 
-    /// The hyper-parameters, at the session's size of image.
+    /// The hyper-parameters, for the image size of the session.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The model, with its labels and preprocessing.
+    /// The loaded model, with its labels and preprocessing.
     pub fn loaded(&self) -> &Arc<Loaded> {
         &self.loaded
     }
 
-    /// What the session was made with.
+    /// The options of the session.
     pub fn options(&self) -> &SessionOptions {
         &self.options
     }
 
-    /// The bytes of its arena.
+    /// The size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.arena.len()
     }
 
-    /// Elements of an image: channels · height · width.
+    /// Elements of one image: channels · height · width.
     pub fn image_len(&self) -> usize {
         let [height, width] = self.config.image;
         self.config.channels * height * width
     }
 
-    /// The shape of one image's output: the one that [`Output`] states, without the batch.
+    /// The shape of the output for one image: the shape that [`Output`] states, without the batch.
     pub fn output_shape(&self) -> Vec<usize> {
         let c = &self.config;
         match self.options.output {
@@ -176,26 +176,26 @@ impl Session {
 
     /// Elements of the output for `batch` images.
     pub fn output_len(&self, batch: usize) -> usize {
-        // The plan has checked that the model has these features. No slice is as long as the largest number.
+        // `new` has checked that the model has this output. On overflow the result is longer than any slice.
         self.options.output.len(&self.config).unwrap_or(0).saturating_mul(batch)
     }
 }
 
-/// Why a session cannot be made, or did not deliver.
+/// Why a session cannot be made, or a forward pass failed.
 ///
-/// The message is complete: what [`source`](core::error::Error::source) gives is in it already.
+/// The message already contains the message of its [`source`](core::error::Error::source).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The model does not take images of this size.
+    /// The model cannot run on images of this size.
     Size(SizeError),
-    /// No forward pass can be planned.
+    /// The forward pass cannot be planned.
     Plan(PlanError),
-    /// The system does not give the memory of the arena.
+    /// The arena cannot be allocated.
     OutOfMemory(OutOfMemory),
-    /// The pixels are no whole images.
+    /// The pixels are not a whole number of images.
     Images(ImagesError),
-    /// The forward pass did not deliver.
+    /// The forward pass failed.
     Forward(ForwardError<ImagesError>),
 }
 
