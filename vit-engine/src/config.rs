@@ -392,7 +392,7 @@ impl Config {
         self.channels * self.patch[0] * self.patch[1]
     }
 
-    /// heads × head_dim.
+    /// Width of all heads together: heads × head_dim.
     pub const fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -475,7 +475,7 @@ impl fmt::Display for ConfigError {
             Self::Zero(name) => write!(f, "{name} is 0"),
             Self::TooLarge => write!(f, "the model is too large for the address space of this machine"),
             Self::NoPatch { image: [h, w], patch: [ph, pw] } => {
-                write!(f, "the image of {h}×{w} is smaller than a patch of {ph}×{pw}")
+                write!(f, "an image of {h}×{w} is smaller than a patch of {ph}×{pw}")
             }
             Self::NeedsProjection { inner, dim } => {
                 write!(

@@ -208,12 +208,14 @@ fn what_does_not_fit_is_an_error() {
     };
     let (bytes, out) = (plan.arena_bytes(), plan.output_len());
     assert_eq!(run(&plan, 0, bytes, out), Ok(()));
-    assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("{bytes} are needed")));
+    assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("expected at least {bytes}")));
     assert!(run(&plan, 4, bytes, out).unwrap_err().contains("multiple of 64"));
     assert!(run(&plan, 0, bytes, out + 1).unwrap_err().contains("elements"));
     let batch = Plan::new(&c, Precision::F32, Output::Logits, 2, None).unwrap();
     assert!(
-        run(&batch, 0, bytes, 2 * out).unwrap_err().contains("[2, 3, 24, 24] are needed, and these are [1, 3, 24, 24]")
+        run(&batch, 0, bytes, 2 * out)
+            .unwrap_err()
+            .contains("expected images of shape [2, 3, 24, 24], found [1, 3, 24, 24]")
     );
     let other = vit_engine::Config { depth: 1, ..c };
     let other = Plan::new(&other, Precision::F32, Output::Logits, 1, None).unwrap();

@@ -499,7 +499,7 @@ fn a_config_that_is_none() {
 }
 
 #[test]
-fn a_config_that_makes_no_model() {
+fn invalid_configs_are_refused() {
     let (vp, timm) = (golden("vp-new-cls"), golden("timm-token"));
     let whole = |size: u64, patch: u64| {
         format!("an image of {size}×{size} is not a whole number of patches of {patch}×{patch}")
@@ -530,7 +530,7 @@ fn a_config_that_makes_no_model() {
         (&vp, "/layer_norm_eps", json!(1e39), "eps"),
         (&timm, "/model_type", json!("bert"), "model_type 'bert' is not supported"),
         (&timm, "/architecture", json!("vit_enormous_patch1_9000"), "'vit_enormous_patch1_9000' is not supported"),
-        (&timm, "/architecture", json!("vit_tiny_patch16_225"), "near it are vit_tiny_patch16_224,"),
+        (&timm, "/architecture", json!("vit_tiny_patch16_225"), "similar names: vit_tiny_patch16_224,"),
         (&timm, "/architecture", json!(""), "'' is not supported"),
         (&timm, "/model_args/reg_token", json!(4), "model_args: 'reg_token'"),
         (&timm, "/model_args/norm_layer", json!("rmsnorm"), "the norm 'rmsnorm' is not supported"),
@@ -538,7 +538,7 @@ fn a_config_that_makes_no_model() {
         (&timm, "/model_args/num_heads", json!(0), "embed_dim 24 is not a multiple of num_heads 0"),
         (&timm, "/model_args/embed_dim", json!(25), "embed_dim 25 is not a multiple of num_heads 3"),
         (&timm, "/model_args/embed_dim", json!(0), "dim is 0"),
-        (&timm, "/model_args/mlp_ratio", json!(-4.0), "mlp_ratio -4 of 24 is no width"),
+        (&timm, "/model_args/mlp_ratio", json!(-4.0), "mlp_ratio -4 of 24 is not a valid width"),
         (&timm, "/model_args/img_size", json!(7), "an image of 7×7 is smaller than a patch of 8×8"),
         (&timm, "/model_args/img_size", json!(1_000_000_000_000u64), space),
         (&timm, "/model_args/depth", json!(1_000_000_000), space),

@@ -27,7 +27,8 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     if c.projection == 0
         && architecture(config).is_some_and(|name| name.ends_with("WithProjection") || name == "CLIPModel")
     {
-        // Announced and not there: it is to be missed.
+        // The config declares a projection that the file lacks. It is still required, so that loading reports the
+        // missing tensor.
         let width = json.get("projection_dim").or(config.get("projection_dim")).and_then(Value::as_u64);
         c.projection = width.unwrap_or(512) as usize;
     }

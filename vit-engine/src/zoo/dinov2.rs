@@ -32,7 +32,7 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
     hf::square_grid(&c)?;
     c.mlp_dim = scaled(c.dim, own.mlp_ratio)?;
     if own.use_swiglu_ffn {
-        // Two thirds as wide, rounded up to a multiple of 8, and SiLU whatever hidden_act says.
+        // SwiGLU is two thirds as wide, rounded up to a multiple of 8. It uses SiLU whatever hidden_act says.
         c.mlp_dim = ((c.mlp_dim as f64 * 2.0 / 3.0) as usize).div_ceil(8) * 8;
         (c.gated, c.activation) = (true, Activation::Silu);
     }
@@ -54,7 +54,7 @@ struct DinoV2Names {
     config: Config,
     prefix: String,
     layers: LayerNames,
-    /// Whether gate and up stand in one tensor, as the old names have it.
+    /// Whether gate and up are in one tensor, as in old names.
     fused: bool,
 }
 

@@ -30,7 +30,7 @@ struct Own {
 
 pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let mut json = merged(defaults(), config);
-    // Newer configs keep it with the other parameters of RoPE; head_dim is not theirs to set.
+    // Newer configs have the base in `rope_parameters`. A field head_dim has no effect in transformers' code.
     if let Some(theta) = json.pointer("/rope_parameters/rope_theta").cloned() {
         json["rope_theta"] = theta;
     }
@@ -43,7 +43,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     (c.layer_scale, c.gated) = (true, own.use_gated_mlp);
     if !c.head_dim.is_multiple_of(4) {
         return Err(ZooError::Field(format!(
-            "a head is {} wide; RoPE over rows and columns needs a multiple of 4",
+            "head_dim is {}; RoPE over rows and columns needs a multiple of 4",
             c.head_dim
         )));
     }

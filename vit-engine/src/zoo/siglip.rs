@@ -1,5 +1,6 @@
-//! SigLIP's vision tower (Zhai et al. 2023, <https://arxiv.org/abs/2303.15343>) and SigLIP2's of fixed size (Tschannen et
-//! al. 2025, <https://arxiv.org/abs/2502.14786>), alone or beside a text tower, as transformers saves them.
+//! SigLIP's vision tower (Zhai et al. 2023, <https://arxiv.org/abs/2303.15343>) and that of fixed-size SigLIP2
+//! (Tschannen et al. 2025, <https://arxiv.org/abs/2502.14786>), alone or beside a text tower, as transformers saves
+//! them.
 use serde::Deserialize;
 use serde_json::{Value, json};
 

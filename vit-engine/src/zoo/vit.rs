@@ -1,4 +1,4 @@
-//! ViT (Dosovitskiy et al. 2020), DINO and AugReg, MAE's encoder (He et al. 2021) over all patches in their order, and DeiT
+//! ViT (Dosovitskiy et al. 2020), DINO and AugReg, MAE's encoder (He et al. 2021) on all patches in order, and DeiT
 //! with its distillation token (Touvron et al. 2020), as transformers saves them.
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ impl Names for VitNames {
     }
 
     fn ignores(&self, tensor: &str) -> bool {
-        // The pooler is not what people take for the embedding, and DINO's files do not have it.
+        // The embedding is not the pooler's output, and DINO's files have no pooler.
         hf::ignores(tensor) || tensor.contains("pooler.dense.")
     }
 }

@@ -8,7 +8,7 @@ use super::names::{Qkv, TimmNames};
 use super::{Common, pool, read_out, truthy};
 use crate::config::Positions;
 
-/// The constructor's arguments that not all classes have.
+/// The arguments of the constructor that not all classes have.
 #[derive(Deserialize)]
 struct Arguments {
     swiglu_mlp: bool,
