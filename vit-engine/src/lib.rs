@@ -6,7 +6,7 @@
 //!
 //! # With the default features: load a checkpoint and classify
 //! ```no_run
-//! use vit_engine::{AlignedBox, Output, Images, Isa, Plan, Precision, Serial, file};
+//! use vit_engine::{AlignedBox, Images, Isa, Output, Plan, Precision, Serial, file};
 //!
 //! let checkpoint = file::Checkpoint::open("vit-base", file::Access::Map)?;
 //! let loaded = checkpoint.load(Precision::F32)?;

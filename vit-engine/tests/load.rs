@@ -663,7 +663,7 @@ fn labels_and_preprocessing_that_do_not_fit() {
     one_channel["pretrained_cfg"]["mean"] = json!([0.5]);
     one_channel["pretrained_cfg"]["std"] = json!([0.5]);
     let error_ = error(one_channel.to_string().as_bytes(), golden.weights.file());
-    says(&error_, "config.json", &["mean and std are for 1 channels", "has 3"]);
+    says(&error_, "config.json", &["mean and std have 1 channels", "has 3"]);
     for (field, value) in [
         ("mean", json!([0.5])),
         ("mean", json!([])),
@@ -703,7 +703,7 @@ fn files_that_are_not_there() {
     says(
         &error,
         no_weights.path().file_name().unwrap().to_str().unwrap(),
-        &["neither model.safetensors", "config.json"],
+        &["no model.safetensors", "it contains config.json"],
     );
 
     let no_config = tempfile::tempdir().unwrap();
@@ -732,7 +732,7 @@ fn directories_where_files_are_meant() {
 #[test]
 fn pickles_are_not_read() {
     let golden = golden("vp-new-cls");
-    let conversion = ["can run code", "safetensors.torch.save_file(torch.load("];
+    let conversion = ["can run any code", "safetensors.torch.save_file(torch.load("];
     for name in ["model.pth", "model.pt", "pytorch_model.bin", "last.ckpt"] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), &golden.config).unwrap();

@@ -9,7 +9,7 @@ use super::{Catalog, ZooError, timm};
 /// If the tensors match no family or several architectures, or the sizes are missing. The error says what to do.
 pub(super) fn family(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, ZooError> {
     told(config, tensors)
-        .map_err(|hint| ZooError::NoFamily(format!("the config has neither 'model_type' nor 'architecture'; {hint}")))
+        .map_err(|hint| ZooError::NoFamily(format!("neither 'model_type' nor 'architecture' is given; {hint}")))
 }
 
 /// The family, or a text that says what to do.
