@@ -8,7 +8,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use vit_benches::{noise, run};
 use vit_engine::zoo::timm;
-use vit_engine::{AlignedBox, Biases, Config, Executor, Features, Images, Isa, Model, Param, Plan, Precision, Serial};
+use vit_engine::{AlignedBox, Biases, Config, Executor, Images, Isa, Model, Output, Param, Plan, Precision, Serial};
 use vit_engine::{Source, ThreadPool, Values};
 
 const TINY: &str = "vit_tiny_patch16_224";
@@ -72,7 +72,7 @@ impl Weights {
         (executor_name, executor): (&str, &dyn Executor),
     ) {
         let Self { name, config: c, precision, memory } = self;
-        let plan = Plan::new(c, *precision, Features::Logits, batch, None).expect("there is no budget to exceed");
+        let plan = Plan::new(c, *precision, Output::Logits, batch, None).expect("there is no budget to exceed");
         group.throughput(Throughput::Elements(2 * plan.macs())); // FLOPs
         let function = format!("{name}/batch{batch}/{}/{isa}", precision.name());
         group.bench_function(BenchmarkId::new(function, executor_name), |b| {

@@ -2,7 +2,7 @@
 use std::convert::Infallible;
 
 use vit_engine::file::{Checkpoint, Loaded};
-use vit_engine::{AlignedBox, Features, Isa, Model, PlanError, Precision, Serial};
+use vit_engine::{AlignedBox, Isa, Model, Output, PlanError, Precision, Serial};
 
 /// Models that need more are valid but slow: they are loaded, and not run.
 const MOST_BYTES: usize = 16 << 20;
@@ -16,15 +16,15 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
             Ok(loaded) => {
                 repack(&loaded);
                 let model = loaded.model(Isa::best());
-                for features in [Features::Logits, Features::Embedding, Features::Patches, Features::Attention] {
-                    run(&model, features);
+                for output in [Output::Logits, Output::Embedding, Output::Patches, Output::Attention] {
+                    run(&model, output);
                 }
                 let c = model.config();
                 let larger = [c.image[0] + c.patch[0], c.image[1] + 2 * c.patch[1]];
                 // Positions of huge grids are valid too, and take their time.
                 if larger[0].saturating_mul(larger[1]) < 1 << 16 {
                     match loaded.model_at(Isa::best(), larger) {
-                        Ok(model) => run(&model, Features::Embedding),
+                        Ok(model) => run(&model, Output::Embedding),
                         Err(error) => assert!(!error.to_string().is_empty()),
                     }
                 }
@@ -48,8 +48,8 @@ fn repack(loaded: &Loaded) {
 }
 
 /// One forward pass in the smallest arena.
-fn run(model: &Model<'_>, features: Features) {
-    let plan = |budget| model.plan(features, 1, Some(budget));
+fn run(model: &Model<'_>, output: Output) {
+    let plan = |budget| model.plan(output, 1, Some(budget));
     let Err(PlanError::Budget { minimum, .. }) = plan(0) else { return };
     let plan = plan(minimum).expect("the minimum is enough");
     assert_eq!(plan.arena_bytes(), minimum);

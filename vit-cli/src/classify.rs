@@ -1,11 +1,11 @@
-//! `vit classify`: what is on a picture.
+//! `vit classify`: classifies pictures.
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use vit_engine::{Features, Session};
+use vit_engine::{Output, Session};
 
 use crate::inputs::Input;
 use crate::logits::Logits;
@@ -14,10 +14,10 @@ use crate::picture::Preparer;
 use crate::pipeline::{self, Batch};
 use crate::{inputs, model, output};
 
-/// Say what is on pictures
+/// Classify pictures
 ///
-/// A picture that cannot be read, or of which the model computes no numbers, is reported, the rest go on, and the exit
-/// code is 1.
+/// A picture that cannot be read, or whose logits are NaN or infinite, is reported. The others are still classified,
+/// and the exit code is 1.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "K", default_value = "3", value_parser = positive)]
     top: usize,
 
-    /// Print one JSON object a line, each as soon as it is known
+    /// Print one JSON object per line, each as soon as it is known
     #[arg(long, conflicts_with = "json")]
     jsonl: bool,
 
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     model: ModelOptions,
 }
 
-/// What is said of one picture.
+/// The result for one picture.
 #[derive(Serialize)]
 struct Answer {
     path: String,
@@ -62,7 +62,7 @@ struct Prediction {
     probability: f32,
 }
 
-/// Pictures decoded together.
+/// The number of pictures in a batch.
 const BATCH: usize = 32;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = Arc::new(model::load(&args.model.source)?);
     let preparer = Preparer::new(loaded.config(), loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
     let batch = (BATCH.min(inputs.len()), None);
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let mut answers = Vec::new();
     let mut failed = false;
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Runs the model over the pictures of a batch that could be read.
+/// Runs the model on the pictures of a batch that could be read.
 fn classify(
     batch: &mut Batch,
     inputs: &[Input],
@@ -116,7 +116,7 @@ fn classify(
 ) -> Result<Vec<Answer>> {
     let Batch { range, pixels, results } = batch;
     let len = pixels.len() / results.len();
-    // What could be read moves to the front.
+    // The pictures that could be read move to the front.
     let mut good = 0;
     for (i, result) in results.iter().enumerate() {
         if result.is_ok() {
@@ -147,7 +147,7 @@ fn best(logits: Logits<'_>, top: usize, labels: &[String]) -> Vec<Prediction> {
     logits.probabilities().take(top).map(prediction).collect()
 }
 
-/// For people: the labels with a bar each.
+/// Prints the labels as text, each with a bar.
 fn show(answer: &Answer) -> Result<()> {
     let Some(predictions) = &answer.predictions else { return Ok(()) };
     output::text(output::name(&answer.path))?;

@@ -1,4 +1,4 @@
-//! `vit convert`: a checkpoint into a packed file.
+//! `vit convert`: converts a checkpoint to a packed file.
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use crate::options::{JsonOption, SourceOptions};
 use crate::output::{self, bytes};
 use crate::{inputs, model};
 
-/// Convert a checkpoint into a packed file, which loads at once
+/// Convert a checkpoint to a packed file, which loads at once
 ///
-/// A packed file is a GGUF file whose weights are stored as the engine uses them, with all that the checkpoint says beside
-/// them. Every command takes it as --model: it is mapped, and nothing is computed or copied. The file appears under its
-/// name only once it is whole; one of that name is replaced.
+/// A packed file is a GGUF file that stores the weights as the engine uses them, with the metadata of the checkpoint.
+/// Every command accepts it as --model: it is mapped, and nothing is computed or copied. The file gets its name only
+/// when it is complete. An existing file is replaced.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -47,11 +47,11 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    // Links are followed: what they lead to is replaced, not the link.
+    // Links are followed: the target is replaced, not the link.
     let target = args.out.canonicalize().unwrap_or_else(|_| args.out.clone());
-    // Before any work is done, and so that no device is ever replaced by a file.
+    // Checked before any work. A device must not be replaced by a file.
     if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        bail!("{}: is not a regular file, which alone can be replaced", inputs::shown(&args.out));
+        bail!("{}: is not a regular file, so it is not replaced", inputs::shown(&args.out));
     }
     let temporary = beside(&target).with_context(|| inputs::shown(&args.out))?;
     let loaded = model::load(&args.source)?;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A new file in the target's folder, with the rights of any new file.
+/// A temporary file in the folder of the target, with the permissions of a normal new file.
 fn beside(target: &Path) -> Result<NamedTempFile> {
     let folder = match target.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -82,12 +82,12 @@ fn beside(target: &Path) -> Result<NamedTempFile> {
     builder.prefix(".vit-convert-").suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The library's error names the temporary file, which means nothing to anybody.
+    // The library's error contains the name of the temporary file, which would confuse users.
     let created = builder.tempfile_in(folder).map_err(|error| io::Error::from(error.kind()));
-    created.with_context(|| format!("no file can be made in {}", inputs::shown(folder)))
+    created.with_context(|| format!("cannot create a file in {}", inputs::shown(folder)))
 }
 
-/// Writes the temporary file, and gives it its name once it is on the disk. It is removed on any error.
+/// Writes the temporary file, and renames it once it is on the disk. On any error it is removed.
 fn write(loaded: &Loaded, mut temporary: NamedTempFile, target: &Path) -> Result<u64> {
     let progress = output::byte_progress(loaded.weights().len());
     let written = loaded.write_packed(Counted { file: temporary.as_file_mut(), progress: &progress });
@@ -99,7 +99,7 @@ fn write(loaded: &Loaded, mut temporary: NamedTempFile, target: &Path) -> Result
     Ok(size)
 }
 
-/// A file that shows how much of it is written.
+/// A file that shows its progress while it is written.
 struct Counted<'a> {
     file: &'a mut File,
     progress: &'a ProgressBar,
@@ -107,7 +107,7 @@ struct Counted<'a> {
 
 impl Write for Counted<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        /// So that the bar moves: weights come in one piece.
+        /// Writes in pieces, so that the bar moves: the weights arrive in one piece.
         const AT_ONCE: usize = 1 << 20;
         let written = self.file.write(&data[..data.len().min(AT_ONCE)])?;
         self.progress.inc(written as u64);

@@ -1,4 +1,4 @@
-//! `vit eval`: how often a model is right.
+//! `vit eval`: the accuracy of a model.
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use image::{DynamicImage, GrayImage};
 use serde::Serialize;
-use vit_engine::Features;
+use vit_engine::Output;
 
 use crate::idx::Idx;
 use crate::inputs::Input;
@@ -19,8 +19,8 @@ use crate::{inputs, model, npy, output, picture};
 
 /// Measure a model's accuracy on labelled pictures
 ///
-/// A picture that cannot be read is reported and not counted. One of which the model computes NaN or infinite logits is
-/// reported and counts as wrong. The exit code is 1 in both cases.
+/// A picture that cannot be read is reported and not counted. A picture with NaN or infinite logits is reported and
+/// counts as wrong. The exit code is 1 in both cases.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +29,7 @@ Examples:
   vit eval --folder val/ --predictions predicted.npy --json")]
 #[group(id = "data", required = true, multiple = true, args = ["images", "folder"])]
 pub(crate) struct Args {
-    /// Pictures as an IDX file (MNIST and its kin), plain or gzipped
+    /// Pictures as an IDX file (as MNIST has), plain or gzipped
     #[arg(long, value_name = "FILE", requires = "labels", conflicts_with = "folder")]
     images: Option<PathBuf>,
 
@@ -61,7 +61,7 @@ struct Report {
     top1: f64,
     top5: f64,
     failed: usize,
-    /// Pictures of `images` whose logits are not finite.
+    /// The pictures among `images` whose logits are not finite.
     not_finite: usize,
     #[serde(flatten)]
     times: Times,
@@ -72,13 +72,13 @@ struct Report {
     classes_from: &'static str,
 }
 
-/// Labelled pictures, wherever they are.
+/// Labelled pictures from either source.
 enum Data {
     Idx { images: Box<Idx>, labels: Box<Idx>, classes: usize },
     Files(Vec<(PathBuf, usize)>),
 }
 
-/// Pictures prepared together.
+/// The number of pictures in a batch.
 const BATCH: usize = 64;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
     let batch = (BATCH.min(data.len()), None);
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Features::Logits, batch)?;
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());
     let progress = output::progress(data.len(), "pictures");
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let label = data.label(index)?;
             let logits = match result {
                 Ok(()) => Logits::new(logits).inspect_err(|_| not_finite += 1),
-                // A file that holds all pictures is wrong as a whole.
+                // If one file holds all pictures, an error in it ends the run.
                 Err(error) if matches!(data, Data::Idx { .. }) => return Err(error.context(data.name(index))),
                 Err(error) => {
                     failed += 1;
@@ -172,11 +172,12 @@ impl Data {
         Ok(Self::Idx { images: Box::new(images), labels: Box::new(labels), classes })
     }
 
-    /// Class folders are matched to the model's label names if all of them are such names, else taken in sorted order.
+    /// Class folders are matched to the model's label names if all of them have such names, and otherwise taken in
+    /// sorted order.
     fn folder(folder: &Path, labels: &[String], classes: usize) -> Result<(Self, &'static str)> {
         let entries = inputs::entries(folder).with_context(|| inputs::shown(folder))?;
         let folders: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path).filter(|path| path.is_dir()).collect();
-        // Of equal names the first class counts.
+        // Of equal label names the first class is used.
         let classes_of: HashMap<String, usize> =
             labels.iter().enumerate().rev().map(|(class, label)| (slug(label), class)).collect();
         let position =
@@ -188,7 +189,7 @@ impl Data {
         };
         if how == "folders in sorted order" && folders.len() != classes {
             bail!(
-                "{}: {} folders, not all named like the model's labels; in sorted order there have to be {classes}",
+                "{}: {} folders, not all named like the model's labels; to match them in sorted order there must be {classes}",
                 inputs::shown(folder),
                 folders.len()
             );
@@ -196,7 +197,7 @@ impl Data {
         let mut files = Vec::new();
         for (folder, class) in folders.iter().zip(order) {
             for Input { path, problem } in inputs::pictures(folder) {
-                // How many pictures would be missing, nobody knows.
+                // If a folder cannot be listed, the number of missing pictures is unknown, so the run ends.
                 ensure!(problem.is_none(), "{}: {}", inputs::shown(&path), problem.unwrap_or_default());
                 files.push((path, class));
             }
@@ -212,7 +213,7 @@ impl Data {
         }
     }
 
-    /// A picture's class; to be asked for once, as labels are taken from their file.
+    /// The class of a picture. It can be read only once, because labels are taken from their file.
     fn label(&self, index: usize) -> Result<usize> {
         match self {
             Self::Idx { labels, classes, .. } => {
@@ -225,7 +226,7 @@ impl Data {
         }
     }
 
-    /// What a picture is called in a message.
+    /// The name of a picture in messages.
     fn name(&self, index: usize) -> String {
         match self {
             Self::Idx { images, .. } => format!("{}, picture {index}", images.name),
@@ -249,7 +250,7 @@ impl Data {
     }
 }
 
-/// A name's letters and digits: 'T-shirt/top' can be a folder called 't-shirt-top'.
+/// The letters and digits of a name: the class 'T-shirt/top' matches a folder named 't-shirt-top'.
 fn slug(name: &str) -> String {
     name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect()
 }

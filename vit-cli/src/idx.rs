@@ -1,4 +1,5 @@
-//! The IDX format of MNIST and its kin (<https://yann.lecun.com/exdb/mnist/>): a big-endian header, then bytes.
+//! The IDX format of MNIST and similar data sets (<https://yann.lecun.com/exdb/mnist/>): a big-endian header, then
+//! bytes.
 //!
 //! Files are read as a stream, item by item: a gzipped file of 4 MB can hold 4 GB of zeros.
 use std::collections::HashMap;
@@ -11,27 +12,27 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::inputs;
 
-/// An array of unsigned bytes, cut into items along its first dimension.
+/// An array of unsigned bytes, split into items along its first dimension.
 pub(crate) struct Idx {
-    /// The file, for a person.
+    /// The name of the file, for display.
     pub(crate) name: String,
     shape: Vec<usize>,
-    /// Bytes of an item.
+    /// Bytes in an item.
     item: usize,
     stream: Mutex<Stream>,
 }
 
-/// The items that have not been taken yet.
+/// The stream of items.
 struct Stream {
     source: Box<dyn Read + Send>,
-    /// The item that comes next.
+    /// The index of the next item.
     next: usize,
-    /// Items before the next one that nobody has asked for yet.
+    /// Items that have been read but not taken yet.
     passed: HashMap<usize, Vec<u8>>,
 }
 
 impl Idx {
-    /// Opens a file, plain or gzipped, that has to have `rank` dimensions, and reads its header.
+    /// Opens a file, plain or gzipped, and reads its header. The array must have `rank` dimensions.
     pub(crate) fn open(path: &Path, rank: usize) -> Result<Self> {
         let name = inputs::shown(path);
         let open = || -> Result<Self> {
@@ -52,13 +53,13 @@ impl Idx {
         };
         match word()? {
             [0, 0, 8, found] if usize::from(found) == rank => {}
-            [0, 0, 8, found] => bail!("an IDX file of {found} dimensions, where {rank} are wanted"),
-            [0, 0, kind, _] => bail!("an IDX file of type 0x{kind:02x}, where unsigned bytes (0x08) are wanted"),
-            _ => bail!("not an IDX file: it starts with other bytes than 0 0"),
+            [0, 0, 8, found] => bail!("an IDX file with {found} dimensions, expected {rank}"),
+            [0, 0, kind, _] => bail!("an IDX file of type 0x{kind:02x}, expected unsigned bytes (0x08)"),
+            _ => bail!("not an IDX file: it does not start with the bytes 0 0"),
         }
         let shape = (0..rank).map(|_| Ok(u32::from_be_bytes(word()?) as usize)).collect::<Result<Vec<_>>>()?;
         let len = shape.iter().rev().try_fold(1usize, |len, size| len.checked_mul(*size));
-        len.context("absurd dimensions")?;
+        len.context("the dimensions are too large")?;
         let item = shape.iter().skip(1).product();
         let stream = Mutex::new(Stream { source: Box::new(source), next: 0, passed: HashMap::new() });
         Ok(Self { name, shape, item, stream })
@@ -68,10 +69,11 @@ impl Idx {
         &self.shape
     }
 
-    /// Takes an item, which can be done once. Items may be taken in any order; those between stay in memory until then.
+    /// Takes an item. Each item can be taken once, in any order; items that are skipped stay in memory until they are
+    /// taken.
     ///
     /// # Errors
-    /// When the file ends before the item, or goes on after the last one.
+    /// If the file ends before the end of the item, or continues after the last one.
     pub(crate) fn take(&self, index: usize) -> Result<Vec<u8>> {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         while stream.next <= index {
@@ -83,17 +85,17 @@ impl Idx {
         stream.passed.remove(&index).with_context(|| format!("item {index} was taken before"))
     }
 
-    /// The next item.
+    /// Reads the next item.
     fn read(&self, stream: &mut Stream) -> Result<Vec<u8>> {
         let Stream { source, next, .. } = stream;
         let count = self.shape[0];
-        // Grows with what there is, not with what the header promises.
+        // The buffer grows with the data, not with the sizes in the header.
         let mut item = Vec::new();
         source.take(self.item as u64).read_to_end(&mut item)?;
-        ensure!(item.len() == self.item, "the header promises {count} items, and the file ends within item {next}");
+        ensure!(item.len() == self.item, "the header promises {count} items, but the file ends within item {next}");
         if *next + 1 == count {
             let beyond = source.take(1).read_to_end(&mut Vec::new())?;
-            ensure!(beyond == 0, "there is more than the {count} items that the header promises");
+            ensure!(beyond == 0, "the file has more than the {count} items that the header promises");
         }
         Ok(item)
     }
@@ -131,7 +133,7 @@ mod tests {
         says(&good, 1, "2 dimensions");
         says(&good[..3], 2, "too short");
         says(&good[..9], 2, "too short");
-        says(&good[..13], 2, "promises 2 items, and the file ends within item 0");
+        says(&good[..13], 2, "promises 2 items, but the file ends within item 0");
         says(&good[..15], 2, "ends within item 1");
         says(&[&*good, &[0]].concat(), 2, "more than the 2");
         says(&file([0, 0, 9, 1], &[0], &[]), 1, "type 0x09");
@@ -150,7 +152,7 @@ mod tests {
         assert!(idx.stream.lock().unwrap().passed.is_empty());
     }
 
-    /// What `cat a.gz b.gz` gives, and what parallel compressors write.
+    /// The result of `cat a.gz b.gz` and of parallel compressors.
     #[test]
     fn gzip_files_of_several_members() {
         let whole = file([0, 0, 8, 1], &[5], &[1, 2, 3, 4, 5]);
@@ -168,7 +170,7 @@ mod tests {
         }
     }
 
-    /// A header that promises 4 TB, and zeros without end: only what is asked for is ever in memory.
+    /// A header that promises 4 TB, followed by endless zeros: only the requested items are in memory.
     #[test]
     fn a_file_is_not_held_in_memory() {
         let header = std::io::Cursor::new(file([0, 0, 8, 2], &[u32::MAX, 1000], &[]));

@@ -1,4 +1,4 @@
-//! Which pictures: files, folders, a list on stdin; and how files are opened.
+//! Finds pictures (files, folders, a list on stdin) and opens files.
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::output;
 
-/// Something to read a picture from.
+/// A picture to read.
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) path: PathBuf,
-    /// Why there is nothing to read: a folder that cannot be listed or has no pictures, a name that is none.
+    /// Why there is no picture: a folder that cannot be listed or is empty, an invalid name.
     pub(crate) problem: Option<String>,
 }
 
@@ -26,8 +26,8 @@ impl Input {
     }
 }
 
-/// Expands folders into their pictures, in sorted order, and `-` into the paths on stdin, one a line. Files are taken
-/// as they are, whatever their name.
+/// Expands folders into their pictures, in sorted order, and `-` into the paths on stdin, one per line. Files are
+/// accepted with any name.
 pub(crate) fn expand(arguments: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for argument in arguments {
@@ -46,7 +46,7 @@ pub(crate) fn expand(arguments: &[PathBuf]) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// The paths in a list, one a line.
+/// The paths in a list, one per line.
 fn listed(mut list: impl BufRead) -> io::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     loop {
@@ -62,14 +62,14 @@ fn listed(mut list: impl BufRead) -> io::Result<Vec<Input>> {
     }
 }
 
-/// A path may be any bytes.
+/// On Unix a path may contain any bytes.
 #[cfg(unix)]
 fn path_of(bytes: &[u8]) -> Input {
     use std::os::unix::ffi::OsStrExt;
     Input::picture(std::ffi::OsStr::from_bytes(bytes).into())
 }
 
-/// A path has to be UTF-8.
+/// Elsewhere a path in the list must be UTF-8.
 #[cfg(not(unix))]
 fn path_of(bytes: &[u8]) -> Input {
     match std::str::from_utf8(bytes) {
@@ -78,8 +78,8 @@ fn path_of(bytes: &[u8]) -> Input {
     }
 }
 
-/// The pictures in a folder and the folders below it, by name. A folder that cannot be listed is an input with a
-/// problem.
+/// The pictures in a folder and its subfolders, sorted by name. A folder that cannot be listed becomes an input with an
+/// error.
 pub(crate) fn pictures(folder: &Path) -> Vec<Input> {
     let mut found = Vec::new();
     walk(folder, &|folder| entries(folder), &mut found);
@@ -100,19 +100,19 @@ fn walk(folder: &Path, list: &impl Fn(&Path) -> io::Result<Vec<Entry>>, found: &
     }
 }
 
-/// What is in a folder.
+/// An entry of a folder.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) path: PathBuf,
-    /// A link to a folder is none, and so not followed: it may lead back up.
+    /// A link to a folder does not count as one, so it is not followed: it may point to a parent.
     is_folder: bool,
 }
 
-/// What is in a folder, by name.
+/// The entries of a folder, sorted by name.
 pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     let entry = |entry: io::Result<std::fs::DirEntry>| {
         let entry = entry?;
-        // The type stands in the folder: where nobody may look at the entry itself, it is known all the same.
+        // The folder itself has the entry's type, so it is known even if access to the entry is denied.
         Ok(Entry { path: entry.path(), is_folder: entry.file_type()?.is_dir() })
     };
     let mut entries = folder.read_dir()?.map(entry).collect::<io::Result<Vec<_>>>()?;
@@ -127,7 +127,7 @@ fn is_picture(path: &Path) -> bool {
 
 /// Opens a regular file.
 ///
-/// Looked at before it is opened: to open a named pipe waits for somebody to write to it.
+/// The type is checked before the file is opened, because opening a named pipe waits for a writer.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
     let metadata = path.metadata()?;
     ensure!(!metadata.is_dir(), "is a folder, not a file");
@@ -135,15 +135,15 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
     Ok(File::open(path)?)
 }
 
-/// Opens what is read once from its beginning to its end: a regular file, or what the caller has opened already, such
-/// as stdin or a shell's `<(…)`.
+/// Opens a file that is read once from start to end: a regular file, or one that the caller has opened already, such as
+/// stdin or a shell's `<(…)`.
 pub(crate) fn open_stream(path: &Path) -> Result<File> {
     let is_open_already = path == Path::new("/dev/stdin")
         || ["/dev/fd", "/proc/self/fd"].map(Path::new).contains(&path.parent().unwrap_or(path));
     if is_open_already && !path.is_dir() { Ok(File::open(path)?) } else { open_file(path) }
 }
 
-/// A path, for a person.
+/// A path, for display.
 pub(crate) fn shown(path: &Path) -> String {
     output::name(path.display())
 }

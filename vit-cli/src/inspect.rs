@@ -1,4 +1,4 @@
-//! `vit inspect`: what a model is and what it will take.
+//! `vit inspect`: hyper-parameters, sizes and costs of a model.
 use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use vit_engine::file::Loaded;
 use vit_engine::packed::keys::LAYOUT_VERSION;
-use vit_engine::{Biases, Config, Features, Isa, Model, Plan, Precision, for_each_param};
+use vit_engine::{Biases, Config, Isa, Model, Output, Plan, Precision, for_each_param};
 
 use crate::options::{JsonOption, ModelOptions, image_size};
 use crate::output::{self, bytes, number};
@@ -22,7 +22,7 @@ Examples:
   vit inspect --model vit-base.gguf
   vit inspect --model vit-base --json")]
 pub(crate) struct Args {
-    /// Another size of image, in pixels
+    /// Another image size, in pixels
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
     image_size: Option<[usize; 2]>,
 
@@ -39,13 +39,13 @@ struct Report {
     labels: Vec<String>,
     parameters: u64,
     macs: u64,
-    /// What a packed file is.
+    /// Facts about a packed file.
     #[serde(skip_serializing_if = "Option::is_none")]
     packed: Option<Packed>,
-    /// Of which `table_bytes` hold positions and rotations, which depend on the image's size.
+    /// Includes `table_bytes` for positions and rotations, which depend on the image size.
     weight_bytes: Vec<WeightBytes>,
     table_bytes: usize,
-    /// What some budgets lead to, from the least to what is fastest.
+    /// Plans for several budgets, from the smallest to the fastest.
     memory: Vec<Memory>,
     isa: &'static str,
     available: Vec<&'static str>,
@@ -56,12 +56,12 @@ struct Packed {
     layout_version: u32,
     precision: &'static str,
     file_bytes: u64,
-    /// Whether its weights are used where they are mapped.
+    /// Whether the weights are used directly in the mapped file.
     mapped: bool,
 }
 
 impl Packed {
-    /// `None` for what is no packed file.
+    /// `None` if the model is not a packed file.
     fn of(loaded: &Loaded, path: Option<&Path>) -> Result<Option<Self>> {
         let Some(path) = path.filter(|_| loaded.is_packed()) else { return Ok(None) };
         Ok(Some(Self {
@@ -86,7 +86,7 @@ struct Memory {
     images_in_flight: usize,
 }
 
-/// The fields of [`Config`], and what follows from them.
+/// The fields of [`Config`], and values computed from them.
 #[derive(Serialize)]
 struct Hyperparameters {
     channels: usize,
@@ -116,13 +116,13 @@ struct Hyperparameters {
     gated: bool,
     hidden_norm: bool,
     activation: String,
-    /// Linear layers that have biases.
+    /// The linear layers that have biases.
     biases: Vec<&'static str>,
     norm_eps: f32,
     final_norm: bool,
     attention_pool: Option<AttentionPool>,
     embedding: Option<Readout>,
-    /// Width of the embedding's projection; 0 where there is none.
+    /// Width of the embedding's projection; 0 without one.
     projection: usize,
     logits: Option<Readout>,
     distillation_head: bool,
@@ -136,7 +136,7 @@ struct AttentionPool {
     all_tokens: bool,
 }
 
-/// How tokens become a vector.
+/// How the tokens become one vector.
 #[derive(Serialize)]
 struct Readout {
     pool: String,
@@ -146,7 +146,7 @@ struct Readout {
 
 impl From<&Config> for Hyperparameters {
     fn from(c: &Config) -> Self {
-        // All fields by name: one that is added is missed here by the compiler.
+        // All fields are named, so the compiler reports a new field that is missing here.
         let Config {
             channels,
             image,
@@ -241,15 +241,15 @@ impl From<&Config> for Hyperparameters {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = model::load(&args.model.source)?;
     let size = args.image_size.unwrap_or(loaded.config().image);
-    // Sizes alone: the positions for a large image take gigabytes.
+    // Computes only sizes: the positions for a large image take gigabytes.
     let config = loaded.config_at(size)?;
-    let features = match (config.classes, config.embedding) {
-        (0, None) => Features::Patches,
-        (0, Some(_)) => Features::Embedding,
-        _ => Features::Logits,
+    let output = match (config.classes, config.embedding) {
+        (0, None) => Output::Patches,
+        (0, Some(_)) => Output::Embedding,
+        _ => Output::Logits,
     };
     let precision = loaded.precision();
-    let fastest = Plan::new(&config, precision, features, 1, args.model.run.memory)?;
+    let fastest = Plan::new(&config, precision, output, 1, args.model.run.memory)?;
     let report = Report {
         model: args.model.source.name(),
         config: (&config).into(),
@@ -259,7 +259,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         packed: Packed::of(&loaded, args.model.source.model.as_deref())?,
         weight_bytes: weight_bytes(&config)?,
         table_bytes: Model::table_bytes(&config)?,
-        memory: memory(&config, precision, features, &fastest)?,
+        memory: memory(&config, precision, output, &fastest)?,
         isa: args.model.run.isa().name(),
         available: Isa::available().map(Isa::name).collect(),
     };
@@ -286,13 +286,13 @@ fn weight_bytes(config: &Config) -> Result<Vec<WeightBytes>> {
     Precision::ALL.into_iter().map(of).collect()
 }
 
-/// The least memory, and from there in doublings up to what `fastest` takes.
-fn memory(config: &Config, precision: Precision, features: Features, fastest: &Plan) -> Result<Vec<Memory>> {
-    let least = Plan::minimum_bytes(config, precision, features, 1)?;
-    let mut plans = vec![Plan::new(config, precision, features, 1, Some(least))?];
+/// The smallest arena, and budgets that double from there up to the arena of `fastest`.
+fn memory(config: &Config, precision: Precision, output: Output, fastest: &Plan) -> Result<Vec<Memory>> {
+    let least = Plan::minimum_bytes(config, precision, output, 1)?;
+    let mut plans = vec![Plan::new(config, precision, output, 1, Some(least))?];
     let mut budget = least + least / 4;
     while budget < fastest.arena_bytes() {
-        plans.push(Plan::new(config, precision, features, 1, Some(budget))?);
+        plans.push(Plan::new(config, precision, output, 1, Some(budget))?);
         budget += budget / 2;
     }
     plans.push(*fastest);
@@ -321,7 +321,7 @@ impl Hyperparameters {
         format!("{}; positions: {}{how}", there.collect::<Vec<_>>().join(", "), self.positions)
     }
 
-    /// What not every Vision Transformer has.
+    /// The parts that not every Vision Transformer has.
     fn parts(&self) -> Option<String> {
         let parts = [
             (self.patch_norm, "norm of patches"),
@@ -329,7 +329,7 @@ impl Hyperparameters {
             (self.pre_norm, "norm before the layers"),
             (self.qk_norm, "norm of queries and keys"),
             (self.relative_bias, "relative position bias"),
-            (self.context_norm, "norm of what the heads give"),
+            (self.context_norm, "norm of the context"),
             (self.layer_scale, "layer scale"),
             (self.gated, "gated feed-forward"),
             (self.hidden_norm, "norm of the hidden layer"),

@@ -1,15 +1,15 @@
-//! What logits say: a class, probabilities, where a label stands.
+//! Reads logits: the predicted class, probabilities, the rank of a label.
 use anyhow::{Result, bail};
 
-/// The logits of one picture, one a class, all of them finite.
+/// The logits of one picture, one for each class, all finite.
 ///
-/// Comparisons with NaN are false: whoever ranks unchecked logits finds every label first.
+/// Comparisons with NaN are false, so among logits with NaN every label would rank first.
 #[derive(Clone, Copy)]
 pub(crate) struct Logits<'a>(&'a [f32]);
 
 impl<'a> Logits<'a> {
     /// # Errors
-    /// When a logit is NaN or infinite.
+    /// If a logit is NaN or infinite.
     pub(crate) fn new(logits: &'a [f32]) -> Result<Self> {
         let Some(class) = logits.iter().position(|x| !x.is_finite()) else { return Ok(Self(logits)) };
         let what = if logits.iter().any(|x| x.is_nan()) { "NaN" } else { "infinite" };
@@ -20,12 +20,12 @@ impl<'a> Logits<'a> {
         )
     }
 
-    /// The class with the largest logit; the lowest of equal ones, as in PyTorch's argmax.
+    /// The class with the largest logit; of equal ones the first, as in PyTorch's argmax.
     pub(crate) fn best(self) -> usize {
         (1..self.0.len()).fold(0, |best, class| if self.0[class] > self.0[best] { class } else { best })
     }
 
-    /// How many classes stand before `label`; of equal ones the lower stands first.
+    /// How many classes rank before `label`. Of equal ones the lower class ranks first.
     pub(crate) fn rank(self, label: usize) -> usize {
         let x = self.0[label];
         let better = |(class, other): (usize, &f32)| *other > x || *other == x && class < label;

@@ -1,6 +1,6 @@
 //! `vit`: Vision Transformers on the CPU, from the command line.
 #![forbid(unsafe_code)]
-// Doc comments here are help texts, and [B,C,H,W] in them is a shape.
+// Doc comments in this crate are also help texts; [B,C,H,W] in them is a shape, not a link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod bench;
@@ -26,13 +26,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-/// Counts allocations, so that `bench` can show that a forward pass makes none.
+/// Counts allocations, so that `bench` can show that a forward pass allocates nothing.
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Vision Transformers on the CPU.
 ///
-/// Without --model, the model is the one this program carries: fashion-vit, which tells ten kinds of garment apart.
+/// Without --model it uses the built-in model: fashion-vit, which classifies ten kinds of clothing.
 #[derive(Parser)]
 #[command(name = "vit", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever reads our output has had enough (`vit … | head`): not an error of ours.
+        // The reader of the output has closed it (`vit … | head`). That is not an error.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(output::message(&error));

@@ -1,7 +1,7 @@
-//! Memory whose size comes from a flag or a file: what is too much is an error, where `vec!` would end the process.
+//! Allocations whose size comes from a flag or a file. Too large a size is an error; `vec!` would end the process.
 use anyhow::{Result, anyhow};
 
-/// `dims[0] · dims[1] · …` zeros.
+/// A vector of `dims[0] · dims[1] · …` zeros.
 pub(crate) fn zeros<T: Clone + Default>(what: &str, dims: &[usize]) -> Result<Vec<T>> {
     let mut memory = Vec::new();
     let len = dims.iter().try_fold(1usize, |len, size| len.checked_mul(*size));
@@ -10,8 +10,8 @@ pub(crate) fn zeros<T: Clone + Default>(what: &str, dims: &[usize]) -> Result<Ve
     Ok(memory)
 }
 
-/// Makes room for `more` elements: at least doubles what there is, so that elements move rarely, but never makes room
-/// for more than `most` unless they are needed.
+/// Reserves room for `more` elements. At least doubles the capacity, so that elements move rarely, but not beyond
+/// `most` unless needed.
 pub(crate) fn grow<T>(what: &str, memory: &mut Vec<T>, more: usize, most: usize) -> Result<()> {
     let needed = memory.len().saturating_add(more);
     if needed > memory.capacity() {
@@ -21,8 +21,8 @@ pub(crate) fn grow<T>(what: &str, memory: &mut Vec<T>, more: usize, most: usize)
     Ok(())
 }
 
-/// Asks the system for that many bytes and gives them back: for what a library is about to allocate, which would end
-/// the process if they were not there.
+/// Checks that this many bytes can be allocated, by allocating and freeing them. It is for allocations in libraries
+/// that would end the process on failure.
 pub(crate) fn probe(what: &str, bytes: u64) -> Result<()> {
     let len = usize::try_from(bytes).unwrap_or(usize::MAX);
     Vec::<u8>::new().try_reserve_exact(len).map_err(|_| refused::<u8>(what, &[len]))
@@ -31,7 +31,7 @@ pub(crate) fn probe(what: &str, bytes: u64) -> Result<()> {
 fn refused<T>(what: &str, dims: &[usize]) -> anyhow::Error {
     let elements = dims.iter().fold(1u128, |len, size| len.saturating_mul(*size as u128));
     let bytes = elements.saturating_mul(size_of::<T>() as u128);
-    anyhow!("the system does not give {bytes} bytes for {what}")
+    anyhow!("cannot allocate {bytes} bytes for {what}")
 }
 
 #[cfg(test)]

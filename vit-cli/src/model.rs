@@ -1,30 +1,30 @@
-//! The model that the options name, and the threads that it runs on.
+//! Loads the model that the options name, and starts its threads.
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use core_affinity::CoreId;
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{Config, Features, Precision, Session, SessionOptions, ThreadPool};
+use vit_engine::{Config, Output, Precision, Session, SessionOptions, ThreadPool};
 
 use crate::memory;
 use crate::options::{LoadOptions, ModelOptions, SourceOptions};
 use crate::output;
 
-/// The model that the binary carries.
+/// The files of the built-in model.
 const BUILT_IN: [&[u8]; 2] =
     [include_bytes!("../models/fashion-vit/config.json"), include_bytes!("../models/fashion-vit/model.safetensors")];
 
-/// What the built-in model is called.
+/// The name of the built-in model in output.
 pub(crate) const BUILT_IN_NAME: &str = "fashion-vit (built in)";
 
-/// A pool of that many threads, the caller's among them.
+/// A pool of `threads` threads, including the caller's.
 pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
     ThreadPool::new(threads).with_context(|| format!("cannot start {threads} threads"))
 }
 
-/// A pool of threads with one of `cores` each, if there are enough: this thread, which stays pinned, has the first. Says
-/// whether they have.
+/// A pool whose threads are pinned to one of `cores` each, if there are enough cores. This thread gets the first core
+/// and stays pinned. Also returns whether the threads are pinned.
 pub(crate) fn pinned_pool(threads: usize, cores: &[CoreId]) -> Result<(ThreadPool, bool)> {
     if cores.len() < threads {
         return Ok((pool(threads)?, false));
@@ -38,7 +38,7 @@ pub(crate) fn pinned_pool(threads: usize, cores: &[CoreId]) -> Result<(ThreadPoo
     Ok((pool, pinned))
 }
 
-/// Opens and loads what `--model` names.
+/// Opens and loads the model of `--model`.
 pub(crate) fn load(source: &SourceOptions) -> Result<Loaded> {
     open(source.model.as_deref(), &source.how)
 }
@@ -50,7 +50,7 @@ pub(crate) fn open(path: Option<&Path>, how: &LoadOptions) -> Result<Loaded> {
         None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
     };
     let packed = checkpoint.precision()?;
-    ensure!(packed.is_none() || how.family.is_none(), "a packed file says itself what it is: leave --as out");
+    ensure!(packed.is_none() || how.family.is_none(), "a packed file states its own family: leave --as out");
     let precision = how.precision.or(packed).unwrap_or(Precision::F32);
     let loaded = checkpoint.assume(how.family.as_deref()).load(precision)?;
     if !loaded.unused.is_empty() {
@@ -59,22 +59,22 @@ pub(crate) fn open(path: Option<&Path>, how: &LoadOptions) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// A session that delivers `features`, and its threads. It is made for batches of up to `batch` images, of another size
+/// A session that computes `output`, and its pool of threads. It is made for batches of `batch` images, of size `image`
 /// if there is one.
 pub(crate) fn session(
     loaded: Arc<Loaded>,
     options: &ModelOptions,
-    features: Features,
+    output: Output,
     (batch, image): (usize, Option<[usize; 2]>),
 ) -> Result<(Session, Arc<ThreadPool>)> {
     let pool = Arc::new(pool(options.threads())?);
     let run = &options.run;
     let executor = pool.clone();
-    let session = SessionOptions { features, image, batch, budget: run.memory, isa: run.isa(), executor };
+    let session = SessionOptions { output, image, batch, budget: run.memory, isa: run.isa(), executor };
     Ok((Session::new(loaded, session)?, pool))
 }
 
-/// What the session gives for whole images, \[batch, …\].
+/// Runs the session on whole images and returns the output, \[batch, …\].
 pub(crate) fn output(session: &mut Session, pixels: &[f32]) -> Result<Vec<f32>> {
     let batch = pixels.len() / session.image_len();
     let mut out = memory::zeros("the output", &[batch, session.output_len(1)])?;
@@ -84,7 +84,7 @@ pub(crate) fn output(session: &mut Session, pixels: &[f32]) -> Result<Vec<f32>> 
     Ok(out)
 }
 
-/// \[channels, height, width\].
+/// The shape of an image, \[channels, height, width\].
 pub(crate) fn image_shape(c: &Config) -> [usize; 3] {
     [c.channels, c.image[0], c.image[1]]
 }

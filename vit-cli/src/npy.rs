@@ -1,5 +1,5 @@
-//! The .npy format (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a header that is a
-//! Python dict, then numbers.
+//! The .npy format (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a header, which is a
+//! Python dict, followed by the numbers.
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read};
 use std::path::Path;
@@ -9,7 +9,7 @@ use npyz::WriterBuilder;
 
 use crate::{inputs, memory};
 
-/// Longer headers are refused: that of an array of f32 has about a hundred bytes.
+/// The longest header that is read, in bytes. That of an f32 array has about a hundred.
 const LONGEST_HEADER: usize = 64 << 10;
 
 /// An array whose header has been read.
@@ -29,16 +29,16 @@ impl<R: Read> Npy<R> {
         let mut start = [0; 8];
         source.read_exact(&mut start).context("not a .npy file: too short")?;
         let [magic @ .., major, _] = start;
-        ensure!(magic == *b"\x93NUMPY", "not a .npy file: it starts with other bytes than \\x93NUMPY");
+        ensure!(magic == *b"\x93NUMPY", "not a .npy file: it does not start with the bytes \\x93NUMPY");
         let mut len = [0; 4];
         match major {
             1 => source.read_exact(&mut len[..2]),
             2 | 3 => source.read_exact(&mut len),
-            _ => bail!("version {major} of the .npy format is not known"),
+            _ => bail!("unknown version {major} of the .npy format"),
         }
         .context("not a .npy file: too short")?;
         let len = u32::from_le_bytes(len) as usize;
-        ensure!(len <= LONGEST_HEADER, "the header has {len} bytes, more than the {LONGEST_HEADER} that are read");
+        ensure!(len <= LONGEST_HEADER, "the header has {len} bytes, more than the {LONGEST_HEADER} allowed");
         let mut header = vec![0; len];
         source.read_exact(&mut header).context("the file ends within the header")?;
         let header = Header::parse(&header).context("the header is not that of a plain array")?;
@@ -55,10 +55,13 @@ impl<R: Read> Npy<R> {
         &self.shape
     }
 
-    /// The numbers, in memory that grows with what there is, not with what the header promises.
+    /// Reads the numbers. The memory grows with the data, not with the sizes in the header.
     pub(crate) fn read(mut self) -> Result<Vec<f32>> {
-        let len =
-            self.shape.iter().try_fold(1usize, |len, size| len.checked_mul(*size)).context("absurd dimensions")?;
+        let len = self
+            .shape
+            .iter()
+            .try_fold(1usize, |len, size| len.checked_mul(*size))
+            .context("the dimensions are too large")?;
         let decode = if self.big_endian { f32::from_be_bytes } else { f32::from_le_bytes };
         let mut numbers = Vec::new();
         let mut block = [0; 64 << 10];
@@ -94,11 +97,11 @@ struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// Reads the three keys, in any order. No value nests, so that one look at each character is enough.
+    /// Parses the three keys, in any order. Values do not nest, so each character is read once.
     fn parse(text: &'a [u8]) -> Result<Self> {
         let text = std::str::from_utf8(text).context("not text")?.trim_matches(BLANK);
         let (mut descr, mut fortran_order, mut shape) = (None, None, None);
-        let mut rest = text.strip_prefix('{').context("no dict")?.trim_start_matches(BLANK);
+        let mut rest = text.strip_prefix('{').context("not a dict")?.trim_start_matches(BLANK);
         while !rest.starts_with('}') {
             let (key, after) = string(rest)?;
             rest = after.trim_start_matches(BLANK).strip_prefix(':').context("a key without ':'")?;
@@ -128,22 +131,22 @@ impl<'a> Header<'a> {
 
 const BLANK: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Takes a value, and says what follows it.
+/// Parses a value and returns the rest of the text.
 trait InsertNew<T> {
     fn insert_new<'a>(&mut self, parsed: (T, &'a str)) -> Result<&'a str>;
 }
 
 impl<T> InsertNew<T> for Option<T> {
     fn insert_new<'a>(&mut self, (value, rest): (T, &'a str)) -> Result<&'a str> {
-        ensure!(self.replace(value).is_none(), "a key twice");
+        ensure!(self.replace(value).is_none(), "a key appears twice");
         Ok(rest)
     }
 }
 
-/// `'text'` or `"text"`, without escapes, and what follows it.
+/// `'text'` or `"text"`, without escapes, and the rest of the text.
 fn string(text: &str) -> Result<(&str, &str)> {
-    let quote = text.chars().next().filter(|c| ['\'', '"'].contains(c)).context("no string where one has to be")?;
-    let (inside, rest) = text[1..].split_once(quote).context("a string without end")?;
+    let quote = text.chars().next().filter(|c| ['\'', '"'].contains(c)).context("expected a string")?;
+    let (inside, rest) = text[1..].split_once(quote).context("a string without an end")?;
     ensure!(!inside.contains('\\'), "a string with escapes");
     Ok((inside, rest))
 }
@@ -153,9 +156,9 @@ fn boolean(text: &str) -> Result<(bool, &str)> {
     yes.or(text.strip_prefix("False").map(|rest| (false, rest))).context("neither True nor False")
 }
 
-/// `()`, `(2,)` or `(2, 3)`, with Python 2's `2L` too, and what follows it.
+/// `()`, `(2,)` or `(2, 3)`, with Python 2's `2L` too, and the rest of the text.
 fn tuple(text: &str) -> Result<(Vec<usize>, &str)> {
-    let (inside, rest) = text.strip_prefix('(').and_then(|text| text.split_once(')')).context("no tuple")?;
+    let (inside, rest) = text.strip_prefix('(').and_then(|text| text.split_once(')')).context("not a tuple")?;
     let inside = inside.trim_matches(BLANK);
     let inside = inside.strip_suffix(',').unwrap_or(inside);
     if inside.is_empty() {
@@ -163,7 +166,7 @@ fn tuple(text: &str) -> Result<(Vec<usize>, &str)> {
     }
     let size = |text: &str| {
         let digits = text.trim_matches(BLANK);
-        digits.strip_suffix('L').unwrap_or(digits).parse().context("a dimension that is no number of elements")
+        digits.strip_suffix('L').unwrap_or(digits).parse().context("a dimension that is not a whole number")
     };
     Ok((inside.split(',').map(size).collect::<Result<_>>()?, rest))
 }
@@ -208,9 +211,9 @@ mod tests {
     fn what_is_wrong_is_said() {
         let plain = |shape: &str| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
         for (header, message) in [
-            (plain("(1,"), "no tuple"),
-            (plain("(1, -2)"), "no number of elements"),
-            (plain("(1, 99999999999999999999)"), "no number of elements"),
+            (plain("(1,"), "not a tuple"),
+            (plain("(1, -2)"), "not a whole number"),
+            (plain("(1, 99999999999999999999)"), "not a whole number"),
             (plain("(4294967296, 4294967296, 4294967296)"), "absurd"),
             (plain("(4294967296,)"), "shorter"),
             (plain("(1,), 'shape': (1,)"), "twice"),
@@ -221,9 +224,9 @@ mod tests {
             (plain("(1,)").replace(", 'shape'", " 'shape'"), "neither ','"),
             (plain("(1,)") + "{}", "more than one"),
             ("{'descr': '<f4', 'shape': (1,)}".into(), "no 'fortran_order'"),
-            ("{'descr".into(), "without end"),
-            ("{".into(), "no string"),
-            (String::new(), "no dict"),
+            ("{'descr".into(), "without an end"),
+            ("{".into(), "expected a string"),
+            (String::new(), "not a dict"),
         ] {
             let error = error(&file(&header, &[]));
             assert!(error.contains(message), "{header}: {error}");
@@ -236,7 +239,7 @@ mod tests {
         assert!(error(&file(&plain("(2,)"), &[0; 7])).contains("shorter"));
     }
 
-    /// A parser that tries every way to read a bracket takes twice as long for each one more.
+    /// A parser that backtracks would take twice as long for each further bracket.
     #[test]
     fn nested_brackets_cost_nothing() {
         for brackets in ["(".repeat(60_000), "[".repeat(60_000), "{".repeat(60_000), "'a':{".repeat(12_000)] {

@@ -1,4 +1,4 @@
-//! The options that mean the same everywhere.
+//! Options that several commands share.
 use std::path::PathBuf;
 
 use clap::Args;
@@ -27,7 +27,7 @@ impl ModelOptions {
     }
 }
 
-/// The cores this process may use, by affinity and cgroup; 1 if that cannot be found out.
+/// The number of cores that this process may use, by affinity and cgroup; 1 if unknown.
 pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -46,7 +46,7 @@ pub(crate) struct SourceOptions {
 }
 
 impl SourceOptions {
-    /// What the model is called.
+    /// The name of the model in output.
     pub(crate) fn name(&self) -> String {
         self.model.as_ref().map_or(BUILT_IN_NAME.into(), |path| path.display().to_string())
     }
@@ -55,35 +55,36 @@ impl SourceOptions {
 /// How a model is loaded.
 #[derive(Args, Clone)]
 pub(crate) struct LoadOptions {
-    /// How weight matrices are stored: f16 and bf16 are rounded to when loading, and take half the memory of f32
-    /// [default: a packed file's own, else f32]
+    /// How weight matrices are stored. Weights are rounded when loading; f16 and bf16 take half the memory of f32
+    /// [default: that of a packed file, else f32]
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,
 
-    /// Take the checkpoint for a model of this family, whatever its config says: a model_type, or an architecture of
-    /// timm's, which needs no config.json
+    /// Load the checkpoint as a model of this family, whatever its config says: a model_type, or an architecture of
+    /// timm, which needs no config.json
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) family: Option<String>,
 
-    /// Read weight files as a whole instead of mapping them. A packed file's weights are then copied into huge pages;
-    /// mapped, they are used where they are, and nobody may change the file meanwhile
+    /// Read weight files into memory instead of mapping them. The weights of a packed file are then copied into huge
+    /// pages. If mapped, they are used in place, and the file must not change meanwhile
     #[arg(long)]
     pub(crate) no_mmap: bool,
 }
 
-/// Reads a precision's name; those that there are stand in the help.
+/// Parses the name of a precision. The help lists the names.
 fn precision() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|name| name.parse())
 }
 
-/// How a model runs, but for the threads.
+/// How a model runs, except for the threads.
 #[derive(Args, Clone)]
 pub(crate) struct RunOptions {
     /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni [default: the highest this CPU has]
     #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,
 
-    /// The most bytes of working memory beside the weights; 200K, 4M and 1G are understood [default: what is fastest]
+    /// The most bytes of working memory besides the weights, such as 200000, 200K, 4M or 1G [default: as much as is
+    /// fastest]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<usize>,
 }
@@ -97,7 +98,7 @@ impl RunOptions {
 /// How results are printed.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct JsonOption {
-    /// Print JSON for programs instead of text for people
+    /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -110,7 +111,7 @@ pub(crate) struct PictureOptions {
     pub(crate) max_pixels: u64,
 }
 
-/// The variable that chooses a level. Set but empty, it counts as not set.
+/// The environment variable that selects a level. An empty value counts as unset.
 fn level_variable() -> Option<&'static str> {
     let empty = std::env::var_os("VIT_ISA").is_some_and(|value| value.is_empty());
     (!empty).then_some("VIT_ISA")
@@ -123,23 +124,24 @@ fn level(name: &str) -> Result<Isa, String> {
 /// A whole number above 0.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("has to be at least 1".into()),
+        Ok(0) => Err("must be at least 1".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("not a whole number".into()),
     }
 }
 
-/// A number of threads. Many more than there are cores only wait for each other, and starting them takes minutes.
+/// A number of threads. It is limited, because many more threads than cores only wait for each other, and starting them
+/// takes minutes.
 pub(crate) fn threads(text: &str) -> Result<usize, String> {
     let cores = default_threads();
     let most = cores.saturating_mul(16).max(64);
     match positive(text)? {
         number if number <= most => Ok(number),
-        _ => Err(format!("has to be at most {most} on the {cores} cores that this process may use")),
+        _ => Err(format!("must be at most {most} on the {cores} cores that this process may use")),
     }
 }
 
-/// A size of image: '224', or height and width, '480x640'.
+/// An image size: '224', or height and width, '480x640'.
 pub(crate) fn image_size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once(['x', '×']).unwrap_or((text, text));
     Ok([positive(height)?, positive(width)?])
@@ -155,7 +157,7 @@ fn bytes(text: &str) -> Result<usize, String> {
     };
     let digits = if unit == 1 { text } else { &text[..text.len() - 1] };
     let number: usize = digits.parse().map_err(|_| "not a number of bytes: write 200000, 200K, 4M or 1G".to_owned())?;
-    number.checked_mul(unit).ok_or_else(|| "more than this machine can address".into())
+    number.checked_mul(unit).ok_or_else(|| "more bytes than this machine can address".into())
 }
 
 #[cfg(test)]

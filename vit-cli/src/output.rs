@@ -1,4 +1,4 @@
-//! Printing.
+//! Output to stdout and stderr.
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -14,7 +14,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     Ok(writeln!(out)?)
 }
 
-/// Prints a value as one line of JSON, at once.
+/// Prints a value as one line of JSON and flushes it.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, value)?;
@@ -32,13 +32,13 @@ pub(crate) fn error(message: impl Display) {
     report(io::stderr().lock(), "error", message);
 }
 
-/// Reports on stderr what a person should know and what stops nothing.
+/// Reports a warning on stderr.
 pub(crate) fn warning(message: impl Display) {
     report(io::stderr().lock(), "warning", message);
 }
 
-/// An error with its causes: 'photo.png: cannot be read: No such file'. Many messages of libraries contain their cause
-/// already; it is not repeated.
+/// An error with its causes: 'photo.png: cannot be read: No such file'. A cause that the message already contains is
+/// not repeated.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut message = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -49,31 +49,30 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     message
 }
 
-/// Whether anybody can read it does not change what the program does: a full or closed stderr is ignored, where
-/// `eprintln!` would panic.
+/// Writes a line to stderr. A full or closed stderr is ignored; `eprintln!` would panic.
 fn report(mut to: impl Write, kind: &str, message: impl Display) {
-    // Line breaks are the program's own: those in names are escaped before.
+    // Line breaks are only the program's own: those in names have been escaped.
     let message = message.to_string();
     let lines = message.split('\n').map(|line| printable(line, LONGEST_LINE)).collect::<Vec<_>>();
     let _ = writeln!(to, "{kind}: {}", lines.join("\n"));
 }
 
-/// Characters of a line on stderr: enough for the names of hundreds of tensors.
+/// The longest line on stderr, in characters: enough for the names of hundreds of tensors.
 const LONGEST_LINE: usize = 20_000;
 
-/// Characters of a name.
+/// The longest name, in characters.
 const LONGEST_NAME: usize = 500;
 
-/// Names that are listed before it only says how many more there are.
+/// How many names are listed. Of further names only the number is stated.
 const LONGEST_LIST: usize = 10;
 
-/// A name from a file or the file system, for a person: what could steer the terminal is escaped, what is too long is
-/// cut.
+/// A name from a file or the file system, for display. Characters that could control the terminal are escaped, and long
+/// names are cut.
 pub(crate) fn name(text: impl Display) -> String {
     printable(&text.to_string(), LONGEST_NAME)
 }
 
-/// The first few of many names.
+/// The first few names of a list, for display.
 pub(crate) fn names(names: &[String]) -> String {
     let shown = names.iter().take(LONGEST_LIST).map(name).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(LONGEST_LIST) {
@@ -100,7 +99,7 @@ fn printable(text: &str, most: usize) -> String {
     shown
 }
 
-/// A table: the first column to the left, numbers to the right.
+/// A table: the first column is aligned left, the others right.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -110,7 +109,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A progress bar on stderr; nothing is drawn where that is no terminal.
+/// A progress bar on stderr. It draws nothing if stderr is not a terminal.
 pub(crate) fn progress(len: usize, unit: &str) -> ProgressBar {
     let template = format!("{{bar:30}} {{pos}}/{{len}} {unit} {{per_sec}} {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -129,7 +128,7 @@ pub(crate) fn bytes(bytes: usize) -> String {
     number(bytes as f64, "B")
 }
 
-/// '17.6 G' and the like.
+/// A number like '17.6 G': decimal prefixes, three digits.
 pub(crate) fn number(x: f64, unit: &str) -> String {
     let (scaled, prefix) = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")]
         .into_iter()

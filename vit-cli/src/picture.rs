@@ -1,4 +1,4 @@
-//! Pictures to pixels: decode, resize, crop, normalise.
+//! Preprocessing of pictures: decode, resize, crop, normalise.
 use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
@@ -21,15 +21,15 @@ pub(crate) struct Preparer<'a> {
 }
 
 impl<'a> Preparer<'a> {
-    /// For a model whose checkpoint says how.
+    /// The preprocessing of a model's checkpoint.
     pub(crate) fn new(config: &'a Config, how: Option<&'a Preprocessing>, max_pixels: u64) -> Result<Self> {
         let preprocessing = how.context(
-            "the model's config.json does not say how pictures become pixels: add \"pretrained_cfg\" with \"mean\" and \
+            "the model's config.json has no preprocessing: add \"pretrained_cfg\" with \"mean\" and \
              \"std\", or give normalised pixels to 'vit run'",
         )?;
         ensure!(
             matches!(config.channels, 1 | 3),
-            "the model takes {} channels, and pictures have 1 or 3: give pixels to 'vit run'",
+            "the model takes {} channels, but pictures have 1 or 3: use 'vit run' with pixels",
             config.channels
         );
         ensure!(
@@ -47,14 +47,14 @@ impl<'a> Preparer<'a> {
     /// Reads a PNG or JPEG file into `out`, \[channels, height, width\].
     pub(crate) fn read(&self, path: &Path, out: &mut [f32]) -> Result<()> {
         let mut reader = ImageReader::new(BufReader::new(inputs::open_file(path)?)).with_guessed_format()?;
-        // The pixel limit says what is too much; `image`'s own limit on memory follows from it.
+        // The limit on pixels decides what is too large; the memory limit of `image` follows from it.
         let mut limits = image::Limits::default();
         limits.max_alloc = Some(self.max_pixels.saturating_mul(16));
         reader.limits(limits);
         let decoder = reader.into_decoder().context("not a PNG or JPEG picture")?;
         let (width, height) = decoder.dimensions();
         check_size(width.into(), height.into(), self.max_pixels)?;
-        // The decoded picture and its copy in the model's channels.
+        // The decoded picture, and its copy with the model's channels.
         let copy = u64::from(width) * u64::from(height) * self.config.channels as u64;
         memory::probe("a picture", decoder.total_bytes().saturating_add(copy))?;
         self.prepare(DynamicImage::from_decoder(decoder)?, out)
@@ -82,23 +82,24 @@ impl<'a> Preparer<'a> {
         Ok(())
     }
 
-    /// Pixels of the crop: what the model takes.
+    /// Pixels of the crop, the input of the model.
     fn crop(&self) -> [u32; 2] {
         let [height, width] = self.config.image;
         [width, height].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
     }
 
-    /// Pixels that are resized at most, however few the picture has.
+    /// Up to this many pixels after resizing, the whole picture is resized.
     fn ordinary(&self) -> u64 {
-        /// Of the crop: a picture whose one side is 49 times the other, at the usual crop_pct of 0.875.
+        /// The limit as a multiple of the crop. It is reached if one side of the picture is 49 times the other, with
+        /// the usual crop_pct of 0.875.
         const TIMES: u64 = 64;
         self.crop().into_iter().fold(TIMES, |pixels, side| pixels.saturating_mul(side.into()))
     }
 
-    /// Width and height of a picture of that size.
+    /// The axes of a picture of this size: width and height.
     ///
-    /// All of it is resized, as Pillow does it. Of one that is very long, that would be a thousand times what the crop
-    /// keeps: only the crop is. The two differ in how f64 rounds, by 1 in 255 at most.
+    /// The whole picture is resized, as in Pillow. For very long pictures that would be a thousand times the size of
+    /// the crop, so only the crop is resized. The results differ by at most 1 in 255, from rounding in f64.
     fn sides(&self, before: [u32; 2]) -> [Side; 2] {
         let crop = self.crop();
         let fitted = self.fitted_size(before, crop);
@@ -113,7 +114,7 @@ impl<'a> Preparer<'a> {
         })
     }
 
-    /// The size to resize to before the crop; never smaller than the crop.
+    /// The size before the crop; never smaller than the crop.
     fn fitted_size(&self, before: [u32; 2], crop: [u32; 2]) -> [u64; 2] {
         let full = crop.map(|side| (f64::from(side) / f64::from(self.preprocessing.crop_pct)).floor().max(side.into()));
         if self.preprocessing.crop_mode == CropMode::Squash {
@@ -124,14 +125,14 @@ impl<'a> Preparer<'a> {
         [0, 1].map(|i| ((before[i] * scale) as u64).max(full[i] as u64))
     }
 
-    /// Width first and then height, each rounded to 8 bits, as Pillow does it.
+    /// Resizes the width and then the height, each rounded to 8 bits, as in Pillow.
     fn resize<P: PixelTrait>(&self, samples: &[u8], [x, y]: [Side; 2]) -> Result<Vec<u8>> {
         let rows = y.rows();
         let height = rows.end - rows.start;
         let between = u64::from(x.len) * u64::from(height);
         ensure!(
             between <= self.max_pixels.max(self.ordinary()),
-            "{}×{} would have to be resized to {}×{height} on the way, above the limit on pixels (--max-pixels)",
+            "resizing {}×{} needs an intermediate picture of {}×{height}, above the limit on pixels (--max-pixels)",
             x.before,
             y.before,
             x.len
@@ -171,28 +172,28 @@ impl<'a> Preparer<'a> {
     }
 }
 
-/// A picture's width or height, and what becomes of it.
+/// The width or the height of a picture, and how it is resized and cropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Side {
-    /// Pixels of the picture.
+    /// Size in the picture, in pixels.
     before: u32,
-    /// Pixels that all of it is resized to.
+    /// Size after resizing the whole picture, in pixels.
     fitted: u64,
-    /// The part of them that is computed: its first pixel.
+    /// The first resized pixel that is computed.
     first: u64,
-    /// And how many there are.
+    /// The number of resized pixels that are computed.
     len: u32,
-    /// The crop's first pixel.
+    /// The first resized pixel of the crop.
     corner: u64,
 }
 
 impl Side {
-    /// Where the crop starts in what is computed.
+    /// The start of the crop within the computed pixels.
     fn margin(self) -> usize {
         (self.corner - self.first) as usize
     }
 
-    /// What of the picture becomes the part that is computed: start and length.
+    /// The range of the picture that becomes the computed pixels: start and length.
     fn source(self) -> (f64, f64) {
         let before = f64::from(self.before);
         if u64::from(self.len) == self.fitted {
@@ -203,9 +204,9 @@ impl Side {
         (start, (f64::from(self.len) * scale).min(before - start))
     }
 
-    /// The picture's pixels that the filter looks at.
+    /// The pixels of the picture that the filter reads.
     fn rows(self) -> Range<u32> {
-        /// The widest filter, Lanczos, reaches as far to either side, and one more for what rounding does.
+        /// The reach of the widest filter, Lanczos, to either side, plus one pixel for rounding.
         const REACH: f64 = 4.0;
         let (start, len) = self.source();
         let reach = REACH * (f64::from(self.before) / self.fitted as f64).max(1.0);
@@ -214,7 +215,7 @@ impl Side {
     }
 }
 
-/// Refuses pictures above a limit on pixels.
+/// Refuses pictures above the limit on pixels.
 pub(crate) fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<()> {
     let pixels = u128::from(width) * u128::from(height);
     if pixels > max_pixels.into() {
@@ -243,7 +244,7 @@ mod tests {
         GrayImage::from_fn(width, height, |_, _| Luma([rng.u8(..)]))
     }
 
-    /// What is computed of a part is what is computed of the whole, but for how f64 rounds.
+    /// Resizing a part gives the same pixels as resizing the whole, up to rounding in f64.
     #[test]
     fn a_part_is_resized_like_the_whole() {
         use Interpolation::{Bicubic, Bilinear, Lanczos, Nearest};
@@ -270,7 +271,7 @@ mod tests {
         assert!(different < 100, "{different} of {}", 4 * 7 * 28 * 28);
     }
 
-    /// A picture of 20000 pixels, which fitted as a whole would be 20 million.
+    /// A picture of 20000 pixels, which resized as a whole would have 20 million.
     #[test]
     fn long_pictures_take_no_more_memory_than_their_crop() {
         let config = config();
@@ -285,10 +286,10 @@ mod tests {
             preparer.prepare(DynamicImage::ImageLuma8(picture(size[0], size[1])), &mut out).unwrap();
             assert!(out.iter().all(|x| (0.0..=1.0).contains(x)));
         }
-        // No side can be so long that its size is cut to 32 bits.
+        // No side is so long that its size overflows 32 bits.
         let [x, _] = preparer.sides([u32::MAX, 1]);
         assert_eq!((x.fitted, x.len), (32 * u64::from(u32::MAX), 28));
-        // A squashed picture keeps its height until its width is done.
+        // A squashed picture keeps its height while its width is resized.
         let how = preprocessing(Interpolation::Bicubic, CropMode::Squash);
         let preparer = Preparer::new(&config, Some(&how), 1000).unwrap();
         let mut out = vec![0.0; 28 * 28];

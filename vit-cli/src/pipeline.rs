@@ -1,4 +1,4 @@
-//! Pictures through a model, batch by batch: while one batch is computed, the next one is decoded.
+//! Runs a model on pictures, batch by batch. While one batch is computed, the next one is decoded.
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use vit_engine::ThreadPool;
 
 use crate::memory;
 
-/// Where the time went.
+/// The time that a run took.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Times {
-    /// From the first picture to the last answer.
+    /// Time from the first picture to the last result.
     pub(crate) seconds: f64,
-    /// Decoding and resizing, all threads' time added up.
+    /// Time of decoding and resizing, summed over all threads.
     pub(crate) decode_seconds: f64,
-    /// Computing, during which the next pictures were decoded.
+    /// Time of computing, during which the next pictures are decoded.
     pub(crate) compute_seconds: f64,
 }
 
@@ -29,18 +29,18 @@ impl std::fmt::Display for Times {
 
 /// A batch of pictures.
 pub(crate) struct Batch {
-    /// Which of all pictures.
+    /// The range of these pictures among all pictures.
     pub(crate) range: Range<usize>,
-    /// \[pictures, `len` elements each\]; what a picture that failed left is of no use.
+    /// The pixels, \[pictures, `len`\]. Those of a failed picture are undefined.
     pub(crate) pixels: Vec<f32>,
-    /// What came of each.
+    /// The result for each picture.
     pub(crate) results: Vec<Result<()>>,
 }
 
-/// Prepares pictures 0 to `count` by `prepare`, `len` elements each, and hands them to `compute` in order.
+/// Prepares the pictures `0..count` with `prepare`, `len` elements each, and passes them to `compute` in order.
 ///
-/// With several threads the next batch is decoded while this one is computed: threads that have nothing left to decode
-/// help to compute.
+/// With several threads the next batch is decoded while this one is computed: threads with nothing left to decode help
+/// to compute.
 pub(crate) fn run(
     pool: &ThreadPool,
     (count, size, len): (usize, usize, usize),

@@ -1,19 +1,19 @@
-//! `vit run`: normalised pixels in, features out, as .npy files.
+//! `vit run`: computes features from normalised pixels, both in .npy files.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use vit_engine::Features;
+use vit_engine::Output;
 
 use crate::options::ModelOptions;
 use crate::{inputs, model, npy, output};
 
 /// Run a model on normalised pixels from a .npy file
 ///
-/// x.npy holds f32 [B,C,H,W], already normalised, of any size that the checkpoint's own code takes: positions are
-/// resampled as that code does it. The output is f32. Tokens are those that the source's own last_hidden_state or
-/// forward_features has.
+/// x.npy holds normalised f32 [B,C,H,W]. H and W may be any size that the checkpoint's original code accepts; positions
+/// are resampled as in that code. The output is f32. Tokens are those of last_hidden_state or forward_features of that
+/// code.
 #[derive(clap::Args)]
 #[command(after_help = "\
 KIND is one of
@@ -42,7 +42,7 @@ pub(crate) struct Args {
 
     /// What to compute
     #[arg(long, value_name = "KIND", default_value = "logits")]
-    features: Features,
+    features: Output,
 
     #[command(flatten)]
     model: ModelOptions,
@@ -64,12 +64,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The images of a .npy file, \[B,C,H,W\], and their shape.
+/// Reads the images of a .npy file, \[B,C,H,W\], and their shape.
 fn read(path: &Path, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
     let npy = npy::open(path)?;
     let shape = <[usize; 4]>::try_from(npy.shape()).ok().filter(|shape| shape[0] > 0 && shape[1] == channels);
     let shape = shape.with_context(|| {
-        format!("the shape is {:?}, and this model takes [B, {channels}, H, W] with B ≥ 1", npy.shape())
+        format!("the shape is {:?}, but this model takes [B, {channels}, H, W] with B ≥ 1", npy.shape())
     })?;
     Ok((shape, npy.read()?))
 }

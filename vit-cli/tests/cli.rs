@@ -155,7 +155,7 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(&["classify", sample, "--model", sample], 1, "not a valid safetensors file");
     fails(&["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()], 1, "pretrained_cfg");
     fails(&["bench", "--model", "vit-gigantic"], 1, "'vit_gigantic' is not supported");
-    fails(&["bench", "--model", "vit-base-patch16-225"], 1, "near it are vit_base_patch16_224,");
+    fails(&["bench", "--model", "vit-base-patch16-225"], 1, "similar names: vit_base_patch16_224,");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "layer:x"], 2, "layer:0");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "pooler"], 2, "embedding");
     let empty = tempfile::tempdir().unwrap();
@@ -312,7 +312,7 @@ fn eval_reads_class_folders() {
     assert_eq!(json(&["eval", "--folder", path, "--json"])["classes_from"], "folders named like the labels");
     fs::create_dir(folder.path().join("z")).unwrap();
     fs::remove_dir_all(folder.path().join("coat")).unwrap();
-    fails(&["eval", "--folder", path], 1, "there have to be 10");
+    fails(&["eval", "--folder", path], 1, "there must be 10");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use vit_engine::file::{Access, Checkpoint};
-use vit_engine::{AlignedBox, Features, Images, Isa, Precision, ThreadPool};
+use vit_engine::{AlignedBox, Images, Isa, Output, Precision, ThreadPool};
 
 mod picture;
 
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pool = ThreadPool::new(std::thread::available_parallelism()?.get())?;
 
     // Everything that a forward pass needs is allocated once: the arena's size follows from the plan.
-    let plan = model.plan(Features::Logits, 1, None)?;
+    let plan = model.plan(Output::Logits, 1, None)?;
     let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut logits = vec![0.0; plan.output_len()]; // [1, classes]
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use npyz::WriterBuilder;
 use vit_engine::file::{Access, Checkpoint};
-use vit_engine::{Features, Precision, Session, SessionOptions, ThreadPool};
+use vit_engine::{Output, Precision, Session, SessionOptions, ThreadPool};
 
 mod picture;
 
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let mut next = || arguments.next().ok_or(USAGE);
     let (checkpoint, features, out) = (PathBuf::from(next()?), next()?, next()?);
-    let features: Features = features.to_str().ok_or(USAGE)?.parse()?;
+    let features: Output = features.to_str().ok_or(USAGE)?.parse()?;
     let pictures: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
     if pictures.is_empty() {
         return Err(USAGE.into());
@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // All pictures are one batch. The arena does not grow with it.
     let pool = ThreadPool::new(std::thread::available_parallelism()?.get())?;
-    let options = SessionOptions { features, batch: pictures.len(), executor: Arc::new(pool), ..Default::default() };
+    let options =
+        SessionOptions { output: features, batch: pictures.len(), executor: Arc::new(pool), ..Default::default() };
     let mut session = Session::new(loaded, options)?;
     let mut output = vec![0.0; pictures.len() * session.output_len(1)];
     session.forward(&pixels, &mut output)?;

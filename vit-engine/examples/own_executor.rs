@@ -10,7 +10,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vit_engine::{
-    AlignedBox, Config, Executor, Features, Isa, Model, Param, Precision, Serial, Source, Stage, Team, Values,
+    AlignedBox, Config, Executor, Isa, Model, Output, Param, Precision, Serial, Source, Stage, Team, Values,
 };
 use vit_kernels::Job;
 
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Model::fill(&config, Precision::F32, &Waves, &mut weights)?;
     let model = Model::new(&config, Precision::F32, Isa::best(), &weights)?;
 
-    let plan = model.plan(Features::Logits, 4, None)?;
+    let plan = model.plan(Output::Logits, 4, None)?;
     let logits = |executor: &dyn Executor| -> Result<Vec<f32>, Box<dyn Error>> {
         let mut arena = AlignedBox::new(plan.arena_bytes())?;
         let mut logits = vec![0.0; plan.output_len()];

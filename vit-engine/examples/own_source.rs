@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use vit_engine::{AlignedBox, Config, Features, Images, Isa, Model, Param, Part, Precision, Serial, Source, Values};
+use vit_engine::{AlignedBox, Config, Images, Isa, Model, Output, Param, Part, Precision, Serial, Source, Values};
 
 /// Weights between −1/√inputs and 1/√inputs, which keeps the activations' size; biases are 0.
 struct Generator {
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Model::fill(&config, precision, &Generator { seed: 1 }, &mut weights)?;
     let model = Model::new(&config, precision, Isa::best(), &weights)?;
 
-    let plan = model.plan(Features::Logits, 1, None)?;
+    let plan = model.plan(Output::Logits, 1, None)?;
     let mut arena = AlignedBox::new(plan.arena_bytes())?;
     let mut logits = vec![0.0; plan.output_len()];
     let pixels: Vec<f32> = (0..3 * 32 * 32).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();

@@ -1,4 +1,4 @@
-//! Memory that the caller owns: aligned bytes in, typed and disjoint views out.
+//! Working memory that the caller owns: aligned bytes, cut into disjoint typed slices.
 
 use core::fmt;
 
@@ -6,31 +6,32 @@ use bytemuck::Pod;
 
 use crate::config::checked_product;
 
-/// What an arena's, and a model's, first byte is aligned to: a cache line.
+/// The alignment of an arena and of a model's memory: one cache line.
 pub const ALIGN: usize = 64;
 
-/// `N` bytes at an aligned address, for a `static` or the stack.
+/// `N` bytes aligned to [`ALIGN`], for a `static` or the stack.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Aligned<const N: usize>(pub [u8; N]);
 
-/// Memory that cannot serve as an arena or hold a model.
+/// Why memory cannot be an arena or hold a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// The first byte is not aligned to [`ALIGN`].
     Misaligned,
-    /// There are too few bytes.
+    /// The memory is too small.
     TooSmall {
-        /// The bytes needed.
+        /// The size needed, in bytes.
         needed: usize,
-        /// The bytes there are.
+        /// The size of the memory, in bytes.
         found: usize,
     },
-    /// A model of this config and precision has another size: the memory was filled for a different one.
+    /// The memory does not have the size of a model with this config and precision, so it was filled for another one.
     OtherModel {
-        /// The bytes such a model takes.
+        /// The size of such a model, in bytes.
         needed: usize,
-        /// The bytes there are.
+        /// The size of the memory, in bytes.
         found: usize,
     },
 }
@@ -38,10 +39,13 @@ pub enum MemoryError {
 impl fmt::Display for MemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Misaligned => write!(f, "memory has to start at a multiple of {ALIGN} bytes"),
-            Self::TooSmall { needed, found } => write!(f, "memory has {found} bytes, and {needed} are needed"),
+            Self::Misaligned => write!(f, "the memory must start at a multiple of {ALIGN} bytes"),
+            Self::TooSmall { needed, found } => write!(f, "the memory has {found} bytes, expected at least {needed}"),
             Self::OtherModel { needed, found } => {
-                write!(f, "{found} bytes were filled for another model: this config and precision take {needed}")
+                write!(
+                    f,
+                    "the memory has {found} bytes, expected {needed} for this config and precision: it holds another model"
+                )
             }
         }
     }
@@ -49,13 +53,13 @@ impl fmt::Display for MemoryError {
 
 impl core::error::Error for MemoryError {}
 
-/// The first `needed` bytes, if they are there and aligned.
+/// The first `needed` bytes, after checking size and alignment.
 pub(crate) fn aligned(memory: &[u8], needed: usize) -> Result<&[u8], MemoryError> {
     check(memory.as_ptr(), memory.len(), needed)?;
     Ok(&memory[..needed])
 }
 
-/// [`aligned`] for memory to write.
+/// [`aligned`] for writable memory.
 pub(crate) fn aligned_mut(memory: &mut [u8], needed: usize) -> Result<&mut [u8], MemoryError> {
     check(memory.as_ptr(), memory.len(), needed)?;
     Ok(&mut memory[..needed])
@@ -71,15 +75,15 @@ fn check(start: *const u8, found: usize, needed: usize) -> Result<(), MemoryErro
     }
 }
 
-/// Takes a buffer of that shape off the front of what is left of an arena, which a plan made long enough.
+/// Takes a buffer of this shape from the front of the rest of an arena. The plan has made the arena long enough.
 pub(crate) fn take<'a, T: Pod>(rest: &mut &'a mut [u8], shape: &[usize]) -> &'a mut [T] {
-    let bytes = padded_bytes::<T>(shape).expect("the plan added it up");
+    let bytes = padded_bytes::<T>(shape).expect("the plan has computed the size of this buffer");
     let (front, back) = core::mem::take(rest).split_at_mut(bytes);
     *rest = back;
     &mut bytemuck::cast_slice_mut(front)[..shape.iter().product()]
 }
 
-/// Bytes of a buffer, rounded up to whole cache lines so that the next one is aligned too; `None` on overflow.
+/// Bytes of a buffer, rounded up to whole cache lines so that the next buffer is aligned too; `None` on overflow.
 pub(crate) const fn padded_bytes<T>(shape: &[usize]) -> Option<usize> {
     let Some(len) = checked_product(shape) else { return None };
     let Some(bytes) = len.checked_mul(size_of::<T>()) else { return None };

@@ -12,17 +12,17 @@ use crate::model::{Layer, QkNorm};
 use crate::parameters::Site;
 use crate::weights::Norm;
 
-/// Some rows of a block that are the same image's.
+/// The rows of a block that belong to one image.
 struct OfImage {
     image: usize,
-    /// Which of the image's rows the first of them is.
+    /// The number of the first row within the image.
     row: usize,
-    /// The block's rows.
+    /// The range of these rows within the block.
     part: Range<usize>,
 }
 
 impl Pass<'_> {
-    /// Keys and values of every row, block by block.
+    /// Computes the keys and values of all rows, block by block.
     pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let (inner, pair) = (c.inner(), 2 * c.inner());
@@ -65,13 +65,13 @@ impl Pass<'_> {
         self.team.run(Stage::Quantise, &mut job.expect("the plan reserved an image's keys and values"));
     }
 
-    /// Attention of the residual's rows over the keys and values, projected and added; as many rows an image as the
-    /// residual has.
+    /// Attention of the rows of the residual over the keys and values, projected and added to the residual. The
+    /// residual may have fewer rows per image than there are keys.
     pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
         let c = &self.model.config;
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
-        // One block of all rows: the keys and values were made from the same rows, normalised.
+        // If one block has all rows, `norm` still holds them, normalised for the keys and values.
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
@@ -86,7 +86,7 @@ impl Pass<'_> {
                 let part = of.part.start * inner..of.part.end * inner;
                 let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
                 let job = self.scores(layer, &of, &q[part.clone()], kv).attend(&mut context[part]);
-                self.team.run(Stage::Attention, &mut job.expect("as many rows as queries"));
+                self.team.run(Stage::Attention, &mut job.expect("the context has as many rows as the queries"));
             }
             let (mut context, spare) = (context, q);
             if let Some(norm) = layer.context_norm {
@@ -99,12 +99,14 @@ impl Pass<'_> {
                     let x = self.activations(context, &out.weight, buffers.quantised, buffers.row_scales);
                     self.linear(Stage::Output, x, out, onto, norm, block);
                 }
-                None => elementwise::add(self.model.isa, block, context).expect("without a projection inner is dim"),
+                None => {
+                    elementwise::add(self.model.isa, block, context).expect("without an output projection inner is dim")
+                }
             }
         }
     }
 
-    /// The probabilities of every row, into the layer's part of `out`, \[images, depth, heads, tokens, tokens\].
+    /// Writes the attention probabilities of this layer to its part of `out`, \[images, depth, heads, tokens, tokens\].
     pub(crate) fn attention_maps(
         &self,
         layer: &Layer<'_>,
@@ -127,13 +129,13 @@ impl Pass<'_> {
                 let out = &mut out[(of.image * c.depth + index) * map..][..map];
                 let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
                 let job = self.scores(layer, &of, q, kv).maps(of.row, out);
-                self.team.run(Stage::Attention, &mut job.expect("out has a map of every head"));
+                self.team.run(Stage::Attention, &mut job.expect("out has room for the map of every head"));
             }
         }
     }
 
-    /// Queries of a block whose first row is `first`, normalised and rotated as the model has it. Gives the queries and
-    /// what else there is of `wide`, both \[rows, inner\].
+    /// Computes the queries of a block whose first row is `first`, normalised and rotated if the model does so. Returns
+    /// the queries and the other half of `wide`, both \[rows, inner\].
     fn queries<'w>(
         &self,
         layer: &Layer<'_>,
@@ -155,7 +157,7 @@ impl Pass<'_> {
         (q, spare)
     }
 
-    /// The keys and values of an image, of all images' in f32 or int8.
+    /// The keys and values of one image, given those of all images in f32 or in int8.
     fn stored_kv<'k>(&self, of: &OfImage, f32s: &'k [f32], int8: &'k [i8], scales: &'k [f32]) -> KeysValues<'k> {
         let layout = kv_layout(&self.model.config);
         if !self.plan.precision().quantises() {
@@ -163,30 +165,31 @@ impl Pass<'_> {
         }
         let (values, scales) = (&int8[part(of, layout.int8_len())], &scales[part(of, layout.scales_len())]);
         let kv = QuantisedKv::new(self.model.isa, layout, values, scales);
-        kv.expect("the plan reserved an image's keys and values").into()
+        kv.expect("the buffers have room for the keys and values of every image").into()
     }
 
-    /// What the softmax is of, for some queries of an image.
+    /// The attention scores of some queries of one image, which the softmax is applied to.
     fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: KeysValues<'s>) -> Scores<'s> {
         let c = &self.model.config;
         let scores = Scores::new(self.model.isa, kv_layout(c), c.attention_scale, q, kv);
-        let scores = scores.expect("the plan reserved an image's keys and values");
+        let scores = scores.expect("the buffers have room for the keys and values of every image");
         match layer.relative_bias {
             Some(table) => {
                 let bias = RelativeBias { table, grid: c.grid(), first_query: of.row };
-                scores.with_bias(bias).expect("the config has a class token, and the layout a row a head")
+                scores.with_bias(bias).expect("a relative bias has one row per head, and its model a class token")
             }
             None => scores,
         }
     }
 
-    /// LayerNorm over each head of each row.
+    /// LayerNorm of each head of each row.
     fn norm_heads(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
         let job = LayerNorm::new(self.model.isa, x, norm.gamma, norm.beta, self.model.config.norm_eps, out);
-        self.team.run(Stage::Norm, &mut job.expect("rows are whole heads"));
+        self.team.run(Stage::Norm, &mut job.expect("every row is a whole number of heads"));
     }
 
-    /// Rotates queries or keys of an image's rows in place, if the model does; those of patches alone.
+    /// Rotates queries or keys of one image's rows in place, if the model has rotary positions. Only patches are
+    /// rotated.
     fn rotate(&self, of: &OfImage, stride: usize, x: &mut [f32]) {
         let c = &self.model.config;
         let Some(table) = self.model.rows(Site::Rope) else { return };
@@ -195,18 +198,18 @@ impl Pass<'_> {
         if patches > 0 {
             let table = &table[(of.row + skip - c.prefix()) * c.head_dim..][..patches * c.head_dim];
             let rope = Rope::new(self.model.isa, &mut x[skip * stride..], stride, [c.heads, c.head_dim], table);
-            self.team.run(Stage::Rope, &mut rope.expect("a row of the table for every patch"));
+            self.team.run(Stage::Rope, &mut rope.expect("the table has a row for every patch"));
         }
     }
 }
 
-/// The image's part of a buffer with so many elements an image.
+/// The image's part of a buffer that has `len` elements per image.
 fn part(of: &OfImage, len: Option<usize>) -> Range<usize> {
-    let len = len.expect("the plan added it up");
+    let len = len.expect("the plan has computed this length");
     of.image * len..(of.image + 1) * len
 }
 
-/// Cuts a block of `rows` rows from row `start` on at the images' borders.
+/// Splits a block of `rows` rows, from row `start` on, where a new image begins.
 fn by_image(start: usize, rows: usize, rows_per_image: usize) -> impl Iterator<Item = OfImage> {
     let mut at = 0;
     core::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! The buffers of a forward pass: their shapes, their bytes in total, and how they are cut out of the arena.
+//! The buffers of a forward pass: their shapes, their total size, and how they are cut out of the arena.
 //!
 //! Each phase declares its buffers once, in the order of memory: name, element type, shape. From a declaration
 //! `buffers!` makes a struct of slices with two functions. `bytes` adds up the sizes and is a `const fn`; `carve` cuts
@@ -42,7 +42,7 @@ macro_rules! buffers {
     )*};
 }
 
-// `images`: how many are in flight at a time. `rows`: of a block.
+// `images`: images in a group. `rows`: rows in a block.
 buffers! {
     /// Used from the first phase to the last.
     PassBuffers(c: &Config, images: usize) {
@@ -67,11 +67,12 @@ buffers! {
         int8_kv: i8 = [if_quantised(precision, images), int8_kv_len(c)],
         kv_scales: f32 = [if_quantised(precision, images), c.tokens(), 2 * c.heads],
         norm: f32 = [rows, c.dim],
-        /// In attention two times \[rows, inner\]: keys before and after their norm, then queries and context. Keys and
-        /// values that are to be quantised are here first, in front of the keys. In the feed-forward the hidden layer,
-        /// and behind it the normalised hidden layer if the model normalises it.
+        /// In attention, two buffers \[rows, inner\]: keys before and after their norm, later queries and context. Keys
+        /// and values that will be quantised come first, before the keys. In the feed-forward, the hidden layer,
+        /// followed by the normalised hidden layer if the model normalises it.
         wide: f32 = [rows, max(attention_width(c, precision), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
-        /// For a precision that quantises activations: the rows that a matrix is multiplied with, and their scales.
+        /// For precisions that quantise activations: the quantised rows that a matrix is multiplied with, and their
+        /// scales.
         quantised: i8 = [if_quantised(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
         row_scales: f32 = [if_quantised(precision, rows)],
     }
@@ -80,7 +81,7 @@ buffers! {
     HeadBuffers(c: &Config, images: usize) {
         pooled: f32 = [images, pooled_width(c)],
         normed: f32 = [images, pooled_width(c)],
-        /// A token after the final norm, and a second vector for a pool that needs two.
+        /// A token after the final norm, and a second vector for pools that need two.
         row: f32 = [2, c.dim],
     }
 
@@ -95,18 +96,18 @@ buffers! {
     }
 }
 
-/// The exact bytes of arena that a forward pass needs with `images` images in flight and `rows` rows per block.
+/// The exact bytes of arena that a forward pass needs with `images` images in a group and `rows` rows in a block.
 ///
-/// It is what [`Plan::arena_bytes`] says of [`Plan::with_blocks`], for a batch of at least `images`; which features are
-/// asked for makes no difference. `None` if a size of the config is 0 or too large, if the image is smaller than a
+/// It equals [`Plan::arena_bytes`] of [`Plan::with_blocks`], for a batch of at least `images`; it does not depend on
+/// the [`Output`](crate::Output). `None` if a size of the config is 0 or too large, if the image is smaller than a
 /// patch, if `images` or `rows` is 0, and on overflow.
 ///
-/// A `static` arena can have that length, as `Aligned<{ bytes(&CONFIG) }>` with
+/// It can be the length of a `static` arena, `Aligned<{ bytes(&CONFIG) }>`:
 /// ```
 /// use vit_engine::{Config, Precision, arena_bytes};
 ///
 /// const fn bytes(config: &Config) -> usize {
-///     arena_bytes(config, Precision::Int8, 1, 8).expect("the config makes a model")
+///     arena_bytes(config, Precision::Int8, 1, 8).expect("the config is valid")
 /// }
 /// ```
 ///
@@ -133,7 +134,7 @@ pub const fn arena_bytes(config: &Config, precision: Precision, images: usize, r
     }
 }
 
-/// The shape of one image's keys and values.
+/// The layout of the keys and values of one image.
 pub(crate) const fn kv_layout(c: &Config) -> KvLayout {
     KvLayout { heads: c.heads, head_dim: c.head_dim, tokens: c.tokens() }
 }
@@ -157,7 +158,7 @@ const fn if_quantised(precision: Precision, count: usize) -> usize {
     if precision.quantises() { count } else { 0 }
 }
 
-/// Elements that a readout pools of an image; the larger number if embedding and logits differ.
+/// Elements that a readout pools from one image: the larger number if embedding and logits differ.
 const fn pooled_width(c: &Config) -> usize {
     let logits = c.logits.pool.width(c.dim);
     match c.embedding {
@@ -180,11 +181,11 @@ mod tests {
     use super::*;
     use crate::arena::{ALIGN, Aligned};
     use crate::config::{Biases, PatchOrder, Pool, Positions, Readout};
-    use crate::features::Features;
+    use crate::output::Output;
     use crate::plan::Plan;
     use crate::testing::tiny;
 
-    /// A model with every part that takes arena.
+    /// A model with every part that needs arena.
     const CONFIG: Config = Config {
         channels: 2,
         image: [20, 29],
@@ -225,16 +226,16 @@ mod tests {
 
     #[test]
     fn bytes_are_known_at_compile_time() {
-        const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config makes a model");
+        const BYTES: usize = arena_bytes(&CONFIG, Precision::F32, 2, 7).expect("the config is valid");
         static ARENA: Aligned<BYTES> = Aligned([0; BYTES]);
         let plan = |images, rows| {
-            Plan::with_blocks(&CONFIG, Precision::F32, Features::Logits, 5, images, rows).unwrap().arena_bytes()
+            Plan::with_blocks(&CONFIG, Precision::F32, Output::Logits, 5, images, rows).unwrap().arena_bytes()
         };
         assert_eq!(ARENA.0.len(), plan(2, 7));
         assert_eq!(arena_bytes(&CONFIG, Precision::F32, 3, usize::MAX), Some(plan(3, 3 * CONFIG.tokens())));
         assert_eq!(
             arena_bytes(&CONFIG, Precision::F32, 1, 1),
-            Plan::minimum_bytes(&CONFIG, Precision::F32, Features::Patches, 9).ok()
+            Plan::minimum_bytes(&CONFIG, Precision::F32, Output::Patches, 9).ok()
         );
     }
 

@@ -1,57 +1,57 @@
-//! Hyper-parameters. Nothing about a model is assumed: what checkpoints differ in stands here.
+//! Hyper-parameters. Everything in which checkpoints differ is a field of [`Config`].
 use core::fmt;
 
 use vit_kernels::Activation;
 
-/// A Vision Transformer's hyper-parameters; plain data, checked by [`validate`](Self::validate).
+/// The hyper-parameters of a Vision Transformer: plain data, checked by [`validate`](Self::validate).
 ///
-/// Tokens stand in the order class, distillation, registers, patches.
+/// The order of the tokens is class, distillation, registers, patches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// Channels of the image.
     pub channels: usize,
-    /// Height and width of the image in pixels. What is left over at the right and at the bottom, less than a patch, is
-    /// not looked at.
+    /// Height and width of the image in pixels. Pixels at the right and at the bottom that do not fill a patch are
+    /// ignored.
     pub image: [usize; 2],
     /// Height and width of a patch in pixels.
     pub patch: [usize; 2],
-    /// In which order a patch's pixels are flattened.
+    /// The order in which the pixels of a patch are flattened.
     pub patch_order: PatchOrder,
     /// LayerNorm over a flattened patch, before the projection.
     pub patch_norm: bool,
     /// LayerNorm over a projected patch, before the position is added.
     pub embed_norm: bool,
-    /// Whether a learned token is put in front of the patches.
+    /// Whether there is a class token in front of the patches.
     pub class_token: bool,
-    /// Whether a second one follows it.
+    /// Whether a distillation token follows the class token.
     pub distillation_token: bool,
-    /// Learned tokens between those and the patches.
+    /// Number of registers: learned tokens in front of the patches, behind the class and distillation tokens.
     pub registers: usize,
-    /// Which tokens a position is added to.
+    /// Which tokens a learned position is added to.
     pub positions: Positions,
     /// LayerNorm over every token before the first layer.
     pub pre_norm: bool,
-    /// Width of a token.
+    /// Width of a token (the embedding dimension).
     pub dim: usize,
     /// Transformer layers.
     pub depth: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of a head's queries, keys and values; heads × head_dim need not be dim.
+    /// Width of each head's queries, keys and values. heads × head_dim may differ from dim.
     pub head_dim: usize,
-    /// What scores are multiplied by: 1/√head_dim as a rule.
+    /// The factor of the scores, usually 1/√head_dim.
     pub attention_scale: f32,
     /// LayerNorm over each head's queries and keys.
     pub qk_norm: bool,
-    /// Whether queries and keys of patches are rotated by their position.
+    /// Whether the queries and keys of patches are rotated by their position (RoPE).
     pub rope: bool,
-    /// Whether scores have a bias that depends on how far apart query and key are, with a class token and no other.
+    /// Whether the scores have a relative position bias. It needs a class token and no other token besides patches.
     pub relative_bias: bool,
-    /// LayerNorm over what the heads give, before it is projected.
+    /// LayerNorm over the outputs of all heads (the context), before the output projection.
     pub context_norm: bool,
-    /// Whether attention projects its output; without it heads × head_dim is dim.
+    /// Whether attention has an output projection. Without it heads × head_dim must be dim.
     pub out_proj: bool,
-    /// Whether what attention and feed-forward add is scaled, channel by channel.
+    /// Whether the outputs of attention and feed-forward are scaled channel by channel (LayerScale).
     pub layer_scale: bool,
     /// Width of the feed-forward's hidden layer.
     pub mlp_dim: usize,
@@ -59,7 +59,7 @@ pub struct Config {
     pub gated: bool,
     /// LayerNorm over the hidden layer.
     pub hidden_norm: bool,
-    /// The feed-forward's activation.
+    /// The activation of the feed-forward.
     pub activation: Activation,
     /// Which linear layers have biases.
     pub bias: Biases,
@@ -67,28 +67,28 @@ pub struct Config {
     pub norm_eps: f32,
     /// LayerNorm over every token after the last layer.
     pub final_norm: bool,
-    /// The pool that attends to the tokens with a learned query, where there is one.
+    /// The attention pool, if the model has one.
     pub attention_pool: Option<AttentionPool>,
-    /// The vector that stands for the image, where the model has one.
+    /// How the embedding, one vector for the image, is read from the tokens; `None` if the model has none.
     pub embedding: Option<Readout>,
-    /// Width of the embedding after a projection of its own; 0 where there is none.
+    /// Width of the embedding after its projection; 0 without a projection.
     pub projection: usize,
-    /// What the head reads.
+    /// How the input of the head is read from the tokens.
     pub logits: Readout,
-    /// Whether the distillation token has a head of its own: logits are then the mean of both heads, and their readout is
-    /// [`Pool::ClassAndDistillation`] without a norm.
+    /// Whether the distillation token has its own head. Then the logits are the mean of both heads, and their readout
+    /// must be [`Pool::ClassAndDistillation`] without a norm.
     pub distillation_head: bool,
-    /// Outputs of the head; 0 where there is none.
+    /// Number of outputs of the head; 0 without a head.
     pub classes: usize,
 }
 
-/// The order of a patch's pixels.
+/// The order in which the pixels of a patch are flattened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PatchOrder {
-    /// (row, column, channel), as vit-pytorch has it.
+    /// (row, column, channel), as in vit-pytorch.
     RowColumnChannel,
-    /// (channel, row, column), as convolutional patch embeddings (timm, Hugging Face) have it.
+    /// (channel, row, column), as in convolutional patch embeddings (timm, Hugging Face).
     ChannelRowColumn,
 }
 
@@ -96,61 +96,61 @@ pub enum PatchOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Positions {
-    /// None: the model has no such positions.
+    /// No tokens: the model has no learned positions.
     Absent,
-    /// The patches.
+    /// Patches.
     Patches,
-    /// All but registers.
+    /// All tokens except registers.
     NotRegisters,
-    /// All.
+    /// All tokens.
     All,
 }
 
-/// How tokens become one vector.
+/// How the tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readout {
-    /// What is pooled.
+    /// The pooling.
     pub pool: Pool,
-    /// LayerNorm over it. Embedding and logits have the same one if both have one.
+    /// Whether LayerNorm follows. Embedding and logits share its parameters.
     pub norm: bool,
 }
 
-/// What is pooled of an image's tokens, after the final norm if there is one.
+/// How the tokens of an image are pooled, after the final norm if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pool {
     /// The class token.
     Class,
-    /// The mean of class and distillation token.
+    /// The mean of the class and the distillation token.
     ClassAndDistillation,
-    /// The mean of all tokens, those in front of the patches among them.
+    /// The mean of all tokens, including those in front of the patches.
     MeanTokens,
-    /// The mean of the patch tokens alone.
+    /// The mean of the patch tokens.
     MeanPatches,
-    /// The largest of the patch tokens, channel by channel.
+    /// The maximum of the patch tokens, channel by channel.
     MaxPatches,
-    /// The mean of the last two.
+    /// The mean of [`MeanPatches`](Self::MeanPatches) and [`MaxPatches`](Self::MaxPatches).
     MeanMaxPatches,
-    /// The class token and behind it the mean of the patch tokens: twice as wide.
+    /// The class token followed by the mean of the patch tokens: 2·dim wide.
     ClassThenMeanPatches,
     /// The attention pool.
     Attention,
 }
 
-/// A learned query that attends to the tokens (Lee et al. 2019, <https://arxiv.org/abs/1810.00825>), as SigLIP has it:
-/// a = out(attention(query(probe), tokens)), pooled = a + down(activation(up(norm(a)))).
+/// A learned query that attends to the tokens (Lee et al. 2019, <https://arxiv.org/abs/1810.00825>), as in SigLIP: a =
+/// out(attention(query(probe), tokens)), pooled = a + down(activation(up(norm(a)))).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionPool {
-    /// Heads, dim/heads wide each.
+    /// Number of heads, each dim/heads wide.
     pub heads: usize,
-    /// Width of its hidden layer.
+    /// Width of the hidden layer.
     pub mlp_dim: usize,
-    /// Whether it attends to the tokens in front of the patches as well.
+    /// Whether it also attends to the tokens in front of the patches.
     pub all_tokens: bool,
 }
 
 impl AttentionPool {
-    /// The tokens that it attends to.
+    /// The range of tokens that it attends to.
     pub(crate) const fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
         (if self.all_tokens { 0 } else { config.prefix() })..config.tokens()
     }
@@ -178,17 +178,17 @@ pub struct Biases {
 }
 
 impl Biases {
-    /// Biases everywhere, or nowhere.
+    /// Biases in all layers, or in none.
     pub const fn all(bias: bool) -> Self {
         Self { patch: bias, query: bias, key: bias, value: bias, out: bias, mlp: bias, projection: bias, head: bias }
     }
 }
 
 impl Config {
-    /// The plain Vision Transformer (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>): class token, positions
-    /// for all tokens, biases everywhere, exact GELU, feed-forward four times as wide, a head on the class token.
+    /// The plain Vision Transformer (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>): class token,
+    /// positions for all tokens, biases in all layers, exact GELU, a feed-forward of 4·dim, a head on the class token.
     ///
-    /// The start for what differs in a few fields: `Config { layer_scale: true, ..Config::plain(…) }`.
+    /// Use it as a base for models that differ in a few fields: `Config { layer_scale: true, ..Config::plain(…) }`.
     pub fn plain(image: [usize; 2], patch: [usize; 2], dim: usize, depth: usize, heads: usize) -> Self {
         let head_dim = dim.checked_div(heads).unwrap_or(0);
         Self {
@@ -230,7 +230,8 @@ impl Config {
         }
     }
 
-    /// The part of [`validate`](Self::validate) that is about sizes. Behind it no accessor divides by 0 or overflows.
+    /// The part of [`validate`](Self::validate) that checks sizes. If it succeeds, no accessor divides by 0 or
+    /// overflows.
     pub(crate) const fn validate_sizes(&self) -> Result<(), ConfigError> {
         let mut sizes = [
             (self.channels, "channels"),
@@ -267,23 +268,23 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that the parts fit together.
+    /// Checks that the hyper-parameters describe a model.
     ///
     /// # Errors
-    /// The first contradiction found.
+    /// The first problem that it finds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_sizes()?;
         if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.context_norm) {
             return Err(ConfigError::NeedsProjection { inner: self.inner(), dim: self.dim });
         }
         if self.distillation_token && !self.class_token {
-            return Err(ConfigError::NoToken("a distillation token follows a class token"));
+            return Err(ConfigError::NoToken("a distillation token needs a class token"));
         }
         for readout in self.embedding.into_iter().chain(self.logits_readout()) {
             self.has_what_is_pooled(readout.pool)?;
         }
         if self.distillation_head && !self.distillation_token {
-            return Err(ConfigError::NoToken("the distillation token has a head, and there is none"));
+            return Err(ConfigError::NoToken("distillation_head needs a distillation token"));
         }
         let both = Readout { pool: Pool::ClassAndDistillation, norm: false };
         if self.distillation_head && self.logits_readout().is_some_and(|logits| logits != both) {
@@ -299,7 +300,9 @@ impl Config {
             return Err(ConfigError::Odd);
         }
         if self.relative_bias && (!self.class_token || self.prefix() != 1) {
-            return Err(ConfigError::NoToken("relative biases are for a class token and patches"));
+            return Err(ConfigError::NoToken(
+                "relative position biases need a class token, and no tokens besides it and the patches",
+            ));
         }
         if !(self.attention_scale.is_finite() && self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(ConfigError::NotFinite);
@@ -307,12 +310,12 @@ impl Config {
         Ok(())
     }
 
-    /// What the head reads, if there is a head.
+    /// The readout of the logits, if there is a head.
     pub(crate) fn logits_readout(&self) -> Option<Readout> {
         (self.classes > 0).then_some(self.logits)
     }
 
-    /// Those of embedding and logits that are normalised: by the same norm.
+    /// The readouts (embedding, logits) that end with the norm, which they share.
     pub(crate) fn normed_readouts(&self) -> impl Iterator<Item = Readout> {
         self.embedding.into_iter().chain(self.logits_readout()).filter(|readout| readout.norm)
     }
@@ -320,24 +323,24 @@ impl Config {
     fn has_what_is_pooled(&self, pool: Pool) -> Result<(), ConfigError> {
         match pool {
             Pool::Class | Pool::ClassThenMeanPatches if !self.class_token => {
-                Err(ConfigError::NoToken("the class token is to be pooled, and the model has none"))
+                Err(ConfigError::NoToken("a readout pools the class token, but the model has none"))
             }
             Pool::ClassAndDistillation if !self.distillation_token => {
-                Err(ConfigError::NoToken("the distillation token is to be pooled, and the model has none"))
+                Err(ConfigError::NoToken("a readout pools the distillation token, but the model has none"))
             }
             Pool::Attention => match self.attention_pool {
                 Some(pool) if self.dim.is_multiple_of(pool.heads) => Ok(()),
                 Some(_) => Err(ConfigError::PoolHeads),
-                None => Err(ConfigError::NoToken("the attention pool is to be read, and the model has none")),
+                None => Err(ConfigError::NoToken("a readout uses the attention pool, but the model has none")),
             },
             _ => Ok(()),
         }
     }
 
-    /// No model has a size above this one; products of two fit 64 bits with room to spare.
+    /// The largest allowed size. Products of two sizes fit 64 bits.
     const LARGEST: usize = 1 << 24;
 
-    /// Whether what the accessors below multiply fits a `usize`.
+    /// Whether the products in the accessors below fit a `usize`.
     const fn products_fit(&self) -> bool {
         let patch_len = checked_product(&[self.channels, self.patch[0], self.patch[1]]);
         let kv = checked_product(&[self.heads, self.head_dim, 2]);
@@ -345,37 +348,37 @@ impl Config {
         patch_len.is_some() && kv.is_some() && pixels.checked_add(Self::LARGEST + 2).is_some()
     }
 
-    /// The same model over images of another size.
+    /// The same model for images of another size.
     pub fn with_image(self, image: [usize; 2]) -> Self {
         Self { image, ..self }
     }
 
-    /// Rows and columns of the grid of patches.
+    /// Rows and columns of the patch grid.
     pub const fn grid(&self) -> [usize; 2] {
         [self.image[0] / self.patch[0], self.image[1] / self.patch[1]]
     }
 
-    /// Patches of an image.
+    /// Number of patches of an image.
     pub const fn patches(&self) -> usize {
         self.grid()[0] * self.grid()[1]
     }
 
-    /// Tokens in front of the patches.
+    /// Number of tokens in front of the patches.
     pub const fn prefix(&self) -> usize {
         self.special_tokens() + self.registers
     }
 
-    /// Class and distillation token, as far as there are any.
+    /// Number of class and distillation tokens: 0, 1 or 2.
     const fn special_tokens(&self) -> usize {
         self.class_token as usize + self.distillation_token as usize
     }
 
-    /// Tokens of an image.
+    /// Number of tokens of an image.
     pub const fn tokens(&self) -> usize {
         self.prefix() + self.patches()
     }
 
-    /// Rows of the position embedding that are for tokens in front of the patches.
+    /// Rows of the position embedding for tokens in front of the patches.
     pub fn position_prefix(&self) -> usize {
         match self.positions {
             Positions::Absent | Positions::Patches => 0,
@@ -384,17 +387,17 @@ impl Config {
         }
     }
 
-    /// Values of a flattened patch.
+    /// Elements of a flattened patch.
     pub const fn patch_len(&self) -> usize {
         self.channels * self.patch[0] * self.patch[1]
     }
 
-    /// heads × head_dim.
+    /// Width of all heads together: heads × head_dim.
     pub const fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    /// Elements of the embedding; `None` where the model has none.
+    /// Elements of the embedding; `None` if the model has none.
     pub fn embedding_len(&self) -> Option<usize> {
         let readout = self.embedding?;
         Some(if self.projection > 0 { self.projection } else { readout.pool.width(self.dim) })
@@ -402,13 +405,13 @@ impl Config {
 }
 
 impl Pool {
-    /// Elements of what is pooled.
+    /// Elements of the pooled vector.
     pub const fn width(self, dim: usize) -> usize {
         if matches!(self, Self::ClassThenMeanPatches) { 2 * dim } else { dim }
     }
 }
 
-/// The product, `None` on overflow.
+/// The product; `None` on overflow.
 pub(crate) const fn checked_product(factors: &[usize]) -> Option<usize> {
     let (mut product, mut index) = (1usize, 0);
     while index < factors.len() {
@@ -418,18 +421,18 @@ pub(crate) const fn checked_product(factors: &[usize]) -> Option<usize> {
     Some(product)
 }
 
-/// [`Ord::max`], which no `const fn` can call.
+/// [`Ord::max`] for a `const fn`.
 pub(crate) const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
-/// Why hyper-parameters make no model.
+/// Why hyper-parameters are invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// This size is 0.
     Zero(&'static str),
-    /// A size, or what it leads to, does not fit this machine's address space.
+    /// A size, or a product of sizes, does not fit the address space of this machine.
     TooLarge,
     /// The image is smaller than a patch.
     NoPatch {
@@ -438,26 +441,27 @@ pub enum ConfigError {
         /// Height and width of a patch.
         patch: [usize; 2],
     },
-    /// Without an output projection, heads × head_dim has to be dim, and nothing can scale or normalise what is added.
+    /// Without an output projection, heads × head_dim must be dim, and the model cannot have LayerScale or
+    /// `context_norm`.
     NeedsProjection {
         /// heads × head_dim.
         inner: usize,
         /// dim.
         dim: usize,
     },
-    /// A token or a pool is asked for that the model does not have.
+    /// The model lacks a token or pool that another field needs.
     NoToken(&'static str),
-    /// The distillation token has a head, so each head reads one token, not normalised again: the logits' readout is
-    /// [`Pool::ClassAndDistillation`] without a norm, and not this one.
+    /// With a head for the distillation token, the readout of the logits must be [`Pool::ClassAndDistillation`] without
+    /// a norm. It is this one.
     DistillationHead(Readout),
-    /// One norm is for what embedding and logits pool, and that has two widths.
+    /// Embedding and logits share one norm, but their pooled vectors have different widths.
     HeadNorm {
-        /// Elements of what the embedding pools.
+        /// Width of the vector pooled for the embedding.
         embedding: usize,
-        /// Elements of what the logits pool.
+        /// Width of the vector pooled for the logits.
         logits: usize,
     },
-    /// The attention pool's heads do not divide dim.
+    /// dim is not a multiple of the attention pool's heads.
     PoolHeads,
     /// Rotary positions need an even head_dim.
     Odd,
@@ -469,31 +473,31 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zero(name) => write!(f, "{name} is 0"),
-            Self::TooLarge => write!(f, "the model's sizes do not fit this machine's address space"),
+            Self::TooLarge => write!(f, "the model is too large for the address space of this machine"),
             Self::NoPatch { image: [h, w], patch: [ph, pw] } => {
                 write!(f, "an image of {h}×{w} is smaller than a patch of {ph}×{pw}")
             }
             Self::NeedsProjection { inner, dim } => {
                 write!(
                     f,
-                    "heads × head_dim is {inner}; without an output projection it has to be dim, {dim}, with neither \
-                     layer scale nor a norm"
+                    "without an output projection heads × head_dim must be dim ({dim}, found {inner}), without \
+                     layer scale and without context_norm"
                 )
             }
             Self::NoToken(what) => f.write_str(what),
             Self::DistillationHead(Readout { pool, norm }) => write!(
                 f,
-                "with a head for the distillation token logits pool ClassAndDistillation without a norm; here they pool \
+                "with distillation_head the logits must pool ClassAndDistillation without a norm, found \
                  {pool:?}{}",
                 if *norm { " with a norm" } else { "" }
             ),
             Self::HeadNorm { embedding, logits } => write!(
                 f,
-                "embedding and logits share one norm, and what they pool has {embedding} and {logits} elements"
+                "embedding and logits share one norm, but their pooled vectors have {embedding} and {logits} elements"
             ),
             Self::PoolHeads => write!(f, "dim is not a multiple of the attention pool's heads"),
             Self::Odd => write!(f, "rotary positions need an even head_dim"),
-            Self::NotFinite => write!(f, "the attention scale and eps have to be finite, and eps not negative"),
+            Self::NotFinite => write!(f, "the attention scale and eps must be finite, and eps must not be negative"),
         }
     }
 }

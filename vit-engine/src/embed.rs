@@ -1,4 +1,4 @@
-//! Pixels to tokens: cut into patches, flatten, project, add the position; the learned tokens in front.
+//! Pixels to tokens: cut into patches, flatten, project, add the positions; put the learned tokens in front.
 use vit_kernels::{Epilogue, elementwise};
 
 use crate::buffers::EmbedBuffers;
@@ -9,7 +9,7 @@ use crate::parameters::Site;
 use crate::pixels::Pixels;
 
 impl Pass<'_> {
-    /// Fills `residual`, \[images, tokens, dim\], with the images from `first` on.
+    /// Fills `residual`, \[images, tokens, dim\], with the tokens of the images from `first` on.
     pub(crate) fn embed<P: Pixels>(
         &self,
         first: usize,
@@ -46,7 +46,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The learned tokens, \[prefix, dim\], with their positions.
+    /// Writes the learned tokens, \[prefix, dim\], with their positions added.
     fn prefix(&self, out: &mut [f32]) {
         let model = self.model;
         let mut at = 0;
@@ -61,8 +61,8 @@ impl Pass<'_> {
         }
     }
 
-    /// The gathered patches, \[count, patch_len\], the first of which is patch `first`, to tokens, \[count, dim\], their
-    /// positions added.
+    /// Projects the gathered patches, \[count, patch_len\], to tokens, \[count, dim\], and adds their positions.
+    /// `first` is the number of the first patch.
     fn project(&self, first: usize, count: usize, buffers: &mut EmbedBuffers<'_>, out: &mut [f32]) {
         let (model, c) = (self.model, &self.model.config);
         let positions = model.positions().map(|rows| &rows[(c.position_prefix() + first) * c.dim..][..out.len()]);
@@ -92,7 +92,8 @@ impl Pass<'_> {
     }
 }
 
-/// Copies the patch at a column of the grid out of a strip, \[channels, patch height, width\], in the config's order.
+/// Copies one patch, at a column of the grid, out of a strip, \[channels, patch height, width\], in the config's patch
+/// order.
 fn flatten(c: &Config, strip: &[f32], column: usize, patch: &mut [f32]) {
     let [height, width] = c.patch;
     let row = |channel: usize, y: usize| &strip[(channel * height + y) * c.image[1] + column * width..][..width];

@@ -1,36 +1,36 @@
-//! Who runs the kernels' tasks.
+//! Executors: what runs the tasks of the kernels.
 use vit_kernels::Job;
 
-/// The part of the model that a job belongs to, for whoever wants to know where the time goes.
+/// The part of the model that a job belongs to, for profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
     /// Patches to tokens.
     Embed,
-    /// LayerNorm, wherever it stands.
+    /// Every LayerNorm.
     Norm,
-    /// Activations to int8.
+    /// Quantisation of activations to int8.
     Quantise,
     /// Projection to keys and values.
     KeysValues,
     /// Projection to queries.
     Queries,
-    /// Rotation of queries and keys by their positions.
+    /// Rotary positions: queries and keys are rotated.
     Rope,
     /// softmax(q·kᵀ·scale)·v.
     Attention,
-    /// Projection of what attention gives, added to the residual.
+    /// Output projection of attention, added to the residual.
     Output,
-    /// The feed-forward's first matrix, and its activation.
+    /// The first matrix of the feed-forward, and its activation.
     Up,
-    /// The feed-forward's second matrix, added to the residual.
+    /// The second matrix of the feed-forward, added to the residual.
     Down,
     /// The attention pool, the embedding's projection, the head.
     Head,
 }
 
 impl Stage {
-    /// Every stage, in the model's order.
+    /// Every stage, in the order of the model.
     pub const ALL: [Self; 11] = [
         Self::Embed,
         Self::Norm,
@@ -46,19 +46,19 @@ impl Stage {
     ];
 }
 
-/// Threads for forward passes: one or several. Results do not depend on it.
+/// Provides the threads for forward passes, one or several. The results do not depend on the executor.
 pub trait Executor: Sync {
-    /// Calls `pass` once, on whichever thread, with a team at its service.
+    /// Calls `pass` once, on any thread, with a team that runs its jobs.
     fn enter(&self, pass: &mut (dyn FnMut(&dyn Team) + Send));
 }
 
 /// Runs the jobs of one forward pass.
 pub trait Team {
-    /// Runs every task of a job, once, before it returns.
+    /// Runs every task of the job exactly once, and returns when all are done.
     fn run(&self, stage: Stage, job: &mut (dyn Job + '_));
 }
 
-/// Everything on the calling thread.
+/// Runs every task on the calling thread.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Serial;
 

@@ -1,4 +1,4 @@
-//! The feed-forward block: x = x + scale ⊙ down(hidden), hidden = activation(up(norm(x))) or, gated,
+//! The feed-forward block: x = x + scale ⊙ down(hidden), where hidden = activation(up(norm(x))) or, if gated,
 //! activation(gate(norm(x))) ⊙ up(norm(x)).
 use vit_kernels::{Accumulate, Epilogue};
 

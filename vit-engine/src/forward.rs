@@ -1,7 +1,7 @@
-//! The forward pass, in the model's own order: embed → (attention, feed-forward) × depth → head.
+//! The forward pass, in the order of the model: embed → (attention, feed-forward) × depth → head.
 //!
-//! Attention needs every token's keys and values; nothing else needs more than its own row. So each layer goes over
-//! blocks of rows twice: keys and values of all rows first, then the rest.
+//! Attention reads the keys and values of all tokens; every other step reads one row at a time. So each layer makes two
+//! passes over blocks of rows: first the keys and values of all rows, then everything else.
 use core::fmt;
 
 use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
@@ -9,22 +9,23 @@ use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quan
 use crate::arena::{MemoryError, aligned_mut};
 use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
 use crate::executor::{Executor, Stage, Team};
-use crate::features::Features;
 use crate::model::Model;
+use crate::output::Output;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Linear, Norm};
 
 impl Model<'_> {
-    /// Runs the model over a batch: pixels in, the plan's features out. Allocates nothing.
+    /// Runs the model on a batch of images and writes the plan's [`Output`](crate::Output) to `out`. Allocates nothing.
     ///
-    /// `arena` is at least [`Plan::arena_bytes`] long and aligned to [`ALIGN`](crate::ALIGN); what it holds before does
-    /// not matter. `out` is [`Plan::output_len`] long, \[batch, …\] as [`Features`](crate::Features) says. The bits of
-    /// the output depend on the model, its precision and its level (all levels with fused multiply–add agree), not on
-    /// the plan's blocks, the batch or the executor.
+    /// `arena` has at least [`Plan::arena_bytes`] bytes and is aligned to [`ALIGN`](crate::ALIGN); its contents do not
+    /// matter. `out` has [`Plan::output_len`] elements, \[batch, …\] in the shape that [`Output`](crate::Output)
+    /// states. The bits of the output depend on the model, its precision and its instruction-set level (all levels with
+    /// fused multiply–add agree). They do not depend on the plan's block sizes, the batch or the executor.
     ///
     /// # Errors
-    /// When plan, arena or `out` do not fit, and whatever error `pixels` gives; `out` is then partly written.
+    /// If the plan is for another model, if `arena` or `out` has the wrong size, or if `pixels` fails. After an error
+    /// `out` may be partly written.
     pub fn forward<P: Pixels<Error: Send> + Send>(
         &self,
         plan: &Plan,
@@ -37,7 +38,7 @@ impl Model<'_> {
             return Err(ForwardError::OtherPlan);
         }
         if out.len() != plan.output_len() {
-            return Err(ForwardError::Output { expected: plan.output_len(), found: out.len() });
+            return Err(ForwardError::OutputLen { expected: plan.output_len(), found: out.len() });
         }
         let [height, width] = self.config.image;
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
@@ -56,7 +57,7 @@ impl Model<'_> {
     }
 }
 
-/// A forward pass over the images that are in flight together.
+/// A forward pass over one group of images.
 pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Model<'a>,
     pub(crate) plan: &'a Plan,
@@ -72,7 +73,7 @@ impl Pass<'_> {
         arena: &mut [u8],
         out: &mut [f32],
     ) -> Result<(), ForwardError<P::Error>> {
-        let (c, plan, features) = (&self.model.config, self.plan, self.plan.features());
+        let (c, plan, output) = (&self.model.config, self.plan, self.plan.output());
         let (PassBuffers { mut residual }, arena) = PassBuffers::carve(c, plan.images(), arena);
         residual = &mut residual[..self.images * c.tokens() * c.dim]; // [images·tokens, dim]
 
@@ -80,16 +81,16 @@ impl Pass<'_> {
         self.embed(first, pixels, buffers, residual).map_err(ForwardError::Pixels)?;
 
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
-        let layers = features.layers(c);
+        let layers = output.layers(c);
         for index in 0..layers {
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
-            if features == Features::Attention {
+            if output == Output::Attention {
                 self.attention_maps(&layer, index, residual, &mut buffers, out);
             }
             if index + 1 == layers {
-                match features.rows_of_last_layer(c) {
-                    _ if features == Features::Attention => return Ok(()),
+                match output.rows_of_last_layer(c) {
+                    _ if output == Output::Attention => return Ok(()),
                     rows if rows < c.tokens() => residual = self.keep_first_rows(residual, rows),
                     _ => {}
                 }
@@ -119,7 +120,8 @@ impl Pass<'_> {
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
-    /// Rows as weights of that format take them: f32, or quantised into `values` and `scales`.
+    /// The rows of `x` in the format that `weight` is multiplied with: f32 as they are, or quantised into `values` and
+    /// `scales`.
     pub(crate) fn activations<'e>(
         &self,
         x: &'e [f32],
@@ -134,8 +136,8 @@ impl Pass<'_> {
         let rows = x.len() / k;
         let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
         let job = Quantise::new(isa, x, k, values, scales);
-        self.team.run(Stage::Quantise, &mut job.expect("the plan reserved as many rows as a block has"));
-        Quantised::new(isa, k, values, scales).expect("they were written just now").into()
+        self.team.run(Stage::Quantise, &mut job.expect("the buffers have room for the rows of a block"));
+        Quantised::new(isa, k, values, scales).expect("the job above wrote them").into()
     }
 
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].
@@ -157,33 +159,34 @@ impl Pass<'_> {
     }
 }
 
-/// Why a forward pass did not deliver.
+/// Why a forward pass failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ForwardError<E> {
-    /// The plan was made for another config or precision.
+    /// The plan is for another config or precision.
     OtherPlan,
-    /// The arena does not do.
+    /// The arena is too small or misaligned.
     Arena(MemoryError),
-    /// The output has another length than the plan's.
-    Output {
+    /// `out` does not have the length that the plan states.
+    OutputLen {
         /// [`Plan::output_len`].
         expected: usize,
-        /// The length passed.
+        /// The length of `out`.
         found: usize,
     },
-    /// The source of pixels failed.
+    /// The source of the pixels failed.
     Pixels(E),
-    /// The executor did not call the pass.
+    /// The executor returned without running the pass.
     NotRun,
 }
 
 impl<E: fmt::Display> fmt::Display for ForwardError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OtherPlan => write!(f, "the plan was made for another model"),
+            Self::OtherPlan => write!(f, "the plan is for another model"),
             Self::Arena(error) => write!(f, "the arena: {error}"),
-            Self::Output { expected, found } => {
-                write!(f, "the output has {found} elements, and the plan delivers {expected}")
+            Self::OutputLen { expected, found } => {
+                write!(f, "the output slice has {found} elements, expected {expected}")
             }
             Self::Pixels(error) => error.fmt(f),
             Self::NotRun => write!(f, "the executor did not run the forward pass"),
@@ -191,4 +194,12 @@ impl<E: fmt::Display> fmt::Display for ForwardError<E> {
     }
 }
 
-impl<E: core::error::Error> core::error::Error for ForwardError<E> {}
+impl<E: core::error::Error + 'static> core::error::Error for ForwardError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Arena(error) => Some(error),
+            Self::Pixels(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,27 +1,28 @@
-//! From the last layer's tokens to what was asked for: final norm, pooling, projection, head.
+//! From the tokens of the last layer to the output: final norm, pooling, projection, head.
 use vit_kernels::{Attention, Epilogue, KvLayout, elementwise};
 
 use crate::buffers::{HeadBuffers, PoolBuffers};
 use crate::config::{Pool, Readout};
 use crate::executor::Stage;
-use crate::features::Features;
 use crate::forward::Pass;
+use crate::output::Output;
 use crate::parameters::Site;
 
 impl Pass<'_> {
-    /// `residual` is \[images, rows, dim\]: all tokens, or as many of the first as the features need.
+    /// Writes the output. `residual` is \[images, rows, dim\]: all tokens, or the first ones if the output needs no
+    /// others.
     pub(crate) fn head(&self, residual: &[f32], arena: &mut [u8], out: &mut [f32]) {
         let (c, model) = (&self.model.config, self.model);
         let (buffers, arena) = HeadBuffers::carve(c, self.plan.images(), arena);
         let patches = c.prefix() * c.dim;
-        match self.plan.features() {
-            Features::Class => self.final_norms(residual, 0..c.dim, out),
-            Features::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
-            Features::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
-            Features::Layer(_) => out.copy_from_slice(residual),
-            // Written layer by layer.
-            Features::Attention => {}
-            Features::Embedding => {
+        match self.plan.output() {
+            Output::Class => self.final_norms(residual, 0..c.dim, out),
+            Output::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
+            Output::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
+            Output::Layer(_) => out.copy_from_slice(residual),
+            // Each layer has written its maps already.
+            Output::Attention => {}
+            Output::Embedding => {
                 let Some(readout) = c.embedding else { return };
                 let embedding = self.read(readout, residual, buffers, arena);
                 match model.linear(Site::Projection) {
@@ -31,9 +32,9 @@ impl Pass<'_> {
                     None => out.copy_from_slice(embedding),
                 }
             }
-            Features::Logits => match model.linear(Site::DistillationHead) {
+            Output::Logits => match model.linear(Site::DistillationHead) {
                 Some(second) => {
-                    // Each token has its own head; the logits are their mean.
+                    // Each of the two tokens has its own head. The logits are the mean of both.
                     let HeadBuffers { pooled, normed, .. } = buffers;
                     let images = self.images * c.dim;
                     self.final_norms(residual, 0..c.dim, &mut pooled[..images]);
@@ -54,7 +55,8 @@ impl Pass<'_> {
         }
     }
 
-    /// The final norm of some tokens of each image: `elements` of each, \[images, elements\] into `out`.
+    /// The final norm of some tokens of each image: `elements` is their range within an image, `out` is \[images,
+    /// elements\].
     fn final_norms(&self, residual: &[f32], elements: core::ops::Range<usize>, out: &mut [f32]) {
         let images = residual.chunks_exact(residual.len() / self.images);
         for (tokens, out) in images.zip(out.chunks_exact_mut(elements.len())) {
@@ -62,7 +64,8 @@ impl Pass<'_> {
         }
     }
 
-    /// One vector an image, \[images, width of the pool\]; `arena` is for the attention pool.
+    /// Pools one vector for each image, \[images, width of the pool\]. The attention pool takes its buffers from
+    /// `arena`.
     fn read<'b>(&self, readout: Readout, residual: &[f32], buffers: HeadBuffers<'b>, arena: &mut [u8]) -> &'b [f32] {
         let len = self.images * readout.pool.width(self.model.config.dim);
         let HeadBuffers { pooled, normed, row } = buffers;
@@ -84,7 +87,7 @@ impl Pass<'_> {
         }
     }
 
-    /// What is pooled of an image; `row` is scratch, \[2·dim\].
+    /// Pools the tokens of one image. `row` is scratch, \[2·dim\].
     fn pool(&self, pool: Pool, tokens: &[f32], row: &mut [f32], pooled: &mut [f32]) {
         let (c, isa) = (&self.model.config, self.model.isa);
         let (row, second) = row.split_at_mut(c.dim);
@@ -118,13 +121,13 @@ impl Pass<'_> {
         }
     }
 
-    /// The largest of each channel.
+    /// The maximum over tokens, channel by channel.
     fn largest(&self, tokens: &[f32], row: &mut [f32], out: &mut [f32]) {
         let dim = out.len();
         out.fill(f32::NEG_INFINITY);
         for token in tokens.chunks_exact(dim) {
             self.final_norm(token, row);
-            // A NaN stays.
+            // A NaN wins over every number.
             out.iter_mut().zip(&*row).for_each(|(out, x)| *out = if *x > *out || x.is_nan() { *x } else { *out });
         }
     }

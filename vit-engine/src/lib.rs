@@ -1,17 +1,17 @@
 //! The Vision Transformer over a preallocated, caller-owned arena.
 //!
 //! One forward pass, written once, over blocks of rows (tokens) whose size a [`Plan`] picks within a memory budget: a
-//! server lets it pick what is fastest, a microcontroller gives it a few hundred KB. Same code, same model, same bits.
-//! The forward pass allocates nothing.
+//! server lets it pick the fastest sizes, a microcontroller limits it to a few hundred KB. Both run the same code and
+//! model, and get the same bits. The forward pass allocates nothing.
 //!
 //! # With the default features: load a checkpoint and classify
 //! ```no_run
-//! use vit_engine::{AlignedBox, Features, Images, Isa, Plan, Precision, Serial, file};
+//! use vit_engine::{AlignedBox, Images, Isa, Output, Plan, Precision, Serial, file};
 //!
 //! let checkpoint = file::Checkpoint::open("vit-base", file::Access::Map)?;
 //! let loaded = checkpoint.load(Precision::F32)?;
 //! let model = loaded.model(Isa::best());
-//! let plan = model.plan(Features::Logits, 1, None)?;
+//! let plan = model.plan(Output::Logits, 1, None)?;
 //! let mut arena = AlignedBox::new(plan.arena_bytes())?;
 //! let pixels = vec![0.0; 3 * 224 * 224]; // normalised, [batch, channels, height, width]
 //! let mut logits = vec![0.0; plan.output_len()];
@@ -20,28 +20,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`zoo`] has the families of checkpoints that load as they are, and what their features mean;
-//! [`Loaded::model_at`](file::Loaded::model_at) runs one over images of another size.
+//! [`zoo`] lists the model families whose checkpoints load unchanged, and what each [`Output`] means for them.
+//! [`Loaded::model_at`](file::Loaded::model_at) runs a model on images of another size.
 //!
-//! # Features
-//! All but `alloc` and `std`, which the others imply, are on by default.
+//! # Cargo features
+//! All are on by default (`alloc` and `std` because the others imply them).
 //!
 //! | Feature | What it gives | Needs |
 //! |---|---|---|
 //! | `alloc` | [`AlignedBox`] | an allocator |
-//! | `std` | nothing by itself: the crate links the standard library | |
+//! | `std` | links the standard library; nothing else by itself | |
 //! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
-//! | `mmap` | weight files are mapped, memory is in huge pages | memmap2 |
-//! | `threads` | [`ThreadPool`] | threads |
+//! | `mmap` | maps weight files, allocates huge pages | memmap2 |
+//! | `threads` | [`ThreadPool`] | operating system threads |
 //!
-//! WebAssembly in a browser has neither files to map nor threads: `default-features = false, features = ["checkpoints"]`
-//! reads checkpoints that are in memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
+//! WebAssembly in a browser can neither map files nor start threads: `default-features = false, features =
+//! ["checkpoints"]` reads checkpoints from memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
 //!
-//! # Without features: `no_std`, no `alloc`
-//! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. Weights stand in the caller's memory,
-//! put there by [`Model::fill`] from any [`Source`], or by a program that ran before; pixels are pulled from a slice
-//! ([`Images`]) or from a callback ([`Pixels`]). Beside the arena a forward pass takes some stack, most of it what
-//! attention holds of a tile of queries: 21.6 KB, on AVX-512 64.9 KB.
+//! # Without Cargo features: `no_std`, no `alloc`
+//! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. The caller owns the memory of the
+//! weights: [`Model::fill`] fills it from any [`Source`], or it holds a [packed file](packed). Pixels come from a slice
+//! ([`Images`]) or a callback ([`Pixels`]). Besides the arena, a forward pass needs some stack, of which attention
+//! takes 21.6 KB, on AVX-512 64.9 KB.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
@@ -54,7 +54,6 @@ mod buffers;
 mod config;
 mod embed;
 mod executor;
-mod features;
 mod feed_forward;
 #[cfg(feature = "checkpoints")]
 pub mod file;
@@ -63,6 +62,7 @@ mod head;
 #[cfg(feature = "alloc")]
 mod memory;
 mod model;
+mod output;
 pub mod packed;
 mod parameters;
 mod pixels;
@@ -81,11 +81,11 @@ pub use arena::{ALIGN, Aligned, MemoryError};
 pub use buffers::arena_bytes;
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
-pub use features::{Features, UnknownFeatures};
 pub use forward::ForwardError;
 #[cfg(feature = "alloc")]
 pub use memory::{AlignedBox, OutOfMemory};
 pub use model::{Model, ModelError};
+pub use output::{Output, UnknownOutput};
 pub use packed::PackedError;
 pub use parameters::{LayerSite, Param, Part, PoolSite, Site, for_each_param};
 pub use pixels::{Images, ImagesError, Pixels};

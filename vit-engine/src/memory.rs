@@ -1,19 +1,19 @@
-//! Memory of the engine's own, for arenas and weights: aligned, and an error where the system does not give it.
+//! Aligned memory for arenas and weights. A failed allocation is an error, not a panic.
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-/// An aligned buffer of its own, zero at first: an arena, or the memory of a model.
+/// An owned, aligned, zeroed buffer for an arena or for a model's weights.
 ///
-/// With the feature `mmap` it has its own pages, and on Linux it asks for huge ones (`madvise`), which the system may or
-/// may not give: weights that are streamed through pages of 4 KB spend a tenth of the time on looking those up. Without
-/// that feature it is memory of the program's allocator.
+/// With the feature `mmap` it maps its own pages and, on Linux, asks for huge ones (`madvise`), which the system may
+/// refuse. With pages of 4 KB, streaming weights spends a tenth of the time on page look-ups. Without that feature it
+/// uses the program's allocator.
 pub struct AlignedBox(store::Store);
 
 impl AlignedBox {
-    /// `len` zero bytes, aligned to [`ALIGN`](crate::ALIGN).
+    /// Allocates `len` zero bytes, aligned to [`ALIGN`](crate::ALIGN).
     ///
     /// # Errors
-    /// When the system does not give them.
+    /// If the allocation fails.
     pub fn new(len: usize) -> Result<Self, OutOfMemory> {
         store::Store::new(len).map(Self).ok_or(OutOfMemory { bytes: len })
     }
@@ -38,22 +38,22 @@ impl fmt::Debug for AlignedBox {
     }
 }
 
-/// The system does not give the memory.
+/// An allocation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// The bytes asked for.
+    /// The size of the allocation in bytes.
     pub bytes: usize,
 }
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the system does not give {} bytes of memory", self.bytes)
+        write!(f, "cannot allocate {} bytes of memory", self.bytes)
     }
 }
 
 impl core::error::Error for OutOfMemory {}
 
-/// Pages of the system.
+/// Pages mapped from the system.
 #[cfg(feature = "mmap")]
 mod store {
     use memmap2::MmapMut;
@@ -69,13 +69,14 @@ mod store {
 
     impl Store {
         pub(super) fn new(len: usize) -> Option<Self> {
-            // Room to start at a huge page; what is never touched takes no memory.
+            // Extra address space, so that the buffer can start at a huge page. Untouched pages take no memory.
             let spare = if len < HUGE_PAGE { 0 } else { HUGE_PAGE };
             let pages = MmapMut::map_anon(len.checked_add(spare)?.max(1)).ok()?;
             let start = if spare == 0 { 0 } else { pages.as_ptr().align_offset(HUGE_PAGE) };
             #[cfg(target_os = "linux")]
             if spare > 0 {
-                // Whole ones alone, so that the buffer does not grow by them. A system without them says so: no harm.
+                // Only whole huge pages, so that the buffer does not take more memory. A system without huge pages
+                // returns an error, which is ignored.
                 let _ = pages.advise_range(memmap2::Advice::HugePage, start, len / HUGE_PAGE * HUGE_PAGE);
             }
             Some(Self { pages, start, len })
@@ -91,7 +92,7 @@ mod store {
     }
 }
 
-/// Memory of the program's allocator: cache lines, which are aligned by their type.
+/// Memory from the program's allocator: a vector of cache lines, whose type is aligned.
 #[cfg(not(feature = "mmap"))]
 mod store {
     extern crate alloc;

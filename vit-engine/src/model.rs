@@ -1,22 +1,22 @@
-//! A model: its config and a borrowed view of its weights. Immutable, so any number of callers may share it.
+//! A model: its config and a borrowed view of its weights. It is immutable, so any number of callers can share it.
 use vit_kernels::Isa;
 
 use crate::arena::{MemoryError, aligned};
 use crate::config::{Config, ConfigError};
-use crate::features::Features;
+use crate::output::Output;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
-use crate::weights::{Fill, FillError, Layout, Linear, Norm, Precision, Source};
+use crate::weights::{Fill, FillError, Linear, Norm, Precision, Source, WeightLayout};
 
-/// A model over weights that stand in the caller's memory: RAM, flash, a mapped file.
+/// A model whose weights are in the caller's memory: RAM, flash or a mapped file.
 #[derive(Debug, Clone, Copy)]
 pub struct Model<'a> {
     pub(crate) config: Config,
     pub(crate) isa: Isa,
-    layout: Layout,
-    /// What is the same for every size of image.
+    layout: WeightLayout,
+    /// The weights that are the same for every image size.
     data: &'a [u8],
-    /// What is not.
+    /// The tables (positions, rotations) for this image size.
     tables: &'a [u8],
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) kv: Linear<'a>,                     // [2·inner, dim]
     pub(crate) q: Linear<'a>,                      // [inner, dim]
     pub(crate) qk_norm: Option<QkNorm<'a>>,        //
-    pub(crate) relative_bias: Option<&'a [f32]>,   // a row a head
+    pub(crate) relative_bias: Option<&'a [f32]>,   // one row per head
     pub(crate) context_norm: Option<Norm<'a>>,     // [inner]
     pub(crate) out: Option<Linear<'a>>,            // [dim, inner]
     pub(crate) attention_scale: Option<&'a [f32]>, // [dim]
@@ -38,7 +38,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) mlp_scale: Option<&'a [f32]>,       // [dim]
 }
 
-/// The norms of a head's queries and keys.
+/// The norms of each head's queries and keys.
 #[derive(Clone, Copy)]
 pub(crate) struct QkNorm<'a> {
     pub(crate) query: Norm<'a>, // [head_dim]
@@ -57,70 +57,75 @@ pub(crate) struct PoolWeights<'a> {
 }
 
 impl<'a> Model<'a> {
-    /// The bytes that a model's weights take, exactly.
+    /// The exact size of a model's weights in bytes.
     ///
     /// # Errors
-    /// When the config makes no model.
+    /// If the config is invalid.
     pub fn bytes(config: &Config, precision: Precision) -> Result<usize, ConfigError> {
-        Ok(Layout::new(config, precision)?.bytes())
+        Ok(WeightLayout::new(config, precision)?.bytes())
     }
 
-    /// Fills `memory`, [`bytes`](Self::bytes) long and aligned to [`ALIGN`](crate::ALIGN), from `source`.
+    /// Fills `memory` with the parameters from `source`, packed. `memory` has [`bytes`](Self::bytes) bytes and is
+    /// aligned to [`ALIGN`](crate::ALIGN).
     ///
     /// # Errors
-    /// When the config makes no model, the memory does not do, the source lacks a parameter, or a value is not finite.
+    /// If the config is invalid, `memory` is too small or misaligned, the source lacks a parameter, or a value is not
+    /// finite.
     pub fn fill<S: Source>(
         config: &Config,
         precision: Precision,
         source: &S,
         memory: &mut [u8],
     ) -> Result<(), FillError<S::Error>> {
-        let layout = Layout::new(config, precision).map_err(FillError::Config)?;
+        let layout = WeightLayout::new(config, precision).map_err(FillError::Config)?;
         Fill { layout: &layout, source, memory }.model(config)
     }
 
-    /// A model over memory that [`fill`](Self::fill) has filled for the same config and precision, to run on `isa`.
+    /// A model whose weights are in `memory`, which [`fill`](Self::fill) has filled for the same config and precision.
+    /// It runs on `isa`.
     ///
-    /// `memory` is exactly what was filled; that its contents are this model's is the caller's word, and only its length
-    /// can be checked.
+    /// `memory` is exactly the filled part. Only its length and alignment are checked: that its contents are of this
+    /// model is up to the caller.
     ///
     /// # Errors
-    /// When the config makes no model, or the memory is misaligned or not [`bytes`](Self::bytes) long.
+    /// If the config is invalid, or `memory` is misaligned or not [`bytes`](Self::bytes) long.
     pub fn new(config: &Config, precision: Precision, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
-        let layout = Layout::new(config, precision).map_err(ModelError::Config)?;
+        let layout = WeightLayout::new(config, precision).map_err(ModelError::Config)?;
         let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
         }
         let (data, tables) = aligned(memory, needed).map_err(ModelError::Memory)?.split_at(layout.tables_start);
-        // A precision whose bits are the same everywhere rounds every operation for itself.
+        // A precision with the same bits on every level must not fuse multiplications and additions.
         let isa = if precision.quantises() { isa.unfused() } else { isa };
         Ok(Self { config: *config, isa, layout, data, tables })
     }
 
-    /// The bytes of what depends on the image's size: positions, rotations. They stand at the end of a model's memory.
+    /// The size in bytes of the tables that depend on the image size: positions and rotations. They are at the end of a
+    /// model's memory.
     ///
     /// # Errors
-    /// When the config makes no model.
+    /// If the config is invalid.
     pub fn table_bytes(config: &Config) -> Result<usize, ConfigError> {
-        Ok(Layout::new(config, Precision::F32)?.table_bytes)
+        Ok(WeightLayout::new(config, Precision::F32)?.table_bytes)
     }
 
-    /// Fills `memory`, [`table_bytes`](Self::table_bytes) long and aligned to [`ALIGN`](crate::ALIGN), with what a model
-    /// for images of the config's size needs beside the weights; see [`at`](Self::at). `source` is asked for those
-    /// parameters alone whose [`Site::is_table`].
+    /// Fills `memory` with the tables for the image size of the config; see [`at`](Self::at). `memory` has
+    /// [`table_bytes`](Self::table_bytes) bytes and is aligned to [`ALIGN`](crate::ALIGN). Reads only the parameters
+    /// from `source` whose [`Site::is_table`] is true.
     ///
     /// # Errors
-    /// As [`fill`](Self::fill).
+    /// Same as [`fill`](Self::fill).
     pub fn fill_tables<S: Source>(config: &Config, source: &S, memory: &mut [u8]) -> Result<(), FillError<S::Error>> {
-        let layout = Layout::new(config, Precision::F32).map_err(FillError::Config)?;
+        let layout = WeightLayout::new(config, Precision::F32).map_err(FillError::Config)?;
         Fill { layout: &layout, source, memory }.tables()
     }
 
-    /// The same weights for images of another size, \[height, width\], whose tables stand in `tables`.
+    /// The same weights for images of another size, \[height, width\]. `tables` holds the tables for that size.
     ///
     /// # Errors
-    /// When such images make no model, biases by place are for another grid, or the memory does not do.
+    /// If the config is invalid for this size, the model has relative position biases for another grid, or `tables` has
+    /// the wrong size or is misaligned.
     pub fn at<'b>(&self, image: [usize; 2], tables: &'b [u8]) -> Result<Model<'b>, ModelError>
     where
         'a: 'b,
@@ -129,7 +134,7 @@ impl<'a> Model<'a> {
         if config.relative_bias && config.grid() != self.config.grid() {
             return Err(ModelError::OtherGrid { own: self.config.grid(), found: config.grid() });
         }
-        let layout = Layout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
+        let layout = WeightLayout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
         let (needed, found) = (layout.table_bytes, tables.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
@@ -151,17 +156,17 @@ impl<'a> Model<'a> {
     /// [`Plan::new`] for this model.
     ///
     /// # Errors
-    /// As that.
-    pub fn plan(&self, features: Features, batch: usize, budget: Option<usize>) -> Result<Plan, PlanError> {
-        Plan::new(&self.config, self.precision(), features, batch, budget)
+    /// Same as [`Plan::new`].
+    pub fn plan(&self, output: Output, batch: usize, budget: Option<usize>) -> Result<Plan, PlanError> {
+        Plan::new(&self.config, self.precision(), output, batch, budget)
     }
 
-    /// The instruction-set level it runs on.
+    /// The instruction-set level that the model runs on.
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// The bytes of its weights.
+    /// The size of the weights in bytes.
     pub fn weight_bytes(&self) -> usize {
         self.layout.bytes()
     }
@@ -178,14 +183,14 @@ impl<'a> Model<'a> {
         self.layout.keys_values(self.data, sites)
     }
 
-    /// A token, registers, positions, rotations.
+    /// The rows of a site that is not a matrix: a token, registers, positions, rotations.
     pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
         self.layout.rows(if site.is_table() { self.tables } else { self.data }, site)
     }
 
     /// \[dim, patch_len\].
     pub(crate) fn patch(&self) -> Linear<'a> {
-        self.linear(Site::Patch).expect("every model has one")
+        self.linear(Site::Patch).expect("every model has a patch projection")
     }
 
     pub(crate) fn layer(&self, index: usize) -> Layer<'a> {
@@ -193,7 +198,7 @@ impl<'a> Model<'a> {
         let norm = |site| self.norm(at(site));
         let linear = |site| self.linear(at(site));
         let rows = |site| self.layout.rows(self.data, at(site));
-        let every = "every layer has one";
+        let every = "every layer has this parameter";
         Layer {
             attention_norm: norm(LayerSite::AttentionNorm).expect(every),
             kv: self.keys_values([at(LayerSite::Key), at(LayerSite::Value)]).expect(every),
@@ -225,25 +230,25 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// The position embedding as it stands in memory, \[position_prefix + patches, dim\].
+    /// The position embedding, \[position_prefix + patches, dim\].
     pub fn positions(&self) -> Option<&'a [f32]> {
         self.rows(Site::Positions)
     }
 }
 
-/// Why a model cannot be made over some memory.
+/// Why a model cannot be made from some memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
-    /// The memory does not do.
+    /// The memory has the wrong size or is misaligned.
     Memory(MemoryError),
-    /// Biases by place are for the grid of patches that the model was trained on, and no other.
+    /// The model has relative position biases, which fit only the grid of patches that it was trained on.
     OtherGrid {
-        /// That grid.
+        /// The grid of the training, \[rows, columns\].
         own: [usize; 2],
-        /// The grid of the images.
+        /// The grid of the images, \[rows, columns\].
         found: [usize; 2],
     },
 }
@@ -255,7 +260,7 @@ impl core::fmt::Display for ModelError {
             Self::Memory(error) => error.fmt(f),
             Self::OtherGrid { own: [h, w], found: [fh, fw] } => write!(
                 f,
-                "the model's relative position biases are for {h}×{w} patches, and are not interpolated for {fh}×{fw}"
+                "the model's relative position biases are for {h}×{w} patches and cannot be resampled for {fh}×{fw}"
             ),
         }
     }

@@ -1,17 +1,17 @@
-//! What parameters a model of some config has, and in which order they stand in memory: that of their use, so that what
-//! is fetched ahead is the next matrix.
+//! Which parameters a model has, and their order in memory. It is the order of their use, so that prefetching past the
+//! end of a matrix reads the next one.
 use crate::config::{Config, Positions, Readout};
 
-/// A parameter: a matrix \[out, in\], or a vector seen as \[1, len\].
+/// A parameter: a matrix \[out, in\], or a vector as \[1, len\].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Param {
     /// The part of the model.
     pub site: Site,
-    /// Its weight or its bias.
+    /// The weight or the bias.
     pub part: Part,
 }
 
-/// Weight or bias; tokens, positions and scales are weights.
+/// Weight or bias. Tokens, positions and scales count as weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
@@ -21,7 +21,7 @@ pub enum Part {
     Bias,
 }
 
-/// A part of the model that has parameters.
+/// A place in the model that has parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Site {
@@ -41,11 +41,11 @@ pub enum Site {
     PreNorm,
     /// A part of a layer.
     Layer(usize, LayerSite),
-    /// LayerNorm over every token at the end.
+    /// LayerNorm over every token after the last layer.
     FinalNorm,
     /// A part of the attention pool.
     Pool(PoolSite),
-    /// LayerNorm over what was pooled.
+    /// LayerNorm over the pooled vector.
     HeadNorm,
     /// The embedding's projection, \[projection, width of the pool\].
     Projection,
@@ -53,10 +53,10 @@ pub enum Site {
     Head,
     /// The head of the distillation token, \[classes, dim\].
     DistillationHead,
-    /// The position embedding, \[position_prefix + patches, dim\]. It depends on the image's size.
+    /// The position embedding, \[position_prefix + patches, dim\]. It depends on the image size.
     Positions,
-    /// The cosines and then the sines by which queries and keys are rotated, \[patches, head_dim\]. They depend on the
-    /// image's size.
+    /// The cosines and then the sines that rotate queries and keys, \[patches, head_dim\]. They depend on the image
+    /// size.
     Rope,
 }
 
@@ -70,19 +70,19 @@ pub enum LayerSite {
     Key,
     /// \[heads·head_dim, dim\].
     Value,
-    /// LayerNorm over a head's key.
+    /// LayerNorm over each head's keys.
     KeyNorm,
     /// \[heads·head_dim, dim\].
     Query,
-    /// LayerNorm over a head's query.
+    /// LayerNorm over each head's queries.
     QueryNorm,
-    /// The biases of [`RelativeBias`](vit_kernels::RelativeBias), a row a head.
+    /// The table of [`RelativeBias`](vit_kernels::RelativeBias), one row per head.
     RelativeBias,
-    /// LayerNorm over what the heads give.
+    /// LayerNorm over the outputs of all heads (the context).
     ContextNorm,
     /// \[dim, heads·head_dim\].
     Out,
-    /// What scales attention's part of the residual, \[1, dim\].
+    /// The layer scale of attention, \[1, dim\].
     AttentionScale,
     /// LayerNorm before the feed-forward.
     MlpNorm,
@@ -94,7 +94,7 @@ pub enum LayerSite {
     HiddenNorm,
     /// \[dim, mlp_dim\].
     Down,
-    /// What scales the feed-forward's part of the residual, \[1, dim\].
+    /// The layer scale of the feed-forward, \[1, dim\].
     MlpScale,
 }
 
@@ -102,7 +102,7 @@ pub enum LayerSite {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PoolSite {
-    /// What the query is made of, \[1, dim\].
+    /// The learned vector that the query is projected from, \[1, dim\].
     Probe,
     /// \[dim, dim\].
     Query,
@@ -120,8 +120,8 @@ pub enum PoolSite {
     Down,
 }
 
-/// Parameters that stand together in a model's memory, with their shapes. `S` names parts of the model: a [`Site`], or
-/// within a layer a [`LayerSite`].
+/// Parameters that are next to each other in memory, with their shapes. `S` is the type of their sites: [`Site`], or
+/// [`LayerSite`] within a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Entry<S> {
     /// Rows of f32.
@@ -130,12 +130,13 @@ pub(crate) enum Entry<S> {
     Norm { site: S, len: usize },
     /// A matrix \[n, k\] and its bias.
     Linear { site: S, n: usize, k: usize, bias: bool },
-    /// Keys \[n, k\] and then values \[n, k\] in one matrix. If one has a bias, the other's is 0 where it has none.
+    /// One matrix with the rows of the keys \[n, k\] and then of the values \[n, k\]. If only one of them has a bias,
+    /// the bias of the other is 0.
     KeysValues { sites: [S; 2], n: usize, k: usize, bias: [bool; 2] },
 }
 
 impl<S: Copy + PartialEq> Entry<S> {
-    /// Whether it holds the parameters of exactly these sites, in this order.
+    /// Whether the entry holds exactly these sites, in this order.
     pub(crate) fn holds(&self, sites: &[S]) -> bool {
         match self {
             Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => sites == [*site],
@@ -143,7 +144,7 @@ impl<S: Copy + PartialEq> Entry<S> {
         }
     }
 
-    /// The same entry under other names of its sites.
+    /// The same entry with its sites mapped by a function.
     pub(crate) fn named<T>(self, name: impl Fn(S) -> T) -> Entry<T> {
         match self {
             Self::Rows { site, rows, cols } => Entry::Rows { site: name(site), rows, cols },
@@ -155,7 +156,7 @@ impl<S: Copy + PartialEq> Entry<S> {
 }
 
 impl Entry<Site> {
-    /// Its first site.
+    /// The first site of the entry.
     pub(crate) fn site(&self) -> Site {
         match *self {
             Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => site,
@@ -163,7 +164,7 @@ impl Entry<Site> {
         }
     }
 
-    /// The shape of its matrix, \[n, k\]; of vectors as of one row.
+    /// The shape of the matrix, \[n, k\]; a vector is one row.
     pub(crate) fn matrix_shape(&self) -> [usize; 2] {
         match *self {
             Self::Rows { rows, cols, .. } => [rows, cols],
@@ -173,7 +174,7 @@ impl Entry<Site> {
         }
     }
 
-    /// The same entry of another layer.
+    /// The same entry for another layer.
     pub(crate) fn at_layer(self, index: usize) -> Self {
         self.named(|site| match site {
             Site::Layer(_, site) => Site::Layer(index, site),
@@ -189,14 +190,13 @@ impl Entry<LayerSite> {
     }
 }
 
-/// Entries of a layer, before the layers, after them, and of what depends on the image's size: as many as a config can
-/// ask for.
+/// The most entries that a config can have in a layer, before the layers, after them, and in the tables.
 pub(crate) const LAYER: usize = 15;
 pub(crate) const BEFORE: usize = 7;
 pub(crate) const AFTER: usize = 12;
 pub(crate) const TABLES: usize = 2;
 
-/// What a layer has, in the order of memory.
+/// The entries of a layer, in memory order.
 pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
     use LayerSite::*;
     let (inner, mlp) = (c.inner(), c.mlp_dim);
@@ -224,7 +224,7 @@ pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
     ]
 }
 
-/// What comes before the layers, in the order of memory.
+/// The entries before the layers, in memory order.
 pub(crate) fn before_layers(c: &Config) -> [Option<Entry<Site>>; BEFORE] {
     let rows = |site, rows: usize| (rows > 0).then_some(Entry::Rows { site, rows, cols: c.dim });
     let norm = |site, len| Entry::Norm { site, len };
@@ -239,7 +239,7 @@ pub(crate) fn before_layers(c: &Config) -> [Option<Entry<Site>>; BEFORE] {
     ]
 }
 
-/// What comes after the layers, in the order of memory.
+/// The entries after the layers, in memory order.
 pub(crate) fn after_layers(c: &Config) -> [Option<Entry<Site>>; AFTER] {
     use PoolSite::*;
     let dim = c.dim;
@@ -266,7 +266,7 @@ pub(crate) fn after_layers(c: &Config) -> [Option<Entry<Site>>; AFTER] {
     ]
 }
 
-/// What depends on the image's size.
+/// The tables: entries that depend on the image size.
 pub(crate) fn tables(c: &Config) -> [Option<Entry<Site>>; TABLES] {
     let positions = Entry::Rows { site: Site::Positions, rows: c.position_prefix() + c.patches(), cols: c.dim };
     [
@@ -276,16 +276,16 @@ pub(crate) fn tables(c: &Config) -> [Option<Entry<Site>>; TABLES] {
 }
 
 impl Site {
-    /// Whether it depends on the image's size.
+    /// Whether the parameter depends on the image size.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Positions | Self::Rope)
     }
 }
 
-/// Calls `visit` with every parameter a model of this config has, and its shape.
+/// Calls `visit` with every parameter of a model with this config, and its shape.
 ///
 /// # Errors
-/// The first that `visit` gives.
+/// The first error that `visit` returns.
 pub fn for_each_param<E>(config: &Config, mut visit: impl FnMut(Param, [usize; 2]) -> Result<(), E>) -> Result<(), E> {
     let mut each = |entry: Entry<Site>| {
         let mut params = |site, weight, bias: Option<usize>| {

@@ -1,27 +1,27 @@
-//! Where pixels come from: pulled one row of patches at a time, so that no whole image need be in memory.
+//! Sources of pixels. The forward pass reads one row of patches at a time, so that a whole image need not be in memory.
 use core::fmt;
 
 /// A source of normalised pixels.
 pub trait Pixels {
-    /// Why pixels cannot be had.
+    /// Why pixels cannot be read.
     type Error;
 
-    /// Asked once, before a forward pass begins: whether this source can deliver `batch` images of \[channels, height,
-    /// width\]. A source that does not know its size beforehand leaves it at yes.
+    /// Checks whether this source has `batch` images of shape \[channels, height, width\]. The forward pass calls it
+    /// once at its start. The default, for sources that do not know their size, always succeeds.
     ///
     /// # Errors
-    /// When it cannot; the forward pass hands it on.
+    /// If the source does not have them. The forward pass returns the error.
     fn check(&self, _batch: usize, _shape: [usize; 3]) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Writes rows `top..top + height` of an image of the batch into `strip`, \[channels, height, width\]; the height
-    /// is the patch's.
+    /// Writes the rows `top..top + height` of one image of the batch to `strip`, \[channels, height, width\]. The
+    /// height is that of a patch.
     ///
-    /// A forward pass asks for every strip once, in order: images ascending, rows from top to bottom.
+    /// A forward pass reads every strip once, in order: image by image, from top to bottom.
     ///
     /// # Errors
-    /// Whatever stops the source; the forward pass hands it on.
+    /// If the source fails. The forward pass returns the error.
     fn read(&mut self, image: usize, top: usize, strip: &mut [f32]) -> Result<(), Self::Error>;
 }
 
@@ -42,10 +42,10 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// A view of `data`, \[batch, channels, height, width\], as images of that shape.
+    /// A view of `data`, \[batch, channels, height, width\], as images of `shape`, \[channels, height, width\].
     ///
     /// # Errors
-    /// When it is not a whole number of such images, or they have no pixels.
+    /// If `data` is not a whole number of such images, or the shape has no pixels.
     pub fn new(data: &'a [f32], shape: [usize; 3]) -> Result<Self, ImagesError> {
         let [channels, height, width] = shape;
         let image = channels.checked_mul(height).and_then(|len| len.checked_mul(width));
@@ -55,12 +55,12 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// How many images there are.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.data.len() / (self.channels * self.height * self.width)
     }
 
-    /// Whether there are none.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
@@ -95,22 +95,22 @@ impl Pixels for Images<'_> {
     }
 }
 
-/// Why numbers in memory are not the images that are needed.
+/// Why a slice is not the images that a forward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImagesError {
-    /// They are not a whole number of images, or images without pixels.
+    /// The slice is not a whole number of images, or the images have no pixels.
     NotWhole {
-        /// How many numbers there are.
+        /// The length of the slice.
         len: usize,
         /// The shape of an image, \[channels, height, width\].
         shape: [usize; 3],
     },
-    /// There are fewer images, or images of another shape, than a forward pass takes.
+    /// There are fewer images than the forward pass needs, or they have another shape.
     Other {
-        /// The least \[batch, channels, height, width\] that would do.
+        /// The images needed, \[batch, channels, height, width\].
         expected: [usize; 4],
-        /// The same of the images.
+        /// The images in the slice, \[batch, channels, height, width\].
         found: [usize; 4],
     },
 }
@@ -118,8 +118,8 @@ pub enum ImagesError {
 impl fmt::Display for ImagesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotWhole { len, shape } => write!(f, "{len} numbers are not a whole number of images of {shape:?}"),
-            Self::Other { expected, found } => write!(f, "images of {expected:?} are needed, and these are {found:?}"),
+            Self::NotWhole { len, shape } => write!(f, "{len} elements are not a whole number of images of {shape:?}"),
+            Self::Other { expected, found } => write!(f, "expected images of shape {expected:?}, found {found:?}"),
         }
     }
 }

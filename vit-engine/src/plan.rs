@@ -1,25 +1,26 @@
-//! What a forward pass will need and do, known before it runs: bytes, block sizes, multiply–accumulates.
+//! What a forward pass needs, computed before it runs: bytes of arena, block sizes, multiply–accumulates.
 //!
-//! The forward pass goes in blocks of rows (tokens) over a group of images. A plan picks how many images and rows,
-//! within a memory budget; the bits of the output depend on neither. The buffers themselves are declared in
-//! [`buffers`](crate::buffers).
+//! The forward pass works on a group of images at a time, in blocks of rows (tokens). A plan picks the number of images
+//! in a group and of rows in a block so that the buffers fit a memory budget. The output has the same bits for every
+//! choice. [`buffers`](crate::buffers) declares the buffers.
 use core::fmt;
 
 use crate::buffers::arena_bytes;
 use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
-use crate::features::Features;
+use crate::output::Output;
 use crate::weights::Precision;
 
-/// Rows above which a block gets no faster: its activations no longer fit beside the weights in a 1 MB L2.
+/// The most rows in a block. Larger blocks are no faster: their activations and the weights no longer fit a 1 MB L2
+/// together.
 const MOST_ROWS: usize = 288;
 
-/// A forward pass, laid out.
+/// The block sizes and the memory of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     config: Config,
     precision: Precision,
-    features: Features,
+    output: Output,
     batch: usize,
     images: usize,
     rows: usize,
@@ -27,17 +28,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a forward pass over `batch` images within `budget` bytes of arena, or without a bound.
+    /// Plans a forward pass over `batch` images that needs at most `budget` bytes of arena; `None` sets no limit.
     ///
-    /// Without a bound it takes the blocks that are fastest, not all the memory there is.
+    /// Without a limit it picks the fastest block sizes, which do not use all the memory of the machine.
     ///
     /// # Errors
-    /// When the config makes no model, the batch is 0, the model does not have the features, or the budget is below
-    /// the minimum, which the error names.
+    /// If the config is invalid, the batch is 0, the model does not have this output, or the budget is too small. The
+    /// last error states the smallest budget that is enough.
     pub fn new(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
         budget: Option<usize>,
     ) -> Result<Self, PlanError> {
@@ -47,52 +48,52 @@ impl Plan {
             let blocks = (images * tokens).div_ceil(rows);
             (images * tokens).div_ceil(blocks)
         };
-        let smallest = Self::with_blocks(config, precision, features, batch, 1, 1)?;
+        let smallest = Self::with_blocks(config, precision, output, batch, 1, 1)?;
         let Some(budget) = budget else {
             let rows = even(most_images, MOST_ROWS);
-            return Self::with_blocks(config, precision, features, batch, most_images, rows);
+            return Self::with_blocks(config, precision, output, batch, most_images, rows);
         };
         if budget < smallest.bytes {
             return Err(PlanError::Budget { minimum: smallest.bytes, budget });
         }
-        // The most rows a block; of equals, the fewest bytes.
+        // Prefer more rows in a block; for equal rows, fewer bytes.
         let mut best = smallest;
         for images in 1..=most_images {
             let (mut fits, mut too_many) = (0, MOST_ROWS.min(images * tokens) + 1);
             while too_many - fits > 1 {
                 let rows = fits + (too_many - fits) / 2;
-                let plan = Self::with_blocks(config, precision, features, batch, images, rows)?;
+                let plan = Self::with_blocks(config, precision, output, batch, images, rows)?;
                 *(if plan.bytes <= budget { &mut fits } else { &mut too_many }) = rows;
             }
             if fits > 0 {
-                let plan = Self::with_blocks(config, precision, features, batch, images, even(images, fits))?;
+                let plan = Self::with_blocks(config, precision, output, batch, images, even(images, fits))?;
                 best = if plan.rows > best.rows { plan } else { best };
             }
         }
         Ok(best)
     }
 
-    /// The fewest bytes of arena that do: blocks of one row, one image at a time.
+    /// The smallest possible arena in bytes: blocks of one row, groups of one image.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Same as [`new`](Self::new).
     pub fn minimum_bytes(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
     ) -> Result<usize, PlanError> {
-        Ok(Self::with_blocks(config, precision, features, batch, 1, 1)?.bytes)
+        Ok(Self::with_blocks(config, precision, output, batch, 1, 1)?.bytes)
     }
 
-    /// A plan with blocks of that many rows over groups of that many images, for whoever wants to measure.
+    /// A plan with groups of `images` images and blocks of `rows` rows, for measurements.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and when there are no rows or images in a block.
+    /// Same as [`new`](Self::new), and if `images` or `rows` is 0.
     pub fn with_blocks(
         config: &Config,
         precision: Precision,
-        features: Features,
+        output: Output,
         batch: usize,
         images: usize,
         rows: usize,
@@ -101,76 +102,68 @@ impl Plan {
         if batch == 0 || images == 0 || rows == 0 {
             return Err(PlanError::Empty);
         }
-        let per_image = features.len(config).ok_or(PlanError::NoFeatures(features))?;
+        let per_image = output.len(config).ok_or(PlanError::NoOutput(output))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
         let images = images.min(batch);
         let bytes = arena_bytes(config, precision, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        Ok(Self {
-            config: *config,
-            precision,
-            features,
-            batch,
-            images,
-            rows: rows.min(images * config.tokens()),
-            bytes,
-        })
+        Ok(Self { config: *config, precision, output, batch, images, rows: rows.min(images * config.tokens()), bytes })
     }
 
-    /// The hyper-parameters it was made for.
+    /// The hyper-parameters of the model that the plan is for.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The precision it was made for.
+    /// The precision of the model that the plan is for.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What it delivers.
-    pub fn features(&self) -> Features {
-        self.features
+    /// What the forward pass computes.
+    pub fn output(&self) -> Output {
+        self.output
     }
 
-    /// Images of a forward pass.
+    /// Images in the batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Images in flight at a time.
+    /// Images in a group, which are computed together.
     pub fn images(&self) -> usize {
         self.images
     }
 
-    /// Rows (tokens) of a block.
+    /// Rows (tokens) in a block.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bytes of arena, exactly.
+    /// The exact size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Elements of the output: batch × what [`Features`] says of one image.
+    /// Elements of the output: the batch size × [`Output::len`].
     pub fn output_len(&self) -> usize {
-        self.batch * self.features.len(&self.config).unwrap_or(0)
+        self.batch * self.output.len(&self.config).unwrap_or(0)
     }
 
-    /// Multiply–accumulates of all matrix products, attention's among them, that a forward pass executes. Rows that
-    /// nobody asked for are not computed and not counted.
+    /// Multiply–accumulates that a forward pass executes in all matrix products, including attention. Rows that the
+    /// output does not need are neither computed nor counted.
     pub fn macs(&self) -> u64 {
         Stage::ALL.into_iter().fold(0, |sum, stage| sum.saturating_add(self.stage_macs(stage)))
     }
 
-    /// The part of [`macs`](Self::macs) that a stage executes.
+    /// The part of [`macs`](Self::macs) that one stage executes.
     pub fn stage_macs(&self, stage: Stage) -> u64 {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
-        let layers = self.features.layers(c);
-        // Of attention maps the last layer ends with the softmax, and every layer's scores are computed twice over.
-        let maps = self.features == Features::Attention;
-        let last = if maps { 0 } else { self.features.rows_of_last_layer(c) };
-        // Rows of an image that go through what comes after keys and values, in all layers.
+        let layers = self.output.layers(c);
+        // For attention maps the last layer stops at the softmax, and every layer computes the scores twice.
+        let maps = self.output == Output::Attention;
+        let last = if maps { 0 } else { self.output.rows_of_last_layer(c) };
+        // Rows per image in all layers for the steps after keys and values.
         let rows = layers.saturating_sub(1).saturating_mul(tokens).saturating_add(layers.min(1) * last);
         let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
         let factors = match stage {
@@ -189,13 +182,13 @@ impl Plan {
 
     fn head_macs(&self) -> u64 {
         let c = &self.config;
-        let (readout, outputs) = match self.features {
-            Features::Logits => (Some(c.logits), c.classes),
-            Features::Embedding => (c.embedding, c.projection),
+        let (readout, outputs) = match self.output {
+            Output::Logits => (Some(c.logits), c.classes),
+            Output::Embedding => (c.embedding, c.projection),
             _ => return 0,
         };
         let Some(Readout { pool, .. }) = readout else { return 0 };
-        let head = if self.features == Features::Logits && c.distillation_head {
+        let head = if self.output == Output::Logits && c.distillation_head {
             product(self.batch, [outputs, 2, c.dim])
         } else {
             product(self.batch, [outputs, pool.width(c.dim), 1])
@@ -205,7 +198,7 @@ impl Plan {
             Some(pool @ AttentionPool { mlp_dim, .. }) => {
                 let tokens = product(self.batch, [pool.tokens(c).len(), 2 * c.dim, c.dim.saturating_add(1)]);
                 let vectors = product(self.batch, [c.dim, c.dim.saturating_add(2 * mlp_dim), 1]);
-                // The query is the same for all images in flight.
+                // The query is computed once for a group of images.
                 let queries = product(self.batch.div_ceil(self.images), [c.dim, c.dim, 1]);
                 tokens.saturating_add(vectors).saturating_add(queries)
             }
@@ -214,25 +207,26 @@ impl Plan {
     }
 }
 
-/// As many multiply–accumulates as the factors' product says, or as can be counted.
+/// batch × the product of the factors; u64::MAX on overflow.
 fn product(batch: usize, factors: [usize; 3]) -> u64 {
     factors.into_iter().fold(batch as u64, |product, factor| product.saturating_mul(factor as u64))
 }
 
-/// Why no forward pass can be planned.
+/// Why a forward pass cannot be planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PlanError {
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
-    /// No images, or blocks without rows.
+    /// The batch has no images, or a group no images, or a block no rows.
     Empty,
-    /// The model does not have what was asked for.
-    NoFeatures(Features),
-    /// The arena cannot be that small.
+    /// The model does not have this output.
+    NoOutput(Output),
+    /// The budget is too small.
     Budget {
-        /// The least bytes that do.
+        /// The smallest budget that is enough, in bytes.
         minimum: usize,
-        /// The bytes that were allowed.
+        /// The budget that was given, in bytes.
         budget: usize,
     },
 }
@@ -241,14 +235,14 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
-            Self::Empty => write!(f, "there have to be images, and rows in a block"),
-            Self::NoFeatures(features) => match features {
-                Features::Logits => write!(f, "the model has no head: ask for embedding, class or patches"),
-                Features::Class => write!(f, "the model has no class token: ask for patches or embedding"),
-                Features::Registers => write!(f, "the model has no registers"),
-                Features::Embedding => write!(f, "the model pools nothing: ask for patches"),
-                Features::Layer(layer) => write!(f, "the model does not have {layer} layers"),
-                Features::Attention | Features::Patches => write!(f, "the model has no layers"),
+            Self::Empty => write!(f, "a batch needs at least 1 image, and a block at least 1 row"),
+            Self::NoOutput(output) => match output {
+                Output::Logits => write!(f, "the model has no head: use embedding, class or patches"),
+                Output::Class => write!(f, "the model has no class token: use patches or embedding"),
+                Output::Registers => write!(f, "the model has no registers"),
+                Output::Embedding => write!(f, "the model pools no tokens: use patches"),
+                Output::Layer(layer) => write!(f, "the model has fewer than {layer} layers"),
+                Output::Attention | Output::Patches => write!(f, "the model has no layers"),
             },
             Self::Budget { minimum, budget } => {
                 write!(f, "a memory budget of {budget} bytes is too small: this model needs at least {minimum}")
@@ -257,7 +251,11 @@ impl fmt::Display for PlanError {
     }
 }
 
-impl core::error::Error for PlanError {}
+impl core::error::Error for PlanError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        if let Self::Config(error) = self { Some(error) } else { None }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -267,10 +265,10 @@ mod tests {
     #[test]
     fn the_budget_is_an_upper_bound_and_is_used() {
         let config = tiny();
-        let plan = |budget| Plan::new(&config, Precision::F32, Features::Logits, 7, Some(budget));
+        let plan = |budget| Plan::new(&config, Precision::F32, Output::Logits, 7, Some(budget));
         let Err(PlanError::Budget { minimum, budget: 0 }) = plan(0) else { panic!("{:?}", plan(0)) };
         assert_eq!(plan(minimum - 1), Err(PlanError::Budget { minimum, budget: minimum - 1 }));
-        let unbounded = Plan::new(&config, Precision::F32, Features::Logits, 7, None).unwrap();
+        let unbounded = Plan::new(&config, Precision::F32, Output::Logits, 7, None).unwrap();
         let mut rows = 0;
         for budget in minimum..unbounded.arena_bytes() + 100 {
             let plan = plan(budget).unwrap();
@@ -282,8 +280,8 @@ mod tests {
 
     #[test]
     fn more_images_than_the_batch_are_not_planned_for() {
-        let one = Plan::new(&tiny(), Precision::F32, Features::Logits, 1, None).unwrap();
-        let many = Plan::new(&tiny(), Precision::F32, Features::Logits, 1000, None).unwrap();
+        let one = Plan::new(&tiny(), Precision::F32, Output::Logits, 1, None).unwrap();
+        let many = Plan::new(&tiny(), Precision::F32, Output::Logits, 1000, None).unwrap();
         assert_eq!((one.images(), one.rows()), (1, tiny().tokens()));
         assert!(many.images() > 1 && many.rows() <= MOST_ROWS);
         assert_eq!(many.output_len(), 1000 * tiny().classes);
@@ -291,7 +289,7 @@ mod tests {
 
     #[test]
     fn macs_are_those_of_the_formula() {
-        // ViT-B/16 at 224: 196·768² + 12·(197·12·768² + 2·197²·768), less where only logits are asked.
+        // ViT-B/16 at 224: 196·768² + 12·(197·12·768² + 2·197²·768), less if only logits are needed.
         let base = Config {
             channels: 3,
             image: [224, 224],
@@ -304,9 +302,9 @@ mod tests {
             classes: 1000,
             ..tiny()
         };
-        let patches = Plan::new(&base, Precision::F32, Features::Patches, 1, None).unwrap().macs();
+        let patches = Plan::new(&base, Precision::F32, Output::Patches, 1, None).unwrap().macs();
         assert_eq!(patches, 17_563_060_224);
-        let logits = Plan::new(&base, Precision::F32, Features::Logits, 2, None).unwrap().macs();
+        let logits = Plan::new(&base, Precision::F32, Output::Logits, 2, None).unwrap().macs();
         let row = 2 * 768 * 768 + 2 * 197 * 768 + 2 * 768 * 3072;
         assert_eq!(logits, 2 * (patches - 196 * row + 768_000));
     }
@@ -338,10 +336,10 @@ mod tests {
             ("attention pool over all tokens", pool(true), [24064, 25024, 584_832, 68864]),
         ] {
             let plans = [
-                Plan::with_blocks(&config, Precision::F32, Features::Logits, 1, 1, 1),
-                Plan::new(&config, Precision::F32, Features::Logits, 1, None),
-                Plan::new(&config, Precision::F32, Features::Logits, 64, None),
-                Plan::with_blocks(&config, Precision::F32, Features::Patches, 5, 3, 23),
+                Plan::with_blocks(&config, Precision::F32, Output::Logits, 1, 1, 1),
+                Plan::new(&config, Precision::F32, Output::Logits, 1, None),
+                Plan::new(&config, Precision::F32, Output::Logits, 64, None),
+                Plan::with_blocks(&config, Precision::F32, Output::Patches, 5, 3, 23),
             ];
             assert_eq!(plans.map(|plan| plan.unwrap().arena_bytes()), expected, "{name}");
         }
@@ -351,18 +349,15 @@ mod tests {
     fn what_cannot_be_planned() {
         let headless = Config { classes: 0, ..tiny() };
         assert_eq!(
-            Plan::new(&headless, Precision::F32, Features::Logits, 1, None),
-            Err(PlanError::NoFeatures(Features::Logits))
+            Plan::new(&headless, Precision::F32, Output::Logits, 1, None),
+            Err(PlanError::NoOutput(Output::Logits))
         );
         let mean = Readout { pool: Pool::MeanTokens, norm: false };
         let mean = Config { class_token: false, logits: mean, embedding: Some(mean), ..tiny() };
-        assert_eq!(
-            Plan::new(&mean, Precision::F32, Features::Class, 1, None),
-            Err(PlanError::NoFeatures(Features::Class))
-        );
-        assert_eq!(Plan::new(&tiny(), Precision::F32, Features::Logits, 0, None), Err(PlanError::Empty));
+        assert_eq!(Plan::new(&mean, Precision::F32, Output::Class, 1, None), Err(PlanError::NoOutput(Output::Class)));
+        assert_eq!(Plan::new(&tiny(), Precision::F32, Output::Logits, 0, None), Err(PlanError::Empty));
         let huge = Config { image: [1 << 24, 1 << 24], patch: [1, 1], dim: 1 << 24, ..tiny() };
-        assert!(Plan::new(&huge, Precision::F32, Features::Patches, 1, None).is_err());
-        assert!(Plan::new(&tiny(), Precision::F32, Features::Logits, usize::MAX, None).is_err());
+        assert!(Plan::new(&huge, Precision::F32, Output::Patches, 1, None).is_err());
+        assert!(Plan::new(&tiny(), Precision::F32, Output::Logits, usize::MAX, None).is_err());
     }
 }

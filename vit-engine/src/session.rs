@@ -1,4 +1,4 @@
-//! A model with all that a forward pass needs, in one value.
+//! A model, its threads and its memory in one value.
 use core::fmt;
 use std::sync::Arc;
 
@@ -6,29 +6,29 @@ use vit_kernels::Isa;
 
 use crate::config::Config;
 use crate::executor::{Executor, Serial};
-use crate::features::Features;
 use crate::file::{Loaded, SizeError};
 use crate::forward::ForwardError;
 use crate::memory::{AlignedBox, OutOfMemory};
+use crate::output::Output;
 use crate::pixels::{Images, ImagesError};
 use crate::plan::{Plan, PlanError};
 
-/// A loaded model, the threads that it runs on, and its working memory: pixels in, features out.
+/// A loaded model, the threads that it runs on, and its working memory.
 ///
-/// It borrows nothing, so it can be kept anywhere and sent to other threads. Several sessions can share one model and one
-/// pool of threads; each has an arena of its own. Batches of any size run in that arena, and the numbers are the same
-/// whatever the batch, the budget and the executor.
+/// It owns everything, so it can be stored anywhere and sent to other threads. Several sessions can share one model and
+/// one pool of threads; each has its own arena. Batches of any size run in that arena. The results do not depend on the
+/// batch, the budget or the executor.
 ///
 /// ```
 /// use std::sync::Arc;
 ///
 /// use vit_engine::file::{Access, Checkpoint};
-/// use vit_engine::{Features, Precision, Session, SessionOptions, ThreadPool};
+/// use vit_engine::{Output, Precision, Session, SessionOptions, ThreadPool};
 ///
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/timm-token");
 /// let loaded = Arc::new(Checkpoint::open(folder, Access::Map)?.load(Precision::F32)?);
 /// let pool = Arc::new(ThreadPool::new(2)?);
-/// let options = SessionOptions { features: Features::Embedding, batch: 4, executor: pool, ..Default::default() };
+/// let options = SessionOptions { output: Output::Embedding, batch: 4, executor: pool, ..Default::default() };
 /// let mut session = Session::new(Arc::clone(&loaded), options)?;
 ///
 /// let pixels = vec![0.5; 3 * session.image_len()]; // three images, normalised, [batch, channels, height, width]
@@ -42,37 +42,37 @@ use crate::plan::{Plan, PlanError};
 /// ```
 pub struct Session {
     loaded: Arc<Loaded>,
-    /// The model's, at the session's size of image.
+    /// The model's config, for the image size of the session.
     config: Config,
     options: SessionOptions,
     arena: AlignedBox,
-    /// For the batch size that ran last.
+    /// The plan for the last batch size.
     plan: Plan,
 }
 
-/// What a [`Session`] computes, and with what.
+/// What a [`Session`] computes, and with which resources.
 #[derive(Clone)]
 pub struct SessionOptions {
-    /// What forward passes deliver.
-    pub features: Features,
-    /// Height and width of the images; `None` for the checkpoint's own.
+    /// What forward passes compute.
+    pub output: Output,
+    /// Height and width of the images; `None` for the image size of the checkpoint.
     pub image: Option<[usize; 2]>,
-    /// The batch size that the arena is made for. Others run in it, too; larger ones perhaps in smaller blocks than
-    /// would be fastest.
+    /// The batch size that the arena is made for. Other sizes run too, larger ones perhaps in blocks that are smaller
+    /// than the fastest.
     pub batch: usize,
-    /// The most bytes of arena; `None` for what is fastest.
+    /// The largest arena in bytes; `None` for the fastest.
     pub budget: Option<usize>,
     /// The instruction-set level.
     pub isa: Isa,
-    /// The threads, which other sessions may share.
+    /// The threads; other sessions may use them too.
     pub executor: Arc<dyn Executor + Send + Sync>,
 }
 
 impl Default for SessionOptions {
-    /// Logits of one image at a time of the checkpoint's own size, on the CPU's best level, on the calling thread.
+    /// Logits, batch size 1, the image size of the checkpoint, the best level of this CPU, the calling thread alone.
     fn default() -> Self {
         Self {
-            features: Features::Logits,
+            output: Output::Logits,
             image: None,
             batch: 1,
             budget: None,
@@ -83,29 +83,29 @@ impl Default for SessionOptions {
 }
 
 impl Session {
-    /// Plans the forward passes and allocates their arena, so that what is impossible is said before any work is done.
+    /// Plans the forward passes and allocates their arena, so that most errors appear here and not during the work.
     ///
     /// # Errors
-    /// When the model does not take such images or does not have the features, the batch is 0, the budget is below the
-    /// least, which the error names, or the system does not give the memory.
+    /// If the model cannot run on this image size or does not have this output, the batch is 0, the budget is too small
+    /// (the error states the smallest), or an allocation fails.
     pub fn new(loaded: impl Into<Arc<Loaded>>, options: SessionOptions) -> Result<Self, SessionError> {
         Self::of(loaded.into(), options)
     }
 
     fn of(loaded: Arc<Loaded>, options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { features, image, batch, budget, isa, .. } = options;
+        let SessionOptions { output, image, batch, budget, isa, .. } = options;
         // Computes the positions for this size.
         let model = loaded.model_at(isa, image.unwrap_or(loaded.config().image)).map_err(SessionError::Size)?;
         let config = *model.config();
-        let plan = Plan::new(&config, loaded.precision(), features, batch, budget).map_err(SessionError::Plan)?;
+        let plan = Plan::new(&config, loaded.precision(), output, batch, budget).map_err(SessionError::Plan)?;
         let arena = AlignedBox::new(plan.arena_bytes()).map_err(SessionError::OutOfMemory)?;
         Ok(Self { loaded, config, options, arena, plan })
     }
 
-    /// Goes over to images of another size, \[height, width\]; see [`Loaded::model_at`].
+    /// Changes the image size, \[height, width\]; see [`Loaded::model_at`].
     ///
     /// # Errors
-    /// As [`new`](Self::new). The session then stays as it was.
+    /// Same as [`new`](Self::new). After an error the session is unchanged.
     pub fn resize(&mut self, image: [usize; 2]) -> Result<(), SessionError> {
         if image != self.config.image {
             let options = SessionOptions { image: Some(image), ..self.options.clone() };
@@ -114,88 +114,88 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the model over whole images, \[batch, channels, height, width\]: as many as `pixels` holds. `out` is
-    /// [`output_len`](Self::output_len) of that batch long.
+    /// Runs the model on all images in `pixels`, \[batch, channels, height, width\]. `out` has
+    /// [`output_len`](Self::output_len)(batch) elements.
     ///
     /// Nothing is allocated.
     ///
     /// # Errors
-    /// When `pixels` is no whole number of images or has none, or `out` has another length.
+    /// If `pixels` is empty or not a whole number of images, or `out` has the wrong length.
     pub fn forward(&mut self, pixels: &[f32], out: &mut [f32]) -> Result<(), SessionError> {
         let Self { loaded, config, options, arena, plan } = self;
         let [height, width] = config.image;
         let mut images = Images::new(pixels, [config.channels, height, width]).map_err(SessionError::Images)?;
         if images.len() != plan.batch() {
             let budget = options.budget.unwrap_or(usize::MAX).min(arena.len());
-            let planned = Plan::new(config, loaded.precision(), options.features, images.len(), Some(budget));
+            let planned = Plan::new(config, loaded.precision(), options.output, images.len(), Some(budget));
             *plan = planned.map_err(SessionError::Plan)?;
         }
         let model = loaded.model_at(options.isa, config.image).map_err(SessionError::Size)?;
         model.forward(plan, &mut images, arena, &*options.executor, out).map_err(SessionError::Forward)
     }
 
-    /// The hyper-parameters, at the session's size of image.
+    /// The hyper-parameters, for the image size of the session.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The model, with its labels and preprocessing.
+    /// The loaded model, with its labels and preprocessing.
     pub fn loaded(&self) -> &Arc<Loaded> {
         &self.loaded
     }
 
-    /// What the session was made with.
+    /// The options of the session.
     pub fn options(&self) -> &SessionOptions {
         &self.options
     }
 
-    /// The bytes of its arena.
+    /// The size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.arena.len()
     }
 
-    /// Elements of an image: channels · height · width.
+    /// Elements of one image: channels · height · width.
     pub fn image_len(&self) -> usize {
         let [height, width] = self.config.image;
         self.config.channels * height * width
     }
 
-    /// The shape of one image's output: the one that [`Features`] states, without the batch.
+    /// The shape of the output for one image: the shape that [`Output`] states, without the batch.
     pub fn output_shape(&self) -> Vec<usize> {
         let c = &self.config;
-        match self.options.features {
-            Features::Logits => vec![c.classes],
-            Features::Class => vec![c.dim],
-            Features::Patches => vec![c.patches(), c.dim],
-            Features::Registers => vec![c.registers, c.dim],
-            Features::Embedding => c.embedding_len().into_iter().collect(),
-            Features::Layer(_) => vec![c.tokens(), c.dim],
-            Features::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
+        match self.options.output {
+            Output::Logits => vec![c.classes],
+            Output::Class => vec![c.dim],
+            Output::Patches => vec![c.patches(), c.dim],
+            Output::Registers => vec![c.registers, c.dim],
+            Output::Embedding => c.embedding_len().into_iter().collect(),
+            Output::Layer(_) => vec![c.tokens(), c.dim],
+            Output::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
         }
     }
 
     /// Elements of the output for `batch` images.
     pub fn output_len(&self, batch: usize) -> usize {
-        // The plan has checked that the model has these features. No slice is as long as the largest number.
-        self.options.features.len(&self.config).unwrap_or(0).saturating_mul(batch)
+        // `new` has checked that the model has this output. On overflow the result is longer than any slice.
+        self.options.output.len(&self.config).unwrap_or(0).saturating_mul(batch)
     }
 }
 
-/// Why a session cannot be made, or did not deliver.
+/// Why a session cannot be made, or a forward pass failed.
 ///
-/// The message is complete: what [`source`](core::error::Error::source) gives is in it already.
+/// The message already contains the message of its [`source`](core::error::Error::source).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The model does not take images of this size.
+    /// The model cannot run on images of this size.
     Size(SizeError),
-    /// No forward pass can be planned.
+    /// The forward pass cannot be planned.
     Plan(PlanError),
-    /// The system does not give the memory of the arena.
+    /// The arena cannot be allocated.
     OutOfMemory(OutOfMemory),
-    /// The pixels are no whole images.
+    /// The pixels are not a whole number of images.
     Images(ImagesError),
-    /// The forward pass did not deliver.
+    /// The forward pass failed.
     Forward(ForwardError<ImagesError>),
 }
 

@@ -3,19 +3,19 @@ mod support;
 
 use support::{golden, levels, run_plan};
 use vit_engine::{
-    AlignedBox, Features, ForwardError, Images, Isa, MemoryError, Plan, PlanError, Precision, Serial, ThreadPool,
+    AlignedBox, ForwardError, Images, Isa, MemoryError, Output, Plan, PlanError, Precision, Serial, ThreadPool,
     arena_bytes,
 };
 
-const KINDS: [Features; 8] = [
-    Features::Logits,
-    Features::Class,
-    Features::Patches,
-    Features::Registers,
-    Features::Embedding,
-    Features::Layer(0),
-    Features::Layer(1),
-    Features::Attention,
+const KINDS: [Output; 8] = [
+    Output::Logits,
+    Output::Class,
+    Output::Patches,
+    Output::Registers,
+    Output::Embedding,
+    Output::Layer(0),
+    Output::Layer(1),
+    Output::Attention,
 ];
 
 /// Five images: those of the golden file, over and over.
@@ -44,22 +44,22 @@ fn every_block_size_and_every_group_of_images() {
             let (model, config) = (loaded.model(isa), *loaded.config());
             let image = pixels.data.len() / pixels.shape[0];
             let batch = five(&pixels.data, image);
-            for features in KINDS.into_iter().filter(|features| features.len(&config).is_some()) {
-                let whole = Plan::new(&config, precision, features, 5, None).unwrap();
+            for output in KINDS.into_iter().filter(|output| output.len(&config).is_some()) {
+                let whole = Plan::new(&config, precision, output, 5, None).unwrap();
                 let want = run_plan(&model, &whole, &batch, &Serial);
                 assert!(want.iter().all(|x| x.is_finite()));
                 for images in 1..=5 {
                     let step = |rows: &usize| every || *rows < 30 || rows.is_multiple_of(7);
                     for rows in (1..=images * config.tokens()).filter(step) {
-                        let plan = Plan::with_blocks(&config, precision, features, 5, images, rows).unwrap();
+                        let plan = Plan::with_blocks(&config, precision, output, 5, images, rows).unwrap();
                         let got = run_plan(&model, &plan, &batch, &Serial);
-                        assert!(got == want, "{name} {isa} {precision:?} {features:?} {images} images, {rows} rows");
+                        assert!(got == want, "{name} {isa} {precision:?} {output:?} {images} images, {rows} rows");
                     }
                 }
                 for size in 1..5 {
-                    let plan = Plan::new(&config, precision, features, size, None).unwrap();
+                    let plan = Plan::new(&config, precision, output, size, None).unwrap();
                     let got = run_plan(&model, &plan, &batch[..size * image], &Serial);
-                    assert!(got == want[..got.len()], "{name} {isa} {features:?} batch {size}");
+                    assert!(got == want[..got.len()], "{name} {isa} {output:?} batch {size}");
                 }
             }
         }
@@ -71,17 +71,17 @@ fn every_budget_from_the_minimum_up() {
     let golden = golden("timm-token");
     let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
     let (model, config) = (loaded.model(Isa::best()), *loaded.config());
-    let unbounded = Plan::new(&config, Precision::F32, Features::Logits, 2, None).unwrap();
+    let unbounded = Plan::new(&config, Precision::F32, Output::Logits, 2, None).unwrap();
     let want = run_plan(&model, &unbounded, &pixels.data, &Serial);
-    let minimum = Plan::minimum_bytes(&config, Precision::F32, Features::Logits, 2).unwrap();
+    let minimum = Plan::minimum_bytes(&config, Precision::F32, Output::Logits, 2).unwrap();
     for budget in (minimum..=unbounded.arena_bytes() + 64).step_by(64) {
-        let plan = Plan::new(&config, Precision::F32, Features::Logits, 2, Some(budget)).unwrap();
+        let plan = Plan::new(&config, Precision::F32, Output::Logits, 2, Some(budget)).unwrap();
         assert!(plan.arena_bytes() <= budget);
         assert!(run_plan(&model, &plan, &pixels.data, &Serial) == want, "{budget} bytes");
     }
     let budget = minimum - 1;
     assert_eq!(
-        Plan::new(&config, Precision::F32, Features::Logits, 2, Some(budget)),
+        Plan::new(&config, Precision::F32, Output::Logits, 2, Some(budget)),
         Err(PlanError::Budget { minimum, budget })
     );
 }
@@ -93,11 +93,11 @@ fn a_pass_neither_reads_what_the_arena_held_nor_writes_behind_it() {
         let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
         let (model, c) = (loaded.model(Isa::best()), *loaded.config());
         let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
-        for features in KINDS.into_iter().filter(|features| features.len(&c).is_some()) {
+        for output in KINDS.into_iter().filter(|output| output.len(&c).is_some()) {
             let want =
-                run_plan(&model, &Plan::new(&c, Precision::F32, features, 2, None).unwrap(), &pixels.data, &Serial);
+                run_plan(&model, &Plan::new(&c, Precision::F32, output, 2, None).unwrap(), &pixels.data, &Serial);
             for (group, rows) in [(1, 1), (1, 5), (2, 3), (2, usize::MAX)] {
-                let plan = Plan::with_blocks(&c, Precision::F32, features, 2, group, rows).unwrap();
+                let plan = Plan::with_blocks(&c, Precision::F32, output, 2, group, rows).unwrap();
                 let bytes = plan.arena_bytes();
                 assert_eq!(arena_bytes(&c, Precision::F32, group, rows), Some(bytes));
                 let mut memory = AlignedBox::new(bytes + 4096).unwrap();
@@ -107,8 +107,8 @@ fn a_pass_neither_reads_what_the_arena_held_nor_writes_behind_it() {
                 let error = MemoryError::TooSmall { needed: bytes, found: bytes - 1 };
                 assert_eq!(small, Err(ForwardError::Arena(error)));
                 model.forward(&plan, &mut images, &mut memory, &Serial, &mut out).unwrap();
-                assert!(out == want, "{name} {features:?} {group} images, {rows} rows");
-                assert!(memory[bytes..].iter().all(|byte| *byte == 0xFF), "{name} {features:?}");
+                assert!(out == want, "{name} {output:?} {group} images, {rows} rows");
+                assert!(memory[bytes..].iter().all(|byte| *byte == 0xFF), "{name} {output:?}");
             }
         }
     }
@@ -121,13 +121,13 @@ fn every_number_of_threads() {
         let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
         for isa in levels() {
             let model = loaded.model(isa);
-            for features in KINDS.into_iter().filter(|features| features.len(loaded.config()).is_some()) {
-                let plan = Plan::new(loaded.config(), Precision::F32, features, 2, None).unwrap();
+            for output in KINDS.into_iter().filter(|output| output.len(loaded.config()).is_some()) {
+                let plan = Plan::new(loaded.config(), Precision::F32, output, 2, None).unwrap();
                 let want = run_plan(&model, &plan, &pixels.data, &Serial);
                 for threads in 1..=5 {
                     let pool = ThreadPool::new(threads).unwrap();
                     let got = run_plan(&model, &plan, &pixels.data, &pool);
-                    assert!(got == want, "{name} {isa} {features:?} {threads} threads");
+                    assert!(got == want, "{name} {isa} {output:?} {threads} threads");
                 }
             }
         }
@@ -140,10 +140,10 @@ fn fused_levels_agree() {
     for pair in fused.windows(2) {
         for golden in support::goldens() {
             let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
-            for features in KINDS.into_iter().filter(|features| features.len(loaded.config()).is_some()) {
-                let run = |isa| support::run(&loaded.model(isa), features, &pixels);
+            for output in KINDS.into_iter().filter(|output| output.len(loaded.config()).is_some()) {
+                let run = |isa| support::run(&loaded.model(isa), output, &pixels);
                 let same = run(pair[0]) == run(pair[1]);
-                assert!(same, "{} {features:?}: {} and {}", golden.name, pair[0], pair[1]);
+                assert!(same, "{} {output:?}: {} and {}", golden.name, pair[0], pair[1]);
             }
         }
     }
@@ -154,11 +154,11 @@ fn fused_levels_agree() {
 fn int8_agrees_on_every_level() {
     for golden in support::goldens() {
         let (loaded, pixels) = (golden.load(Precision::Int8), golden.tensor("pixels").unwrap());
-        for features in KINDS.into_iter().filter(|features| features.len(loaded.config()).is_some()) {
-            let run = |isa| support::run(&loaded.model(isa), features, &pixels);
+        for output in KINDS.into_iter().filter(|output| output.len(loaded.config()).is_some()) {
+            let run = |isa| support::run(&loaded.model(isa), output, &pixels);
             let want = run(Isa::PORTABLE);
             for isa in levels() {
-                assert!(run(isa) == want, "{} {features:?}: {isa}", golden.name);
+                assert!(run(isa) == want, "{} {output:?}: {isa}", golden.name);
             }
         }
     }
@@ -169,7 +169,7 @@ fn pixels_may_come_from_a_callback() {
     let golden = golden("timm-rect");
     let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
     let (model, c) = (loaded.model(Isa::best()), *loaded.config());
-    let plan = Plan::new(&c, Precision::F32, Features::Logits, 2, None).unwrap();
+    let plan = Plan::new(&c, Precision::F32, Output::Logits, 2, None).unwrap();
     let want = run_plan(&model, &plan, &pixels.data, &Serial);
     let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
     let mut out = vec![0.0; plan.output_len()];
@@ -198,7 +198,7 @@ fn what_does_not_fit_is_an_error() {
     let golden = golden("timm-token");
     let loaded = golden.load(Precision::F32);
     let (model, c) = (loaded.model(Isa::best()), *loaded.config());
-    let plan = Plan::new(&c, Precision::F32, Features::Logits, 1, None).unwrap();
+    let plan = Plan::new(&c, Precision::F32, Output::Logits, 1, None).unwrap();
     let pixels = vec![0.0; 3 * 24 * 24];
     let mut arena = AlignedBox::new(plan.arena_bytes() + 64).unwrap();
     let mut run = |plan: &Plan, from: usize, len: usize, out: usize| {
@@ -208,15 +208,17 @@ fn what_does_not_fit_is_an_error() {
     };
     let (bytes, out) = (plan.arena_bytes(), plan.output_len());
     assert_eq!(run(&plan, 0, bytes, out), Ok(()));
-    assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("{bytes} are needed")));
+    assert!(run(&plan, 0, bytes - 1, out).unwrap_err().contains(&format!("expected at least {bytes}")));
     assert!(run(&plan, 4, bytes, out).unwrap_err().contains("multiple of 64"));
     assert!(run(&plan, 0, bytes, out + 1).unwrap_err().contains("elements"));
-    let batch = Plan::new(&c, Precision::F32, Features::Logits, 2, None).unwrap();
+    let batch = Plan::new(&c, Precision::F32, Output::Logits, 2, None).unwrap();
     assert!(
-        run(&batch, 0, bytes, 2 * out).unwrap_err().contains("[2, 3, 24, 24] are needed, and these are [1, 3, 24, 24]")
+        run(&batch, 0, bytes, 2 * out)
+            .unwrap_err()
+            .contains("expected images of shape [2, 3, 24, 24], found [1, 3, 24, 24]")
     );
     let other = vit_engine::Config { depth: 1, ..c };
-    let other = Plan::new(&other, Precision::F32, Features::Logits, 1, None).unwrap();
+    let other = Plan::new(&other, Precision::F32, Output::Logits, 1, None).unwrap();
     assert!(run(&other, 0, bytes, out).unwrap_err().contains("another model"));
     // Weights packed for another precision are not misread.
     let weights = loaded.weights();

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use support::{levels, run_plan};
 use vit_engine::{
-    Activation, AlignedBox, AttentionPool, Biases, Config, Features, FillError, Isa, LayerSite, Model, ModelError,
-    Param, Part, PatchOrder, Plan, PlanError, Pool, PoolSite, Positions, Precision, Readout, Serial, Site, Source,
-    Stage, Values, for_each_param,
+    Activation, AlignedBox, AttentionPool, Biases, Config, FillError, Isa, LayerSite, Model, ModelError, Output, Param,
+    Part, PatchOrder, Plan, PlanError, Pool, PoolSite, Positions, Precision, Readout, Serial, Site, Source, Stage,
+    Values, for_each_param,
 };
 
 const POOLS: [Pool; 8] = [
@@ -28,18 +28,18 @@ const POOLS: [Pool; 8] = [
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
 
-/// Every kind of features; some of them no model has.
-const KINDS: [Features; 10] = [
-    Features::Logits,
-    Features::Class,
-    Features::Patches,
-    Features::Registers,
-    Features::Embedding,
-    Features::Attention,
-    Features::Layer(0),
-    Features::Layer(1),
-    Features::Layer(2),
-    Features::Layer(usize::MAX),
+/// Every kind of output, also those that no model has.
+const KINDS: [Output; 10] = [
+    Output::Logits,
+    Output::Class,
+    Output::Patches,
+    Output::Registers,
+    Output::Embedding,
+    Output::Attention,
+    Output::Layer(0),
+    Output::Layer(1),
+    Output::Layer(2),
+    Output::Layer(usize::MAX),
 ];
 
 /// Choices, one after the other; they shrink towards the first of each.
@@ -244,32 +244,32 @@ fn pixels(c: &Config, batch: usize) -> Vec<f32> {
     (0..batch * c.channels * c.image[0] * c.image[1]).map(|i| (i as f32 * 0.7).sin()).collect()
 }
 
-/// Runs the features by several plans: the same finite bits.
+/// Runs every kind of output with several plans: all give the same finite bits.
 fn run_all(model: &Model<'_>, batch: usize, d: &mut Draw) -> usize {
     let (c, mut count) = (model.config(), 0);
     let pixels = pixels(c, batch);
-    for features in KINDS {
-        let unbounded = match Plan::new(c, model.precision(), features, batch, None) {
+    for output in KINDS {
+        let unbounded = match Plan::new(c, model.precision(), output, batch, None) {
             Ok(plan) => plan,
             Err(error) => {
-                assert_eq!((error, features.len(c)), (PlanError::NoFeatures(features), None));
+                assert_eq!((error, output.len(c)), (PlanError::NoOutput(output), None));
                 continue;
             }
         };
-        let minimum = Plan::minimum_bytes(c, model.precision(), features, batch).unwrap();
+        let minimum = Plan::minimum_bytes(c, model.precision(), output, batch).unwrap();
         let between = minimum + d.below(unbounded.arena_bytes().saturating_sub(minimum) + 1);
         let want = run_plan(model, &unbounded, &pixels, &Serial);
-        assert!(want.iter().all(|x| x.is_finite()), "{features:?}");
+        assert!(want.iter().all(|x| x.is_finite()), "{output:?}");
         let images = 1 + d.below(4);
         for plan in [
-            Plan::new(c, model.precision(), features, batch, Some(minimum)),
-            Plan::new(c, model.precision(), features, batch, Some(between)),
-            Plan::with_blocks(c, model.precision(), features, batch, images, 1 + d.below(images * c.tokens() + 3)),
-            Plan::with_blocks(c, model.precision(), features, batch, usize::MAX, usize::MAX),
+            Plan::new(c, model.precision(), output, batch, Some(minimum)),
+            Plan::new(c, model.precision(), output, batch, Some(between)),
+            Plan::with_blocks(c, model.precision(), output, batch, images, 1 + d.below(images * c.tokens() + 3)),
+            Plan::with_blocks(c, model.precision(), output, batch, usize::MAX, usize::MAX),
         ] {
             let plan = plan.unwrap();
             let same = run_plan(model, &plan, &pixels, &Serial) == want;
-            assert!(same, "{features:?}: {} images, {} rows", plan.images(), plan.rows());
+            assert!(same, "{output:?}: {} images, {} rows", plan.images(), plan.rows());
         }
         count += 1;
     }
@@ -328,7 +328,7 @@ fn what_is_accepted_runs() {
                 // It is the model that is filled for that size to begin with.
                 let whole = filled(&other, precision, seed);
                 let whole = Model::new(&other, precision, isa, &whole).unwrap();
-                let plan = Plan::new(&other, precision, Features::Patches, batch, None).unwrap();
+                let plan = Plan::new(&other, precision, Output::Patches, batch, None).unwrap();
                 let pixels = pixels(&other, batch);
                 assert!(run_plan(&at, &plan, &pixels, &Serial) == run_plan(&whole, &plan, &pixels, &Serial));
             }
@@ -338,7 +338,7 @@ fn what_is_accepted_runs() {
             }
         }
     });
-    println!("{} configs accepted, {} features of theirs", accepted.get(), passes.get());
+    println!("{} configs accepted, {} outputs computed", accepted.get(), passes.get());
     assert!(accepted.get() > 2000 && passes.get() > 10_000, "{} {}", accepted.get(), passes.get());
 }
 
@@ -351,7 +351,7 @@ fn sizes_near_the_limits() {
             |bytes: &mut [u8]| Model::fill(&c, Precision::F32, &Seeded { seed: 0, opened: RefCell::default() }, bytes);
         if let Err(error) = c.validate() {
             assert_eq!(Model::bytes(&c, Precision::F16), Err(error));
-            assert_eq!(Plan::new(&c, Precision::F32, Features::Patches, 1, None), Err(PlanError::Config(error)));
+            assert_eq!(Plan::new(&c, Precision::F32, Output::Patches, 1, None), Err(PlanError::Config(error)));
             assert_eq!(fill(&mut []), Err(FillError::Config(error)));
             return;
         }
@@ -372,15 +372,15 @@ fn sizes_near_the_limits() {
         let [images, rows] = [0, 1].map(|_| d.of(&[1, 2, 1000, 1 << 24, usize::MAX]));
         let budget = d.of(&[None, Some(0), Some(1 << 30), Some(usize::MAX)]);
         let precision = d.of(&Precision::ALL);
-        for features in KINDS {
-            let planned = Plan::new(&c, precision, features, batch, budget);
+        for output in KINDS {
+            let planned = Plan::new(&c, precision, output, batch, budget);
             if let (Ok(plan), Some(budget)) = (planned, budget) {
                 assert!(plan.arena_bytes() <= budget);
             }
-            let blocks = Plan::with_blocks(&c, precision, features, batch, images, rows);
+            let blocks = Plan::with_blocks(&c, precision, output, batch, images, rows);
             for plan in planned.into_iter().chain(blocks) {
                 assert!(plan.arena_bytes() > 0 && plan.rows() > 0);
-                assert_eq!(plan.output_len() / batch, features.len(&c).unwrap());
+                assert_eq!(plan.output_len() / batch, output.len(&c).unwrap());
                 let stages = Stage::ALL.into_iter().fold(0u64, |sum, stage| sum.saturating_add(plan.stage_macs(stage)));
                 assert_eq!(plan.macs(), stages);
             }

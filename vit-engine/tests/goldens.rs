@@ -3,7 +3,7 @@
 mod support;
 
 use safetensors::SafeTensors;
-use support::{Golden, distance, features, golden, goldens, levels, model, parse, run};
+use support::{Golden, distance, golden, goldens, levels, model, output, parse, run};
 use vit_engine::file::Loaded;
 use vit_engine::{Isa, Precision};
 
@@ -28,7 +28,7 @@ fn every_output_of_every_model_agrees() {
             let pixels = golden.tensor(&name.replacen(kind, "pixels", 1)).unwrap();
             let want = golden.tensor(name).unwrap();
             for isa in levels() {
-                let got = run(&model(&loaded, isa, size), features(kind), &pixels);
+                let got = run(&model(&loaded, isa, size), output(kind), &pixels);
                 if got.len() != want.data.len() {
                     wrong.push(format!("{} {name}: {} elements, not {:?}", golden.name, got.len(), want.shape));
                     continue;
@@ -58,7 +58,7 @@ fn half_precision_weights_are_close() {
         for (precision, most) in [(Precision::F16, 5e-3), (Precision::Bf16, 4e-2)] {
             let loaded = golden.load(precision);
             for isa in levels() {
-                let distance = distance(&run(&loaded.model(isa), features(kind), &pixels), &want.data);
+                let distance = distance(&run(&loaded.model(isa), output(kind), &pixels), &want.data);
                 let exact = golden.is_stored_as(precision.name()) && distance <= BOUND;
                 let close = (1e-6..most).contains(&distance);
                 assert!(exact || close, "{} in {precision} on {isa}: {distance:e}", golden.name);
@@ -83,7 +83,7 @@ fn int8_is_within_its_signal_to_noise() {
         let kind = main_kind(&golden);
         let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
         let loaded = golden.load(Precision::Int8);
-        let ratio = signal_to_noise(&run(&loaded.model(Isa::best()), features(kind), &pixels), &want.data);
+        let ratio = signal_to_noise(&run(&loaded.model(Isa::best()), output(kind), &pixels), &want.data);
         ratios.push((ratio, golden.name));
     }
     ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -116,7 +116,7 @@ fn effect_of_zeroing(golden: &Golden, tensor: &str, part: usize, of: usize) -> f
     let pixels = golden.tensor("pixels").unwrap();
     let moved = ["logits", "patches", "embedding"].into_iter().filter_map(|kind| {
         let want = golden.tensor(kind)?;
-        Some(distance(&run(&loaded.model(Isa::best()), features(kind), &pixels), &want.data))
+        Some(distance(&run(&loaded.model(Isa::best()), output(kind), &pixels), &want.data))
     });
     moved.fold(0.0, f32::max)
 }
@@ -168,7 +168,7 @@ fn another_activation_or_eps_is_noticed() {
             };
             let loaded = changed.load(Precision::F32);
             let kind = main_kind(&golden);
-            let got = run(&loaded.model(Isa::best()), features(kind), &golden.tensor("pixels").unwrap());
+            let got = run(&loaded.model(Isa::best()), output(kind), &golden.tensor("pixels").unwrap());
             distance(&got, &golden.tensor(kind).unwrap().data)
         };
         let own = if json["vision_config"].is_object() { &json["vision_config"] } else { &json };

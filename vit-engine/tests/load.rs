@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{Golden, golden, goldens};
 use tempfile::TempDir;
 use vit_engine::file::{Access, Checkpoint, LoadError, Loaded, Problem, SizeError};
-use vit_engine::{Features, Isa, Positions, Precision};
+use vit_engine::{Isa, Output, Positions, Precision};
 use vit_kernels::half::f16;
 
 /// Models with a head whose every tensor is f32 and is used.
@@ -154,7 +154,7 @@ fn says(error: &LoadError, file: &str, parts: &[&str]) {
 
 /// A model's logits for the golden's pixels.
 fn logits(golden: &Golden, loaded: &Loaded) -> Vec<f32> {
-    support::run(&loaded.model(Isa::best()), Features::Logits, &golden.tensor("pixels").unwrap())
+    support::run(&loaded.model(Isa::best()), Output::Logits, &golden.tensor("pixels").unwrap())
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn a_config_that_is_none() {
 }
 
 #[test]
-fn a_config_that_makes_no_model() {
+fn invalid_configs_are_refused() {
     let (vp, timm) = (golden("vp-new-cls"), golden("timm-token"));
     let whole = |size: u64, patch: u64| {
         format!("an image of {size}×{size} is not a whole number of patches of {patch}×{patch}")
@@ -530,7 +530,7 @@ fn a_config_that_makes_no_model() {
         (&vp, "/layer_norm_eps", json!(1e39), "eps"),
         (&timm, "/model_type", json!("bert"), "model_type 'bert' is not supported"),
         (&timm, "/architecture", json!("vit_enormous_patch1_9000"), "'vit_enormous_patch1_9000' is not supported"),
-        (&timm, "/architecture", json!("vit_tiny_patch16_225"), "near it are vit_tiny_patch16_224,"),
+        (&timm, "/architecture", json!("vit_tiny_patch16_225"), "similar names: vit_tiny_patch16_224,"),
         (&timm, "/architecture", json!(""), "'' is not supported"),
         (&timm, "/model_args/reg_token", json!(4), "model_args: 'reg_token'"),
         (&timm, "/model_args/norm_layer", json!("rmsnorm"), "the norm 'rmsnorm' is not supported"),
@@ -538,7 +538,7 @@ fn a_config_that_makes_no_model() {
         (&timm, "/model_args/num_heads", json!(0), "embed_dim 24 is not a multiple of num_heads 0"),
         (&timm, "/model_args/embed_dim", json!(25), "embed_dim 25 is not a multiple of num_heads 3"),
         (&timm, "/model_args/embed_dim", json!(0), "dim is 0"),
-        (&timm, "/model_args/mlp_ratio", json!(-4.0), "mlp_ratio -4 of 24 is no width"),
+        (&timm, "/model_args/mlp_ratio", json!(-4.0), "mlp_ratio -4 of 24 is not a valid width"),
         (&timm, "/model_args/img_size", json!(7), "an image of 7×7 is smaller than a patch of 8×8"),
         (&timm, "/model_args/img_size", json!(1_000_000_000_000u64), space),
         (&timm, "/model_args/depth", json!(1_000_000_000), space),
@@ -663,7 +663,7 @@ fn labels_and_preprocessing_that_do_not_fit() {
     one_channel["pretrained_cfg"]["mean"] = json!([0.5]);
     one_channel["pretrained_cfg"]["std"] = json!([0.5]);
     let error_ = error(one_channel.to_string().as_bytes(), golden.weights.file());
-    says(&error_, "config.json", &["mean and std are for 1 channels", "has 3"]);
+    says(&error_, "config.json", &["mean and std have 1 channels", "has 3"]);
     for (field, value) in [
         ("mean", json!([0.5])),
         ("mean", json!([])),
@@ -703,7 +703,7 @@ fn files_that_are_not_there() {
     says(
         &error,
         no_weights.path().file_name().unwrap().to_str().unwrap(),
-        &["neither model.safetensors", "config.json"],
+        &["no model.safetensors", "it contains config.json"],
     );
 
     let no_config = tempfile::tempdir().unwrap();
@@ -732,7 +732,7 @@ fn directories_where_files_are_meant() {
 #[test]
 fn pickles_are_not_read() {
     let golden = golden("vp-new-cls");
-    let conversion = ["can run code", "safetensors.torch.save_file(torch.load("];
+    let conversion = ["can run any code", "safetensors.torch.save_file(torch.load("];
     for name in ["model.pth", "model.pt", "pytorch_model.bin", "last.ckpt"] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), &golden.config).unwrap();

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::golden;
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Precision, Serial, Session, SessionOptions, ThreadPool};
+use vit_engine::{AlignedBox, Executor, Images, Isa, Output, Precision, Serial, Session, SessionOptions, ThreadPool};
 
 /// Counts what every thread of the process asks of the system's allocator.
 struct Counting;
@@ -39,9 +39,9 @@ fn allocations(executor: &dyn Executor) -> u64 {
         for precision in Precision::ALL {
             let loaded = golden.load(precision);
             let (model, c) = (loaded.model(Isa::best()), *loaded.config());
-            let kinds = [Features::Logits, Features::Embedding, Features::Patches, Features::Attention];
-            for features in kinds.into_iter().filter(|features| features.len(&c).is_some()) {
-                let plan = model.plan(features, 2, None).unwrap();
+            let kinds = [Output::Logits, Output::Embedding, Output::Patches, Output::Attention];
+            for output in kinds.into_iter().filter(|output| output.len(&c).is_some()) {
+                let plan = model.plan(output, 2, None).unwrap();
                 let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();
                 let mut out = vec![0.0; plan.output_len()];
                 let mut images = Images::new(&pixels.data, [c.channels, c.image[0], c.image[1]]).unwrap();
@@ -60,7 +60,7 @@ fn allocations(executor: &dyn Executor) -> u64 {
 fn allocations_of_a_session(pool: ThreadPool) -> u64 {
     let loaded = golden("dinov2-model").load(Precision::F32);
     let options = SessionOptions {
-        features: Features::Patches,
+        output: Output::Patches,
         image: Some([22, 17]),
         batch: 3,
         executor: std::sync::Arc::new(pool),

@@ -1,7 +1,7 @@
 //! Packed files: the same model as the checkpoint that they were made of, and errors for all that is no such file.
 mod support;
 
-use support::{features, golden, goldens, model, parse, run};
+use support::{golden, goldens, model, output, parse, run};
 use vit_engine::file::{Access, Checkpoint, LoadError, Loaded};
 use vit_engine::packed::config_of;
 use vit_engine::{AlignedBox, Isa, Model, PackedError, Precision};
@@ -47,12 +47,12 @@ fn every_golden_model_gives_the_same_bits_from_its_file() {
             for name in golden.truths().iter().filter(|name| !name.starts_with("pixels")) {
                 let (kind, size) = parse(name);
                 let pixels = golden.tensor(&name.replacen(kind, "pixels", 1)).unwrap();
-                let output = |model: &Model<'_>| run(model, features(kind), &pixels);
-                let want = output(&model(&loaded, Isa::best(), size));
+                let outputs = |model: &Model<'_>| run(model, output(kind), &pixels);
+                let want = outputs(&model(&loaded, Isa::best(), size));
                 for reopened in &reopened {
-                    assert!(output(&model(reopened, Isa::best(), size)) == want, "{} {name}", golden.name);
+                    assert!(outputs(&model(reopened, Isa::best(), size)) == want, "{} {name}", golden.name);
                 }
-                assert!(size.is_some() || output(&in_memory) == want, "{} {name}", golden.name);
+                assert!(size.is_some() || outputs(&in_memory) == want, "{} {name}", golden.name);
             }
             for reopened in &reopened {
                 assert_eq!(reopened.labels, loaded.labels);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use support::{golden, run_plan};
-use vit_engine::{AlignedBox, Features, Isa, Precision, Serial, ThreadPool};
+use vit_engine::{AlignedBox, Isa, Output, Precision, Serial, ThreadPool};
 
 /// Runs `work` on a thread of its own, and panics if that takes longer than any machine needs: it has hung.
 fn within_a_minute(work: impl FnOnce() + Send + 'static) {
@@ -28,7 +28,7 @@ fn eight_callers_on_one_pool_with_arenas_behind_locks() {
         let (loaded, pixels) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
         let model = loaded.model(Isa::best());
         let c = *loaded.config();
-        let plan = model.plan(Features::Logits, 2, None).unwrap();
+        let plan = model.plan(Output::Logits, 2, None).unwrap();
         let want = run_plan(&model, &plan, &pixels.data, &Serial);
         for threads in [2, 3, 4, 8] {
             let pool = ThreadPool::new(threads).unwrap();
@@ -59,7 +59,7 @@ fn pixels_may_wait_for_other_passes_of_the_pool() {
         let golden = golden("timm-token");
         let (loaded, data) = (golden.load(Precision::F32), golden.tensor("pixels").unwrap());
         let model = loaded.model(Isa::best());
-        let plan = model.plan(Features::Logits, 1, None).unwrap();
+        let plan = model.plan(Output::Logits, 1, None).unwrap();
         for threads in [1, 2, 4] {
             let pool = ThreadPool::new(threads).unwrap();
             let mut pixels = |_: usize, _: usize, strip: &mut [f32]| {

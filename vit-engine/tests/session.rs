@@ -4,10 +4,10 @@ mod support;
 use std::error::Error;
 use std::sync::Arc;
 
-use support::{features, golden, model, parse, run};
+use support::{golden, model, output, parse, run};
 use vit_engine::file::SizeError;
 use vit_engine::{
-    Features, ForwardError, ImagesError, Isa, PlanError, Precision, Session, SessionError, SessionOptions, ThreadPool,
+    ForwardError, ImagesError, Isa, Output, PlanError, Precision, Session, SessionError, SessionOptions, ThreadPool,
 };
 
 /// Every output at every size, in one session after the other, image by image and all at once.
@@ -20,11 +20,11 @@ fn it_gives_the_same_bits_whatever_the_batch() {
         for name in golden.truths().iter().filter(|name| !name.starts_with("pixels")) {
             let (kind, size) = parse(name);
             let pixels = golden.tensor(&name.replacen(kind, "pixels", 1)).unwrap();
-            let want = run(&model(&loaded, Isa::best(), size), features(kind), &pixels);
+            let want = run(&model(&loaded, Isa::best(), size), output(kind), &pixels);
             let batch = pixels.shape[0];
             for (planned, budget) in [(1, None), (batch, None), (7, Some(1 << 20))] {
                 let options = SessionOptions {
-                    features: features(kind),
+                    output: output(kind),
                     image: size,
                     batch: planned,
                     budget,
@@ -54,7 +54,7 @@ fn it_gives_the_same_bits_whatever_the_batch() {
 #[test]
 fn it_is_owned_and_changes_its_size() {
     let golden = golden("dinov2-model");
-    let options = SessionOptions { features: Features::Embedding, batch: 2, ..Default::default() };
+    let options = SessionOptions { output: Output::Embedding, batch: 2, ..Default::default() };
     let mut session = Session::new(golden.load(Precision::F32), options).unwrap();
     let own = session.config().image;
     let thread = std::thread::spawn(move || {
@@ -69,7 +69,7 @@ fn it_is_owned_and_changes_its_size() {
                 None => kind.to_owned(),
             };
             let pixels = golden.tensor(&name("pixels")).unwrap();
-            let want = run(&model(session.loaded(), Isa::best(), size), Features::Embedding, &pixels);
+            let want = run(&model(session.loaded(), Isa::best(), size), Output::Embedding, &pixels);
             let mut out = vec![f32::NAN; session.output_len(pixels.shape[0])];
             session.forward(&pixels.data, &mut out).unwrap();
             assert!(out == want, "{size:?}");
@@ -104,6 +104,6 @@ fn errors_say_what_does_not_fit() {
     let not_whole = ImagesError::NotWhole { len: len - 1, shape: [3, height, width] };
     assert_eq!(error(len - 1, classes), SessionError::Images(not_whole));
     assert_eq!(error(0, classes), SessionError::Plan(PlanError::Empty));
-    let output = ForwardError::Output { expected: classes, found: classes - 1 };
+    let output = ForwardError::OutputLen { expected: classes, found: classes - 1 };
     assert_eq!(error(len, classes - 1), SessionError::Forward(output));
 }

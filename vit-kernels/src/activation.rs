@@ -23,6 +23,7 @@ use crate::simd::{Kernel, Simd};
 /// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors
 /// of 10⁻² to 10⁻⁴.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// The exact form, with the error function; `nn.GELU()`.
     Gelu,

@@ -149,6 +149,7 @@ impl fmt::Display for Isa {
 
 /// Why [`Isa::by_name`] failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum IsaError {
     /// No level has this name.
     Unknown,

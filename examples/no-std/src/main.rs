@@ -9,7 +9,7 @@ use core::convert::Infallible;
 use core::fmt::{self, Write};
 
 use vit_engine::packed::config_of;
-use vit_engine::{Aligned, Config, Features, Isa, Model, Plan, Precision, Serial, arena_bytes, include_model};
+use vit_engine::{Aligned, Config, Output, Isa, Model, Plan, Precision, Serial, arena_bytes, include_model};
 
 use linux::stdout;
 
@@ -69,8 +69,8 @@ fn report(arena: &mut [u8]) -> Result<bool, fmt::Error> {
     for isa in [Isa::best(), Isa::PORTABLE] {
         let model = Model::from_packed(MODEL, isa).expect("build.rs wrote it");
         assert_eq!(model.precision(), PRECISION, "the arena was sized for another precision");
-        let least = model.plan(Features::Logits, BATCH, Some(MINIMUM_ARENA)).expect("the least that does");
-        let unbounded = model.plan(Features::Logits, BATCH, None).expect("a valid config");
+        let least = model.plan(Output::Logits, BATCH, Some(MINIMUM_ARENA)).expect("the least that does");
+        let unbounded = model.plan(Output::Logits, BATCH, None).expect("a valid config");
         let logits = run(&model, &least, arena);
         let same_bits = logits.map(f32::to_bits) == run(&model, &unbounded, arena).map(f32::to_bits);
         let distance = distance(&logits, &reference);

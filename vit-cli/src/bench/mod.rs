@@ -1,4 +1,4 @@
-//! `vit bench`: how fast a model runs, and how close that is to what the CPU can do.
+//! `vit bench`: how fast a model runs, and how close that is to the peak of the CPU.
 mod peak;
 mod profile;
 mod random;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
-use vit_engine::{AlignedBox, Features, Images, Model, Plan, ThreadPool};
+use vit_engine::{AlignedBox, Images, Model, Output, Plan, ThreadPool};
 
 use crate::model::{image_shape, pinned_pool};
 use crate::options::{JsonOption, LoadOptions, RunOptions, default_threads, image_size, positive, threads};
@@ -23,8 +23,8 @@ use subject::Subject;
 
 /// Time a model: normalised f32 pixels in memory to logits
 ///
-/// 'efficiency' is 2·MACs ÷ median time ÷ peak. MACs are those that are executed. The peak is the median of short windows
-/// of independent multiply-adds on the same threads, between the forward passes, so that both see the same machine.
+/// 'efficiency' is 2·MACs ÷ median time ÷ peak. MACs are the executed ones. The peak is the median of short windows of
+/// independent multiply-adds on the same threads, between the forward passes, so that both see the same machine.
 #[derive(clap::Args)]
 #[command(after_help = "\
 NAME is an architecture of timm's, with seeded random weights: vit-tiny-patch16-224, vit-small-patch16-224,
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Option<String>,
 
-    /// Another size of image, in pixels: 1024 gives 4097 tokens at patch 16
+    /// Another image size, in pixels: 1024 gives 4097 tokens with patch 16
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
     image_size: Option<[usize; 2]>,
 
@@ -52,13 +52,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = threads)]
     threads: Vec<usize>,
 
-    /// Images at a time, one measurement each
+    /// Batch sizes, one measurement each
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive, default_value = "1")]
     batch: Vec<usize>,
 
-    /// What the model delivers: logits, class, patches, registers, embedding, layer:N, attention
+    /// What the model computes: logits, class, patches, registers, embedding, layer:N, attention
     #[arg(long, value_name = "KIND", default_value = "logits")]
-    features: Features,
+    features: Output,
 
     /// Measure for at least this long
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
@@ -105,7 +105,7 @@ struct Measurement {
     first_ms: f64,
     arena_bytes: usize,
     weight_bytes: usize,
-    /// Of the process so far, mapped files included; where the system tells.
+    /// Peak memory of the process so far, including mapped files, if the system reports it.
     peak_rss_bytes: Option<u64>,
     allocations: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let subject = Subject::new(args.model.as_deref(), args.image_size, &args.how)?;
     let model = subject.model(args.run.isa())?;
     let threads = if args.threads.is_empty() { vec![default_threads()] } else { args.threads.clone() };
-    // Those of this process: once a thread is pinned, it sees no others.
+    // Read here, before this thread is pinned: afterwards it sees only its own core.
     let cores = core_affinity::get_core_ids().filter(|_| !args.no_pin).unwrap_or_default();
     let mut measurements = Vec::new();
     for &threads in &threads {
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Forward passes, and windows of the peak between them.
 fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Result<Measurement> {
-    /// Between two windows of the peak.
+    /// Time between two windows of the peak.
     const STRETCH: Duration = Duration::from_millis(150);
     let mut rng = fastrand::Rng::with_seed(7);
     let shape = image_shape(model.config());
@@ -215,20 +215,20 @@ fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Re
     })
 }
 
-/// Sorts, and takes the middle.
+/// The median; sorts the values.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The CPU's name for itself, on Linux.
+/// The model name of the CPU, on Linux.
 fn cpu_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
-/// The most memory that this process has had, on Linux.
+/// The peak memory of this process, on Linux.
 fn peak_rss() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -238,6 +238,6 @@ fn peak_rss() -> Option<u64> {
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("has to be a number of seconds, at most 3600".into()),
+        _ => Err("must be a number of seconds, at most 3600".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! What the CPU can do at most, in short windows between the passes.
+//! The peak rate of the CPU, measured in short windows between the passes.
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(super) struct Window {
 impl Window {
     const LENGTH: Duration = Duration::from_millis(10);
 
-    /// Finds out how many steps fill a window.
+    /// Finds the number of steps that fill a window.
     pub(super) fn new(isa: Isa) -> Self {
         let mut window = Self { isa, steps: 10_000 };
         while window.run().1 < Self::LENGTH {
@@ -23,7 +23,7 @@ impl Window {
         window
     }
 
-    /// GFLOP/s, and the time taken, of one thread.
+    /// GFLOP/s of one thread, and the time taken.
     fn run(&self) -> (f64, Duration) {
         let start = Instant::now();
         let (flops, sum) = multiply_adds(self.isa, black_box(self.steps));

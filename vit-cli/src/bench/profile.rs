@@ -9,13 +9,14 @@ use vit_kernels::{Isa, Job, activate, softmax};
 
 use super::median;
 
-/// Where a pass's time goes.
+/// The time that the parts of a pass take.
 #[derive(Serialize)]
 pub(super) struct Profile {
     pub(super) stages: Vec<Row>,
-    /// What is fused into the stages, timed by itself on one thread over as many elements, in cache.
+    /// The parts that are fused into stages, timed separately on one thread, with the same number of elements, in
+    /// cache.
     pub(super) fused: Vec<Row>,
-    /// Share of the pass that is no matrix product: norms, the rest, and what is fused.
+    /// Share of the pass outside matrix products: norms, the rest, and the fused parts.
     pub(super) other_than_matmul: f64,
 }
 
@@ -23,13 +24,13 @@ pub(super) struct Profile {
 pub(super) struct Row {
     pub(super) stage: String,
     pub(super) ms: f64,
-    /// None for what is no matrix product.
+    /// `None` for stages without matrix products.
     pub(super) gflops: Option<f64>,
-    /// Of the whole pass.
+    /// Share of the whole pass.
     pub(super) share: f64,
 }
 
-/// Runs `pass` for about `seconds` on `pool`, looking at the clock between its jobs.
+/// Runs `pass` for about `seconds` on `pool` and measures the time of each job.
 pub(super) fn profile<E>(
     pool: &ThreadPool,
     isa: Isa,
@@ -69,7 +70,7 @@ pub(super) fn profile<E>(
     Ok(Profile { other_than_matmul: other.sum(), stages, fused })
 }
 
-/// GELU and softmax over as many elements as a pass has of them, a block that stays in L1 at a time.
+/// Times GELU and softmax on as many elements as in a pass, in blocks that stay in L1.
 fn fused(pool: &ThreadPool, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
     const BLOCK: usize = 4096;
     let c = plan.config();
@@ -94,7 +95,7 @@ fn fused(pool: &ThreadPool, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
 
 const STAGES: usize = Stage::ALL.len();
 
-/// Threads that note how long each stage's jobs took.
+/// An executor that records the time of each stage's jobs.
 pub(super) struct Timed<'a> {
     pool: &'a ThreadPool,
     spent: Mutex<[f64; STAGES]>,
@@ -112,7 +113,7 @@ impl Executor for Timed<'_> {
     }
 }
 
-/// A team with an eye on the clock.
+/// A team that measures the time of its jobs.
 struct Clock<'a> {
     team: &'a dyn Team,
     timed: &'a Timed<'a>,

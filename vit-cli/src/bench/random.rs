@@ -1,10 +1,10 @@
-//! Models without a checkpoint: seeded random weights, for measuring speed.
+//! Models without a checkpoint: seeded random weights for speed measurements.
 use std::convert::Infallible;
 
 use vit_engine::{Param, Part, PoolSite, Site, Source, Values};
 
-/// Weights that keep activations of the order of 1: matrices uniform with variance 1/inputs, norms near 1, the rest
-/// small. The same for the same seed, whatever the order of reading.
+/// Weights that keep activations near 1: matrices are uniform with variance 1/inputs, norms near 1, the rest small. The
+/// same seed gives the same weights in any order of reading.
 pub(crate) struct Random {
     pub(crate) seed: u64,
 }
@@ -24,7 +24,7 @@ impl Source for Random {
         };
         let seed = self.seed ^ hash(param);
         Ok(move |row: usize, start: usize, into: &mut [f32]| {
-            // Reads come in pieces: each piece has a generator of its own.
+            // A row may be read in pieces, so each piece has its own generator.
             let piece = ((row as u64) << 32 | start as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let mut rng = fastrand::Rng::with_seed(seed ^ piece);
             into.iter_mut().for_each(|x| *x = centre + spread * (2.0 * rng.f32() - 1.0));
@@ -32,7 +32,7 @@ impl Source for Random {
     }
 }
 
-/// A number for a parameter, the same on every machine.
+/// A seed for a parameter, the same on every machine.
 fn hash(param: Param) -> u64 {
     // FNV-1a over its name.
     format!("{param:?}")

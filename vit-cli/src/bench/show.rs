@@ -1,4 +1,4 @@
-//! Measurements as tables for people.
+//! Prints measurements as tables.
 use anyhow::Result;
 
 use super::Measurement;

@@ -1,4 +1,4 @@
-//! What is measured: a checkpoint, or an architecture with random weights.
+//! The model that is measured: a checkpoint, or an architecture with random weights.
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,11 +10,11 @@ use super::random::Random;
 use crate::model::open;
 use crate::options::LoadOptions;
 
-/// A model in memory, by whichever way.
+/// A model in memory from either source.
 pub(super) enum Subject {
-    /// A checkpoint, the milliseconds that loading it took, and another image size.
+    /// A checkpoint, the milliseconds that loading took, and another image size if there is one.
     Checkpoint(Box<Loaded>, f64, Option<[usize; 2]>),
-    /// An architecture's hyper-parameters, and seeded weights.
+    /// The hyper-parameters of an architecture, and seeded weights.
     Random(Config, Precision, AlignedBox),
 }
 
@@ -22,7 +22,7 @@ impl Subject {
     /// `model` is a checkpoint's path or an architecture's name; the built-in checkpoint if there is none. Images may have
     /// another size.
     pub(super) fn new(model: Option<&str>, image_size: Option<[usize; 2]>, how: &LoadOptions) -> Result<Self> {
-        // What is no path and no name in a hub can only be an architecture.
+        // A name that is neither a path nor in the local cache can only be an architecture.
         let name =
             model.filter(|name| !name.contains('/') && !Path::new(name).exists()).map(|name| name.replace('-', "_"));
         let Some(name) = name else {
@@ -48,7 +48,7 @@ impl Subject {
         })
     }
 
-    /// Milliseconds from opening the files to a model that can run; none if there are no files.
+    /// Milliseconds from opening the files to a model that can run; `None` if there are no files.
     pub(super) fn load_ms(&self) -> Option<f64> {
         match self {
             Self::Checkpoint(_, ms, _) => Some(*ms),

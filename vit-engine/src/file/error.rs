@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! Errors of loading a checkpoint.
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use crate::packed::PackedError;
 use crate::zoo::{Shown, ZooError};
 
-/// A checkpoint that cannot be loaded: which file, and what is wrong with it.
+/// Why a checkpoint cannot be loaded: the file, and what is wrong with it.
 ///
-/// The message is complete: what [`source`](core::error::Error::source) gives is in it already.
+/// The message already contains the message of its [`source`](core::error::Error::source).
 #[derive(Debug)]
 pub struct LoadError {
     /// The file.
@@ -21,76 +21,76 @@ pub struct LoadError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
-    /// The system does not give the file.
+    /// The file cannot be read.
     Io(io::Error),
-    /// There is no readable config.json where it should be.
+    /// config.json is missing or cannot be read.
     NoConfig(io::Error),
-    /// A folder without weights that can be read; what is in it.
+    /// The folder has no weights in a known format. Holds the names of some files in it.
     NoWeights(Vec<String>),
-    /// An index of shards that is not one, names a file elsewhere, or a tensor that is not there.
+    /// The index of shards is invalid, names a file in another folder, or names a tensor that its file lacks.
     Index(String),
-    /// Neither a path nor in the local cache of a model hub; where that was looked for.
+    /// The name is no path, and the local cache of the model hub does not have it.
     NotInHub {
         /// 'org/name'.
         name: String,
         /// The cache's folder.
         cache: PathBuf,
     },
-    /// A pickle: running it could run anything.
+    /// The file is a pickle. Reading one can run arbitrary code.
     Pickle,
-    /// config.json is not JSON.
+    /// config.json is not valid JSON.
     Json(String),
-    /// config.json says what no family understands.
+    /// No model family can read config.json.
     Zoo(ZooError),
-    /// A packed file that is damaged, or of another version.
+    /// The packed file is damaged or of another version.
     Packed(PackedError),
-    /// A packed file is to be loaded in another precision than its own.
+    /// The packed file has another precision than the one requested.
     OtherPrecision {
-        /// The file's.
+        /// The precision of the file.
         packed: &'static str,
-        /// The one asked for.
+        /// The precision requested.
         wanted: &'static str,
     },
-    /// The labels are not as many as the classes.
+    /// The number of labels differs from the number of classes.
     Labels {
-        /// Label names in config.json.
+        /// Number of label names in config.json.
         labels: usize,
-        /// Classes of the model.
+        /// Number of classes of the model.
         classes: usize,
     },
-    /// The preprocessing is for another number of channels.
+    /// The preprocessing has another number of channels than the model.
     Channels {
-        /// Elements of the mean.
+        /// Number of elements of the mean.
         mean: usize,
-        /// Channels of the model.
+        /// Number of channels of the model.
         channels: usize,
     },
-    /// The file is not safetensors, or is truncated, or its offsets overlap or lead outside.
+    /// The file is not a safetensors file, is truncated, or has offsets that overlap or point outside.
     Safetensors(String),
-    /// Tensors that the model needs are not there.
+    /// Tensors that the model needs are missing.
     Missing {
-        /// Their names.
+        /// The names of the tensors.
         tensors: Vec<String>,
-        /// Whether there are more than are named.
+        /// Whether there are more than these.
         more: bool,
     },
-    /// A tensor has another shape than the config says.
+    /// A tensor does not have the shape that the config implies.
     Shape {
-        /// Its name.
+        /// The name of the tensor.
         tensor: String,
-        /// The shape that the config asks for.
+        /// The shape that the config implies.
         expected: Vec<usize>,
         /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor has a dtype that weights cannot have.
+    /// The dtype of a tensor is not supported for weights.
     Dtype {
-        /// Its name.
+        /// The name of the tensor.
         tensor: String,
         /// The dtype in the file.
         found: String,
     },
-    /// A weight is NaN or infinite, or too large for the format that it is to be stored in.
+    /// A weight is NaN or infinite, or too large for its storage format.
     OutOfRange {
         /// The tensor's name.
         tensor: String,
@@ -103,9 +103,9 @@ pub enum Problem {
         /// The format's name.
         format: &'static str,
     },
-    /// The system does not give the memory.
+    /// The memory for the weights cannot be allocated.
     OutOfMemory {
-        /// The bytes asked for.
+        /// The size of the allocation in bytes.
         bytes: usize,
     },
 }
@@ -123,25 +123,25 @@ impl fmt::Display for Problem {
             Self::NoWeights(found) => {
                 write!(
                     f,
-                    "neither model.safetensors nor model.safetensors.index.json nor open_clip_model.safetensors"
+                    "no model.safetensors, model.safetensors.index.json or open_clip_model.safetensors in this folder"
                 )?;
                 if found.is_empty() {
-                    write!(f, "; the folder is empty")
+                    write!(f, "; it is empty")
                 } else {
-                    write!(f, "; there are {}", Shown(&found.join(", ")))
+                    write!(f, "; it contains {}", Shown(&found.join(", ")))
                 }
             }
             Self::Index(error) => write!(f, "not a valid index of shards: {}", Shown(error)),
             Self::NotInHub { name, cache } => write!(
                 f,
-                "no such file or folder, and no '{name}' in the local cache {}; nothing is ever downloaded: fetch it with \
+                "no such file or folder, and no '{name}' in the local cache {}; nothing is ever downloaded: download it with \
                  `hf download {name}`",
                 cache.display()
             ),
             Self::NoConfig(error) => write!(f, "{error}; put the model's config.json beside its weights"),
             Self::Pickle => write!(
                 f,
-                "pickles (.pth, .pt, .bin) can run code when read and are not; convert it once, in Python:\n  \
+                "reading a pickle (.pth, .pt, .bin) can run any code, so it is refused; convert it once, in Python:\n  \
                  import torch, safetensors.torch\n  \
                  safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'model.safetensors')"
             ),
@@ -150,12 +150,12 @@ impl fmt::Display for Problem {
             Self::Packed(error) => error.fmt(f),
             Self::OtherPrecision { packed, wanted } => write!(
                 f,
-                "the file is packed in {packed} and cannot become {wanted}: convert the checkpoint it was made of, with \
+                "the file is packed in {packed} and cannot become {wanted}: convert the original checkpoint with \
                  --precision {wanted}"
             ),
             Self::Labels { labels, classes } => write!(f, "{labels} label names, but the model has {classes} classes"),
             Self::Channels { mean, channels } => {
-                write!(f, "mean and std are for {mean} channels, but the model has {channels}")
+                write!(f, "mean and std have {mean} channels, but the model has {channels}")
             }
             Self::Safetensors(error) => write!(f, "not a valid safetensors file: {}", Shown(error)),
             Self::Missing { tensors, more } => {
@@ -164,7 +164,7 @@ impl fmt::Display for Problem {
             }
             Self::Shape { tensor, expected, found } => {
                 let (tensor, found) = (Shown(tensor), format!("{found:?}"));
-                write!(f, "'{tensor}': the config asks for shape {expected:?}, the file has {}", Shown(&found))
+                write!(f, "'{tensor}': the config implies shape {expected:?}, the file has {}", Shown(&found))
             }
             Self::Dtype { tensor, found } => write!(f, "'{}': expected F32, F16 or BF16, found {found}", Shown(tensor)),
             Self::OutOfRange { tensor, row, column, value, format } if value.is_finite() => {
@@ -173,7 +173,7 @@ impl fmt::Display for Problem {
             Self::OutOfRange { tensor, row, column, value, .. } => {
                 write!(f, "'{tensor}' at [{row}, {column}]: expected a finite number, found {value}")
             }
-            Self::OutOfMemory { bytes } => write!(f, "the system does not give {bytes} bytes for the weights"),
+            Self::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes for the weights"),
         }
     }
 }

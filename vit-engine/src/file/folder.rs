@@ -1,4 +1,4 @@
-//! Which files a path names.
+//! Finds the files of a checkpoint.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -11,7 +11,7 @@ use super::map;
 
 /// The files of a checkpoint.
 pub(super) struct Files {
-    /// The config, where there is one.
+    /// The config, if there is one.
     pub(super) config: Option<PathBuf>,
     pub(super) weights: Weights,
 }
@@ -19,19 +19,19 @@ pub(super) struct Files {
 /// The files of the weights.
 pub(super) enum Weights {
     One(PathBuf),
-    /// An index, and beside it the files that it names.
+    /// An index; the files that it names are in the same folder.
     Sharded(PathBuf),
 }
 
-/// What is looked for, in this order: weights, and the config that goes with them.
-const LAYOUTS: [(&str, &str); 3] = [
+/// File names of the weights and of their config, in the order in which they are tried.
+const NAMES: [(&str, &str); 3] = [
     ("model.safetensors", "config.json"),
     ("model.safetensors.index.json", "config.json"),
     ("open_clip_model.safetensors", "open_clip_config.json"),
 ];
 
 impl Files {
-    /// The files that a folder, a file of weights or an index names; `org/name` where that is in the local cache.
+    /// Finds the files for a path: a folder, a weights file, an index, or `org/name` in the local cache.
     pub(super) fn find(path: &Path) -> Result<Self, LoadError> {
         let at = |path: &Path, problem| LoadError { path: path.into(), problem };
         let metadata = match path.metadata() {
@@ -54,7 +54,7 @@ impl Files {
             let weights = if sharded { Weights::Sharded(path.into()) } else { Weights::One(path.into()) };
             return Ok(Self { config, weights });
         }
-        for (weights, config) in LAYOUTS {
+        for (weights, config) in NAMES {
             let weights = path.join(weights);
             if weights.exists() {
                 let configs = [config, "config.json", "open_clip_config.json"].map(|config| path.join(config));
@@ -82,14 +82,14 @@ fn is_pickle(path: &Path) -> bool {
         .is_some_and(|extension| ["pth", "pt", "bin", "pkl", "ckpt"].iter().any(|pickle| extension == *pickle))
 }
 
-/// Which tensor stands in which file.
+/// The index of a sharded checkpoint: which file each tensor is in.
 #[derive(Deserialize)]
 pub(super) struct Index {
     pub(super) weight_map: BTreeMap<String, String>,
 }
 
 impl Index {
-    /// Reads an index, whose files have to stand beside it.
+    /// Parses an index. Its files must be in the same folder.
     pub(super) fn parse(text: &[u8]) -> Result<Self, Problem> {
         let index: Self = serde_json::from_slice(text).map_err(|error| Problem::Index(error.to_string()))?;
         for file in index.files() {
@@ -102,23 +102,23 @@ impl Index {
         Ok(index)
     }
 
-    /// The files' names, each once.
+    /// The file names, each once.
     pub(super) fn files(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }
 }
 
-/// Reads a small file as a whole.
+/// Reads a small file completely.
 pub(super) fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, Problem> {
     let size = map::regular(path).map_err(Problem::Io)?;
     if size > most {
-        return Err(Problem::Json(format!("{size} bytes are too many")));
+        return Err(Problem::Json(format!("the file has {size} bytes, more than the limit of {most}")));
     }
     let mut text = Vec::new();
-    // A file may grow meanwhile, and some that the system makes up have no size.
+    // The file may grow meanwhile, and special files such as those in /proc report no size.
     File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut text)).map_err(Problem::Io)?;
     if text.len() as u64 > most {
-        return Err(Problem::Json(format!("more than {most} bytes are too many")));
+        return Err(Problem::Json(format!("the file has more than the limit of {most} bytes")));
     }
     Ok(text)
 }

@@ -1,16 +1,16 @@
 //! The local cache of the Hugging Face hub. Nothing is ever downloaded.
 //!
-//! `<cache>/models--org--name/refs/main` names the commit whose files stand in `snapshots/<commit>/`.
+//! `<cache>/models--org--name/refs/main` names the commit whose files are in `snapshots/<commit>/`.
 use std::env;
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
 use super::folder::read_small;
 
-/// Larger files are no references: a commit's hash has 40 bytes.
+/// The largest reference file that is read: a commit's hash has 40 bytes.
 const LARGEST_REF: u64 = 1 << 10;
 
-/// The cache's folder: `HF_HUB_CACHE`, `HF_HOME/hub`, or `~/.cache/huggingface/hub`.
+/// The folder of the cache: `HF_HUB_CACHE`, `HF_HOME/hub`, or `~/.cache/huggingface/hub`.
 pub fn cache() -> PathBuf {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("HF_HUB_CACHE")
@@ -19,7 +19,7 @@ pub fn cache() -> PathBuf {
         .unwrap_or_else(|| set("HOME").unwrap_or_default().join(".cache/huggingface/hub"))
 }
 
-/// The folder of a model's files, if `name` is `org/name`; `None` if it is not such a name.
+/// The folder with the files of a model named `org/name`; `None` if the name has another form.
 pub(super) fn snapshot(name: &Path) -> Result<Option<PathBuf>, Problem> {
     let Some(text) = name.to_str().map(|text| text.trim_end_matches('/')) else { return Ok(None) };
     let plain = |part: &str| {

@@ -1,4 +1,4 @@
-//! A model in memory, with what its checkpoint says beside the weights.
+//! A model in memory, with the metadata of its checkpoint.
 use std::collections::HashSet;
 use std::io;
 use std::ops::Deref;
@@ -13,31 +13,31 @@ use crate::model::Model;
 use crate::weights::Precision;
 use crate::zoo::{OtherSizes, Preprocessing, Rotary};
 
-/// A model in memory, with what its checkpoint says beside the weights.
+/// A model in memory, with the metadata of its checkpoint.
 pub struct Loaded {
     pub(super) config: Config,
     pub(super) precision: Precision,
     pub(super) packed: bool,
     pub(super) memory: Memory,
     pub(super) other_sizes: OtherSizes,
-    /// What positions are stored as.
+    /// The dtype in which the checkpoint stores the positions.
     pub(super) rounding: Rounding,
     pub(super) rotary: Option<Rotary>,
-    /// Positions at other sizes, as far as they were asked for.
+    /// The tables for other image sizes that have been used.
     pub(super) cache: Cache,
-    /// How pictures become pixels, if the checkpoint says so.
+    /// How pictures are preprocessed, if the checkpoint states it.
     pub preprocessing: Option<Preprocessing>,
-    /// The classes' names; empty if the checkpoint has none.
+    /// The names of the classes; empty if the checkpoint has none.
     pub labels: Vec<String>,
     pub(super) used: HashSet<String>,
-    /// Tensors that the model did not ask for and that the family does not know.
+    /// Tensors that the model does not use and that are not known to be harmless.
     pub unused: Vec<String>,
 }
 
-/// Where packed weights stand.
+/// The memory of the packed weights.
 pub(super) enum Memory {
     Own(AlignedBox),
-    /// In a mapped file, from a byte on to the end.
+    /// A mapped file, from this offset to the end.
     #[cfg(feature = "mmap")]
     Mapped(std::sync::Arc<memmap2::Mmap>, usize),
 }
@@ -54,9 +54,10 @@ impl Deref for Memory {
 }
 
 impl Loaded {
-    /// The model over images of its own size, to run on `isa`.
+    /// The model for images of the checkpoint's size, to run on `isa`.
     pub fn model(&self, isa: Isa) -> Model<'_> {
-        Model::new(&self.config, self.precision, isa, &self.memory).expect("the memory was filled for this config")
+        Model::new(&self.config, self.precision, isa, &self.memory)
+            .expect("the memory was filled for this config and precision")
     }
 
     /// The hyper-parameters.
@@ -74,12 +75,12 @@ impl Loaded {
         &self.memory
     }
 
-    /// Whether it comes from a packed file.
+    /// Whether the model comes from a packed file.
     pub fn is_packed(&self) -> bool {
         self.packed
     }
 
-    /// Whether the weights are used where their file is mapped: see the [module](super)'s documentation.
+    /// Whether the weights are in a mapped file; see the documentation of the [module](super).
     pub fn is_mapped(&self) -> bool {
         match self.memory {
             Memory::Own(_) => false,
@@ -88,15 +89,15 @@ impl Loaded {
         }
     }
 
-    /// Whether a tensor of the checkpoint went into the model. A packed file's tensors are all used.
+    /// Whether the model uses this tensor of the checkpoint. It uses all tensors of a packed file.
     pub fn uses(&self, tensor: &str) -> bool {
         self.used.contains(tensor)
     }
 
-    /// Writes the model as a packed file, with all that its checkpoint says; see [`packed`](crate::packed).
+    /// Writes the model as a packed file, with the metadata of its checkpoint; see [`packed`](crate::packed).
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub fn write_packed(&self, out: impl io::Write) -> io::Result<()> {
         super::packed::write(self, out)
     }

@@ -1,16 +1,16 @@
-//! A file's bytes: mapped, read, or there already.
+//! The bytes of a file: mapped, read, or already in memory.
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-/// How a file of weights is read.
+/// How a weights file is accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Access {
-    /// Mapped into memory: nothing is copied but what is packed. Without the feature `mmap` it is read.
+    /// Mapped into memory. Without the feature `mmap` it is read.
     #[default]
     Map,
-    /// Read as a whole.
+    /// Read into memory completely.
     Read,
 }
 
@@ -36,12 +36,12 @@ impl Bytes<'_> {
 #[allow(unsafe_code)] // The mmap call.
 fn mapped(path: &Path) -> io::Result<memmap2::Mmap> {
     let file = std::fs::File::open(path)?;
-    // SAFETY: the mapping is read-only and bytes have no invalid values. That the file does not change meanwhile is
-    // asked of the user; the module's documentation says what happens if it does.
+    // SAFETY: the mapping is read-only, and every byte is a valid u8. The file must not change meanwhile; that is the
+    // user's responsibility, and the module documentation states what happens if it does.
     unsafe { memmap2::Mmap::map(&file) }
 }
 
-/// The size of a regular file. Asked before it is opened: to open a pipe would wait for somebody to write to it.
+/// The size of a regular file. It is checked before the file is opened, because opening a pipe waits for a writer.
 pub(super) fn regular(path: &Path) -> io::Result<u64> {
     let metadata = path.metadata()?;
     let what = if metadata.is_dir() { "a directory, not a regular file" } else { "not a regular file" };

@@ -1,14 +1,14 @@
-//! Checkpoints as they are published: a folder with `config.json` and `model.safetensors` (or its shards and their index,
-//! or OpenCLIP's two files), one safetensors file with its config beside it, a [packed](crate::packed) file, or `org/name`
-//! in the local cache of a model hub.
+//! Checkpoints in the form in which they are published: a folder with `config.json` and `model.safetensors` (or shards
+//! with their index, or OpenCLIP's two files), a safetensors file with its config in the same folder, a
+//! [packed](crate::packed) file, or `org/name` in the local cache of a model hub.
 //!
 //! # Mapped files
-//! With [`Access::Map`] the weights of a checkpoint are read straight from the page cache and packed into memory of their
-//! own; the mapping ends when the [`Checkpoint`] is dropped, and a loaded model does not look at the file again. A packed
-//! file's weights are used where they are mapped, for as long as the [`Loaded`] model lives. Meanwhile another process that
-//! overwrites the file can mix old and new weights into the model, and one that truncates it can end this process with
-//! SIGBUS. Files are replaced safely by renaming a finished one into place; where
-//! that cannot be relied on, [`Access::Read`] copies the file first.
+//! With [`Access::Map`] the weights of a checkpoint are read from the page cache and packed into separate memory. The
+//! mapping ends when the [`Checkpoint`] is dropped, and a loaded model does not access the file again. The weights of a
+//! packed file are used directly in the mapping, as long as the [`Loaded`] model lives. While a file is mapped, a
+//! process that overwrites it can mix old and new weights into the model, and a process that truncates it can end this
+//! process with SIGBUS. To replace a file safely, write a new one and rename it over the old one. If you cannot rely on
+//! that, use [`Access::Read`], which copies the file first.
 mod error;
 mod folder;
 pub mod hub;
@@ -43,7 +43,7 @@ use sizes::Cache;
 
 /// An opened checkpoint.
 pub struct Checkpoint<'a> {
-    /// The files of weights, by name; one, or those of the index.
+    /// The weights files by name: one file, or those of the index.
     weights: Vec<(Cow<'a, str>, Bytes<'a>)>,
     index: Option<Index>,
     weights_path: PathBuf,
@@ -52,18 +52,18 @@ pub struct Checkpoint<'a> {
     family: Option<String>,
 }
 
-/// Larger configs are refused: real ones have a few kilobytes.
+/// The largest config that is read: real ones have a few kilobytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// Larger indices are refused: that of a model of a thousand tensors has 100 KB.
+/// The largest index that is read: a model with a thousand tensors needs 100 KB.
 const LARGEST_INDEX: u64 = 64 << 20;
 
 impl<'a> Checkpoint<'a> {
-    /// Opens what `path` names: a folder, a safetensors file or an index of several with the config beside it, or
-    /// `org/name` in the local cache of the Hugging Face hub, if there is no such path.
+    /// Opens a folder, a safetensors file or an index with the config in the same folder, or a packed file. If there is
+    /// no such path, `org/name` in the local cache of the Hugging Face hub.
     ///
     /// # Errors
-    /// When a file is missing, cannot be read or is not what its name says.
+    /// If a file is missing, cannot be read or is not in the format of its name.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, LoadError> {
         Self::open_path(path.as_ref(), access)
     }
@@ -99,19 +99,19 @@ impl<'a> Checkpoint<'a> {
         Ok(Self { weights, index, weights_path, config, config_path, family: None })
     }
 
-    /// A checkpoint that is in memory already: the contents of the two files.
+    /// A checkpoint in memory: the contents of `config.json` and `model.safetensors`.
     ///
     /// # Errors
-    /// When `config` is not JSON.
+    /// If `config` is not JSON.
     pub fn from_bytes(config: &[u8], weights: &'a [u8]) -> Result<Self, LoadError> {
         Self::in_memory(config, None, vec![("".into(), Bytes::Borrowed(weights))])
     }
 
-    /// A checkpoint of several files that is in memory already: the contents of `config.json`, of
-    /// `model.safetensors.index.json`, and the files that it names.
+    /// A sharded checkpoint in memory: the contents of `config.json`, of `model.safetensors.index.json`, and of the
+    /// files that the index names.
     ///
     /// # Errors
-    /// When `config` is not JSON, or `index` is no index.
+    /// If `config` is not JSON, or `index` is not a valid index.
     pub fn from_shards(config: &[u8], index: &[u8], shards: &[(&'a str, &'a [u8])]) -> Result<Self, LoadError> {
         let path = PathBuf::from("model.safetensors.index.json");
         let index = Index::parse(index).map_err(|problem| LoadError { path, problem })?;
@@ -129,23 +129,24 @@ impl<'a> Checkpoint<'a> {
         Ok(Self { weights, index, weights_path: "model.safetensors".into(), config, config_path, family: None })
     }
 
-    /// Takes it for a model of that family, whatever the config says: a `model_type`, or an architecture of timm's, which
-    /// needs no config at all.
+    /// Reads the checkpoint as a model of this family, whatever its config says. `family` is a `model_type`, or an
+    /// architecture of timm, which needs no config at all.
     #[must_use]
     pub fn assume(mut self, family: Option<&str>) -> Self {
         self.family = family.map(str::to_owned);
         self
     }
 
-    /// The precision of a packed file, which cannot be loaded in another; `None` for a checkpoint, which can.
+    /// The precision of a packed file, the only one that it can be loaded in; `None` for a checkpoint, which can be
+    /// loaded in any.
     ///
     /// # Errors
-    /// When the file is damaged.
+    /// If the file is damaged.
     pub fn precision(&self) -> Result<Option<Precision>, LoadError> {
         Ok(self.packed_file()?.map(|file| file.precision))
     }
 
-    /// The packed file, if this is one.
+    /// The packed file, if the checkpoint is one.
     fn packed_file(&self) -> Result<Option<PackedFile<'_>>, LoadError> {
         match &*self.weights {
             [(_, file)] if file.starts_with(&crate::packed::MAGIC) => {
@@ -156,13 +157,14 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Reads config and names, checks every tensor the model needs, and packs the weights in that precision.
+    /// Reads the config and the tensors' names, checks every tensor that the model needs, and packs the weights in this
+    /// precision.
     ///
-    /// Memory is allocated once all tensors are known to be there in the right shapes, and is theirs in size, but for
-    /// the precision and the padding of each matrix to a multiple of 16 outputs.
+    /// Memory is allocated only after all tensors are found in the right shapes. Its size is that of the tensors in
+    /// this precision, plus the padding of each matrix to a multiple of 16 outputs.
     ///
     /// # Errors
-    /// What is wrong, with the file and the tensor.
+    /// The problem, with the file and the tensor.
     pub fn load(&self, precision: Precision) -> Result<Loaded, LoadError> {
         if let Some(file) = self.packed_file()? {
             let loaded = packed::load(&file, &self.weights[0].1, precision);
@@ -200,7 +202,7 @@ impl<'a> Checkpoint<'a> {
                 FillError::Source(problem) => problem,
                 FillError::OutOfRange { param, row, column, value, format } => {
                     let place = recipe.names.place(param, shape_of(&config, param));
-                    // A bias is one row: what is fused stands in it side by side.
+                    // A bias is one row, so fused biases are next to each other in it.
                     let (down, right) =
                         if param.part == Part::Bias { (0, place.first_row) } else { (place.first_row, 0) };
                     Problem::OutOfRange { tensor: place.tensor, row: down + row, column: right + column, value, format }
@@ -209,7 +211,7 @@ impl<'a> Checkpoint<'a> {
                 FillError::Memory(_) => Problem::OutOfMemory { bytes },
             })
         })?;
-        // A model without head may bring the names of the classes that it could tell apart.
+        // A model without a head may still have label names, from its training.
         let labels = if config.classes > 0 { recipe.labels } else { Vec::new() };
         Ok(Loaded {
             config,

@@ -1,18 +1,18 @@
-//! Packed files as checkpoints: what they say beside the model, read and written.
+//! Packed files as checkpoints: reads and writes the metadata that is not part of the model itself.
 //!
 //! | Key | Type | Meaning |
 //! |---|---|---|
 //! | `vit.other_sizes.filter` | string | how positions are resampled: `none`, `bicubic`, `bicubic_antialiased` |
 //! | `vit.other_sizes.whole_patches`, `.by_count`, `.from_square`, `.rounded` | bool | the fields of [`OtherSizes`] |
 //! | `vit.other_sizes.stored_as` | string | what the checkpoint stored positions as: `f32`, `f16`, `bf16` |
-//! | `vit.rotary.kind` | string | `normalised`, `counted`; absent where nothing is rotated |
+//! | `vit.rotary.kind` | string | `normalised`, `counted`; absent without rotary positions |
 //! | `vit.rotary.base`, `vit.rotary.offset` | f64 | |
-//! | `vit.rotary.reference_rows`, `.reference_columns` | u32 | absent where grids are not scaled |
+//! | `vit.rotary.reference_rows`, `.reference_columns` | u32 | absent if grids are not scaled |
 //! | `vit.rotary.x_first` | bool | |
-//! | `vit.preprocess.mean`, `vit.preprocess.std` | f32\[\] | absent where it is not known how pictures become pixels |
+//! | `vit.preprocess.mean`, `vit.preprocess.std` | f32\[\] | absent if the preprocessing is unknown |
 //! | `vit.preprocess.interpolation`, `.crop_mode` | string | timm's words |
 //! | `vit.preprocess.crop_pct` | f32 | |
-//! | `vit.labels` | string\[\] | the classes' names |
+//! | `vit.labels` | string\[\] | the names of the classes |
 use std::io;
 
 use super::error::Problem;
@@ -36,7 +36,7 @@ const INTERPOLATIONS: [(Interpolation, &str); 4] = [
 const CROP_MODES: [(CropMode, &str); 3] =
     [(CropMode::Center, "center"), (CropMode::Squash, "squash"), (CropMode::Border, "border")];
 
-/// The model of a packed file: where it is mapped, or in huge pages if it was read.
+/// The model of a packed file: in the mapping, or copied into huge pages if the file was read.
 pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precision) -> Result<Loaded, Problem> {
     if precision != file.precision {
         return Err(Problem::OtherPrecision { packed: file.precision.name(), wanted: precision.name() });
@@ -172,7 +172,7 @@ impl<'a> Said<'_, 'a> {
     }
 }
 
-/// Writes a loaded model with all that its checkpoint says.
+/// Writes a loaded model with the metadata of its checkpoint.
 pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     let Loaded { config, precision, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
     let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
@@ -221,5 +221,5 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
 
 fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
-    Value::String(found.expect("there is a word for every value").1.as_bytes())
+    Value::String(found.expect("the table has a word for every value").1.as_bytes())
 }

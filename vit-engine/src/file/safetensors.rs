@@ -1,4 +1,4 @@
-//! Parameters out of safetensors files (<https://github.com/huggingface/safetensors>), decoded where they stand.
+//! Reads parameters from safetensors files (<https://github.com/huggingface/safetensors>) and decodes them in place.
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use safetensors::tensor::{Dtype, TensorInfo};
@@ -11,7 +11,7 @@ use crate::parameters::{Param, Part, Site, for_each_param};
 use crate::weights::{Source, Values};
 use crate::zoo::{Catalog, Place, Recipe, View, rotary};
 
-/// The tensors of a checkpoint, by their own names, over one or several files.
+/// The tensors of a checkpoint by name, in one or several files.
 pub(super) struct Tensors<'a> {
     tensors: HashMap<String, Tensor<'a>>,
 }
@@ -31,14 +31,15 @@ struct Header {
     tensors: HashMap<String, TensorInfo>,
 }
 
-/// Reads a file's header and checks that the tensors, as large as their shapes say, follow each other to its end.
+/// Parses the header of a file. Checks that every tensor has the size of its shape, and that the tensors fill the file
+/// without gaps.
 fn parse(bytes: &[u8]) -> Result<HashMap<String, Tensor<'_>>, Problem> {
     let parts = bytes.split_first_chunk().and_then(|(len, rest)| {
         let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
         rest.split_at_checked(len)
     });
-    let (header, data) =
-        parts.ok_or_else(|| Problem::Safetensors(format!("{} bytes do not hold its header", bytes.len())))?;
+    let (header, data) = parts
+        .ok_or_else(|| Problem::Safetensors(format!("the file has {} bytes, too few for its header", bytes.len())))?;
     let Header { tensors, .. } =
         serde_json::from_slice(header).map_err(|error| Problem::Safetensors(format!("the header: {error}")))?;
     let mut sorted: Vec<_> = tensors.into_iter().collect();
@@ -50,7 +51,7 @@ fn parse(bytes: &[u8]) -> Result<HashMap<String, Tensor<'_>>, Problem> {
         let expected = bits.and_then(|bits| bits.div_ceil(8).checked_add(end));
         if start != end || Some(stop) != expected || stop > len {
             return Err(Problem::Safetensors(format!(
-                "'{name}', {dtype:?} of {shape:?}: expected from {end} on in {len} bytes, found {start}..{stop}"
+                "'{name}', {dtype:?} of {shape:?}: expected to start at {end} and end within {len} bytes, found {start}..{stop}"
             )));
         }
         found.insert(name, Tensor { dtype, shape, data: &data[start..stop] });
@@ -68,7 +69,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { tensors: parse(bytes)? })
     }
 
-    /// Several files, by their names, and which tensor stands in which.
+    /// Several files by name, and the file of each tensor.
     pub(super) fn sharded(
         files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
         map: &BTreeMap<String, String>,
@@ -84,7 +85,7 @@ impl<'a> Tensors<'a> {
         let mut tensors = HashMap::new();
         for (tensor, file) in map {
             let found = shards.get_mut(file.as_str()).and_then(|shard| shard.remove(tensor));
-            let found = found.ok_or_else(|| Problem::Index(format!("'{tensor}' does not stand in {file}")))?;
+            let found = found.ok_or_else(|| Problem::Index(format!("'{tensor}' is not in {file}")))?;
             tensors.insert(tensor.clone(), found);
         }
         Ok(Self { tensors })
@@ -101,24 +102,25 @@ impl Catalog for Tensors<'_> {
     }
 }
 
-/// A checkpoint's parameters: its tensors under a family's names, and what is computed.
+/// The parameters of a checkpoint: its tensors, found by the names of a family, and computed tables.
 pub(super) struct Parameters<'a> {
     pub(super) tensors: &'a Tensors<'a>,
     pub(super) recipe: &'a Recipe,
 }
 
-/// Missing tensors that an error names before it only says that there are more: more than the largest model has.
+/// The most missing tensors that an error names: more than the largest model has.
 const NAMED: usize = 4096;
 
 impl Parameters<'_> {
-    /// Opens every parameter once. Gives the names of the tensors that they stand in, and of those that are nothing known.
+    /// Opens every parameter once, to check it. Returns the names of the tensors that they use, and of the unknown
+    /// ones.
     pub(super) fn check(&self) -> Result<(HashSet<String>, Vec<String>), Problem> {
         let (mut used, mut missing, mut seen) = (HashSet::new(), Vec::new(), HashSet::new());
         let mut other = None;
         let walked = for_each_param(&self.recipe.config, |param, shape| {
             match self.open(param, shape) {
                 Err(Problem::Missing { tensors, .. }) => {
-                    // Queries, keys and values may stand in one tensor.
+                    // Queries, keys and values may be in one tensor.
                     missing.extend(tensors.into_iter().filter(|tensor| seen.insert(tensor.clone())));
                 }
                 Err(problem) => other = other.take().or(Some(problem)),
@@ -128,7 +130,7 @@ impl Parameters<'_> {
                     used.extend(place.plus);
                 }
             }
-            // A config of a million layers is not followed to its end.
+            // A config with a million layers is not checked to its end.
             if missing.len() > NAMED { Err(()) } else { Ok(()) }
         });
         if !missing.is_empty() {
@@ -167,7 +169,7 @@ impl Source for Parameters<'_> {
 }
 
 impl<'a> Parameters<'a> {
-    /// A tensor, read as a place says.
+    /// Opens the tensor of a place, to be read as the place states.
     fn tensor(&self, place: &Place, name: &str, shape: [usize; 2]) -> Result<Rows<'a>, Problem> {
         let [rows, columns] = shape;
         let Some(tensor) = self.tensors.tensors.get(name) else {
@@ -190,7 +192,7 @@ impl<'a> Parameters<'a> {
         Ok(Rows { bytes, size, decode, shape, view: place.view })
     }
 
-    /// What the position embedding is stored as.
+    /// The dtype in which the position embedding is stored.
     pub(super) fn rounding(&self) -> Rounding {
         let place = self.recipe.names.place(Param { site: Site::Positions, part: Part::Weight }, [1, 1]);
         match self.tensors.tensors.get(&place.tensor).map(|tensor| tensor.dtype) {
@@ -201,11 +203,11 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A parameter that is being read.
+/// A parameter that is open for reading.
 enum Reading<'a> {
-    /// Off a tensor.
+    /// From a tensor.
     Tensor(Rows<'a>),
-    /// Off two, added up.
+    /// The sum of two tensors.
     Sum(Rows<'a>, Rows<'a>),
     /// Computed.
     Rotary(rotary::Table),
@@ -228,7 +230,7 @@ impl Values for Reading<'_> {
     }
 }
 
-/// A tensor's bytes, from the parameter's first row on.
+/// The bytes of a tensor, from the first row of the parameter on.
 struct Rows<'a> {
     bytes: &'a [u8],
     size: usize,
@@ -255,7 +257,7 @@ impl Rows<'_> {
     }
 }
 
-/// A precision to which numbers are rounded.
+/// The precision that numbers are rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rounding {
     None,
@@ -273,23 +275,23 @@ impl Rounding {
     }
 }
 
-/// Which row stands at `row` once neighbours within a head have moved half a head apart.
+/// The source of row `row` after neighbours within a head have moved half a head apart.
 fn paired(row: usize, head_dim: usize) -> usize {
     let (head, j) = (row / head_dim, row % head_dim);
     let half = head_dim / 2;
     head * head_dim + if j < half { 2 * j } else { 2 * (j - half) + 1 }
 }
 
-/// A shape without the dimensions of 1 in front.
+/// A shape without its leading dimensions of 1.
 fn without_ones(shape: &[usize]) -> &[usize] {
     let ones = shape.iter().take_while(|size| **size == 1).count();
     &shape[ones.min(shape.len().saturating_sub(1))..]
 }
 
-/// Turns little-endian bytes, at any address, into f32.
+/// Decodes little-endian bytes, at any alignment, to f32.
 type Decode = fn(&[u8], &mut [f32]);
 
-/// The decoder for a dtype, if weights can have it.
+/// The decoder of a dtype, if it is supported for weights.
 fn decoder(dtype: Dtype) -> Option<Decode> {
     match dtype {
         Dtype::F32 => Some(|bytes, into| {

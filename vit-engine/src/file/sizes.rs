@@ -1,4 +1,4 @@
-//! A loaded model over images of other sizes: positions resampled and rotations computed once a size, and kept.
+//! A loaded model on images of other sizes. Positions are resampled and rotations computed once per size, and kept.
 use core::fmt;
 
 use elsa::sync::FrozenMap;
@@ -14,17 +14,17 @@ use crate::weights::{FillError, Source, Values};
 use crate::zoo::resample::Resampled;
 use crate::zoo::{OtherSizes, Rotary, resample, rotary};
 
-/// What depends on the image's size, by size.
+/// The tables for each image size.
 pub(super) type Cache = FrozenMap<[usize; 2], Box<AlignedBox>>;
 
 impl Loaded {
-    /// The model over images of another size, \[height, width\], to run on `isa`.
+    /// The model for images of another size, \[height, width\], to run on `isa`.
     ///
-    /// Positions are resampled as the checkpoint's own code does it, the first time that a size is asked for; they stay in
-    /// memory from then on, 4·dim bytes a patch.
+    /// Positions are resampled as in the checkpoint's original code when a size is used first. They stay in memory,
+    /// 4·dim bytes per patch.
     ///
     /// # Errors
-    /// When the checkpoint's own code refuses the size, or it is not supported.
+    /// If the checkpoint's original code refuses the size, or the size is not supported.
     pub fn model_at(&self, isa: Isa, image: [usize; 2]) -> Result<Model<'_>, SizeError> {
         let own = self.model(isa);
         if image == self.config.image {
@@ -38,11 +38,10 @@ impl Loaded {
         own.at(image, tables).map_err(SizeError::Model)
     }
 
-    /// The hyper-parameters of the model over images of another size, \[height, width\], where it takes them. Computes no
-    /// positions.
+    /// The hyper-parameters of the model for images of another size, \[height, width\]. Does not compute positions.
     ///
     /// # Errors
-    /// When the checkpoint's own code refuses the size, or it is not supported.
+    /// If the checkpoint's original code refuses the size, or the size is not supported.
     pub fn config_at(&self, image: [usize; 2]) -> Result<Config, SizeError> {
         let other = self.config.with_image(image);
         if image == self.config.image {
@@ -63,7 +62,7 @@ impl Loaded {
         Ok(other)
     }
 
-    /// Whether another size has the same positions.
+    /// Whether the other size uses the same positions.
     fn same_grid(&self, other: &Config) -> bool {
         other.grid() == self.config.grid() || self.other_sizes.by_count && other.patches() == self.config.patches()
     }
@@ -91,7 +90,7 @@ impl Loaded {
     }
 }
 
-/// What a size needs, computed as it is read.
+/// The tables of one size, computed while they are read.
 struct Tables<'a> {
     positions: Option<Learned<'a>>,
     rotary: Option<Rotary>,
@@ -100,9 +99,9 @@ struct Tables<'a> {
 
 /// Learned positions.
 enum Learned<'a> {
-    /// As the model has them.
+    /// Those of the model, unchanged.
     Own(&'a [f32]),
-    /// For another grid, rounded.
+    /// Resampled for another grid, and rounded.
     Resampled(Resampled<'a>, Rounding),
 }
 
@@ -137,36 +136,36 @@ impl Values for Table<'_> {
     }
 }
 
-/// Why a model cannot run over images of some size.
+/// Why a model cannot run on images of some size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SizeError {
-    /// Such images make no model.
+    /// The hyper-parameters are invalid for this size.
     Config(ConfigError),
-    /// The checkpoint's own code takes whole patches alone.
+    /// The checkpoint's original code accepts only sizes that are multiples of the patch.
     NotWholePatches {
         /// Height and width of the image.
         image: [usize; 2],
         /// Height and width of a patch.
         patch: [usize; 2],
     },
-    /// Positions of this family are for the checkpoint's own size.
+    /// The positions of this model cannot be resampled.
     Unsupported {
-        /// That size.
+        /// The only supported size.
         own: [usize; 2],
     },
-    /// What is computed for the size is NaN or infinite, or too large for the precision that positions are stored in.
+    /// A value for this size is NaN or infinite, or too large for the dtype in which the checkpoint stores positions.
     NotFinite {
-        /// The row of the positions or rotations.
+        /// The row in the table of positions or rotations.
         row: usize,
         /// The column.
         column: usize,
     },
-    /// The tables do not fit the model.
+    /// The model refuses the tables.
     Model(ModelError),
-    /// The system does not give the memory.
+    /// The memory for the tables cannot be allocated.
     OutOfMemory {
-        /// The bytes asked for.
+        /// The size of the allocation in bytes.
         bytes: usize,
     },
 }
@@ -178,17 +177,17 @@ impl fmt::Display for SizeError {
             Self::NotWholePatches { image: [h, w], patch: [ph, pw] } => {
                 write!(
                     f,
-                    "images of {h}×{w} are not whole patches of {ph}×{pw}, and this checkpoint's own code refuses them"
+                    "images of {h}×{w} are not whole patches of {ph}×{pw}, which this checkpoint's original code refuses"
                 )
             }
             Self::Unsupported { own: [h, w] } => {
-                write!(f, "unsupported: this checkpoint's positions are for images of {h}×{w} alone")
+                write!(f, "unsupported: the positions of this checkpoint are only for images of {h}×{w}")
             }
             Self::NotFinite { row, column } => {
                 write!(f, "the positions for this size are not finite at [{row}, {column}]")
             }
             Self::Model(error) => error.fmt(f),
-            Self::OutOfMemory { bytes } => write!(f, "the system does not give {bytes} bytes for the positions"),
+            Self::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes for the positions"),
         }
     }
 }

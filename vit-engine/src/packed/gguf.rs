@@ -1,15 +1,15 @@
-//! Reading GGUF v3 (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>): header, metadata, table of tensors.
+//! Reads GGUF v3 (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>): header, metadata, table of tensors.
 //!
-//! Everything is a `const fn` over bytes: nothing is copied or allocated, and sizes can be known when a program is
-//! compiled. Numbers are little-endian.
+//! Every function is a `const fn` over bytes. So nothing is copied or allocated, and a program can compute sizes at
+//! compile time. Numbers are little-endian.
 use super::PackedError;
 
-/// What every file starts with.
+/// The first bytes of every file.
 pub(super) const MAGIC: [u8; 4] = *b"GGUF";
-/// The version that is read and written.
+/// The version of GGUF that is read and written.
 pub(super) const VERSION: u32 = 3;
 
-/// The types of metadata, as they are numbered in files.
+/// The numbers of the metadata types in files.
 pub(crate) mod kind {
     pub(crate) const U32: u32 = 4;
     pub(crate) const F32: u32 = 6;
@@ -19,7 +19,7 @@ pub(crate) mod kind {
     pub(crate) const F64: u32 = 12;
 }
 
-/// `?`, which a `const fn` cannot use.
+/// The `?` operator for a `const fn`.
 macro_rules! attempt {
     ($result:expr) => {
         match $result {
@@ -30,7 +30,7 @@ macro_rules! attempt {
 }
 pub(super) use attempt;
 
-/// What is left of a file while it is read.
+/// The rest of a file while it is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cursor<'a>(pub(super) &'a [u8]);
 
@@ -63,10 +63,10 @@ impl<'a> Cursor<'a> {
         Ok(f32::from_le_bytes(attempt!(self.array())))
     }
 
-    /// A u64 that is the size of something in memory.
+    /// A u64 that is a size in memory.
     const fn size(&mut self) -> Result<usize, PackedError> {
         let size = u64::from_le_bytes(attempt!(self.array()));
-        // Where usize is narrower, nothing of that size can follow.
+        // If usize is narrower, the file cannot hold anything of that size.
         if size > usize::MAX as u64 { Err(PackedError::Truncated) } else { Ok(size as usize) }
     }
 
@@ -88,7 +88,8 @@ impl<'a> Cursor<'a> {
                 let (kind, count) = (attempt!(self.u32()), attempt!(self.size()));
                 let elements = Cursor(self.0);
                 if kind == kind::STRING {
-                    // Each takes eight bytes or more: a count beyond what there is ends soon.
+                    // Each string takes at least eight bytes, so a count that is too large reaches the end of the file
+                    // soon.
                     let mut i = 0;
                     while i < count {
                         attempt!(self.string());
@@ -117,7 +118,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Bytes of a number or a bool.
+/// The size in bytes of a number or a bool.
 const fn size_of_kind(kind: u32) -> Option<usize> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -128,9 +129,12 @@ const fn size_of_kind(kind: u32) -> Option<usize> {
     }
 }
 
-/// A value of metadata. Numbers of other types are not used here.
+/// A metadata value. Number types that this library does not use are `Other`.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "checkpoints"), expect(dead_code, reason = "a model's own keys are neither f64 nor arrays"))]
+#[cfg_attr(
+    not(feature = "checkpoints"),
+    expect(dead_code, reason = "the keys of the model itself are neither f64 nor arrays")
+)]
 pub(crate) enum Value<'a> {
     U32(u32),
     F32(f32),
@@ -141,22 +145,22 @@ pub(crate) enum Value<'a> {
     Other,
 }
 
-/// A file's parts.
+/// The parts of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gguf<'a> {
     metadata: Cursor<'a>,
     metadata_count: usize,
-    /// The table of tensors, and what is behind it.
+    /// The table of tensors and everything behind it.
     pub(super) tensors: Cursor<'a>,
     pub(super) tensor_count: usize,
-    /// The section of data, where it has to start at a multiple of [`ALIGN`](crate::ALIGN).
+    /// The data section; it starts at a multiple of [`ALIGN`](crate::ALIGN).
     pub(super) data: &'a [u8],
 }
 
 /// A row of the table of tensors.
 pub(super) struct TensorInfo<'a> {
     pub(super) name: &'a [u8],
-    /// Innermost first; 1 where there are fewer than four.
+    /// Dimensions, innermost first, filled up to four with 1.
     pub(super) dims: [u64; 4],
     pub(super) kind: u32,
     pub(super) offset: u64,
@@ -193,7 +197,7 @@ impl<'a> Gguf<'a> {
         Ok(Self { metadata, metadata_count, tensors, tensor_count, data: cursor.0 })
     }
 
-    /// The value of a key, if it is there.
+    /// The value of a key, if the file has the key.
     pub(super) const fn get(&self, key: &str) -> Result<Option<Value<'a>>, PackedError> {
         let mut cursor = self.metadata;
         let mut i = 0;
@@ -227,7 +231,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// `==`, which a `const fn` cannot use on slices.
+/// `==` on slices for a `const fn`.
 pub(super) const fn equal(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;

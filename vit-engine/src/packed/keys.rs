@@ -1,10 +1,10 @@
-//! The hyper-parameters as metadata: one key for each field of [`Config`].
+//! The metadata keys of the hyper-parameters: one for each field of [`Config`].
 //!
 //! | Key | Type | Field, or values |
 //! |---|---|---|
 //! | `general.architecture` | string | `vit` |
 //! | `general.alignment` | u32 | 64 |
-//! | `vit.layout_version` | u32 | 1; what this version reads |
+//! | `vit.layout_version` | u32 | 1; other versions are refused |
 //! | `vit.precision` | string | a [`Precision`]'s name |
 //! | `vit.channels`, `vit.image_height`, `vit.image_width`, `vit.patch_height`, `vit.patch_width` | u32 | |
 //! | `vit.patch_order` | string | `channel_row_column`, `row_column_channel` |
@@ -18,7 +18,7 @@
 //! | `vit.layer_scale`, `vit.feed_forward_gated`, `vit.feed_forward_norm` | bool | layer_scale, gated, hidden_norm |
 //! | `vit.activation` | string | `gelu`, `gelu_tanh`, `quick_gelu`, `silu`, `relu` |
 //! | `vit.bias.patch`, `.query`, `.key`, `.value`, `.out`, `.mlp`, `.projection`, `.head` | bool | |
-//! | `vit.pool.head_count`, `vit.pool.feed_forward_length`, `vit.pool.all_tokens` | u32, u32, bool | the attention pool; head_count is 0 where there is none |
+//! | `vit.pool.head_count`, `vit.pool.feed_forward_length`, `vit.pool.all_tokens` | u32, u32, bool | the attention pool; head_count is 0 if there is none |
 //! | `vit.embedding.pool`, `vit.logits.pool` | string | `class`, `class_and_distillation`, `mean_tokens`, `mean_patches`, `max_patches`, `mean_max_patches`, `class_then_mean_patches`, `attention`; the embedding's may be `none` |
 //! | `vit.embedding.norm`, `vit.logits.norm` | bool | |
 //! | `vit.projection_length`, `vit.class_count` | u32 | projection, classes |
@@ -29,7 +29,7 @@ use crate::config::{AttentionPool, Biases, Config, PatchOrder, Pool, Positions, 
 use crate::weights::Precision;
 use vit_kernels::Activation;
 
-/// The version of names, order and layout of the tensors: that of the files that this library writes and reads.
+/// The version of the tensors' names, order and layout that this library writes and reads.
 pub const LAYOUT_VERSION: u32 = 1;
 
 pub(super) const ARCHITECTURE: (&str, &str) = ("general.architecture", "vit");
@@ -80,7 +80,7 @@ const POOLS: Words<Option<Pool>, 9> = [
     (Some(Pool::Attention), "attention"),
 ];
 
-/// The typed values of keys that have to be there.
+/// Reads the value of a required key, with its type.
 impl Gguf<'_> {
     pub(super) const fn number(&self, key: &'static str) -> Result<usize, PackedError> {
         match attempt!(self.get(key)) {
@@ -117,7 +117,7 @@ impl Gguf<'_> {
     }
 }
 
-/// Checks that the file is one of these, of this version.
+/// Checks the architecture, the alignment and the layout version.
 pub(super) const fn check(file: &Gguf<'_>) -> Result<(), PackedError> {
     match attempt!(file.get(ARCHITECTURE.0)) {
         Some(Value::String(found)) if equal(found, ARCHITECTURE.1.as_bytes()) => {}
@@ -134,7 +134,7 @@ pub(super) const fn precision(file: &Gguf<'_>) -> Result<Precision, PackedError>
     file.word(PRECISION, &PRECISIONS)
 }
 
-/// The hyper-parameters, not yet validated.
+/// Reads the hyper-parameters. They are not validated yet.
 pub(super) const fn config(file: &Gguf<'_>) -> Result<Config, PackedError> {
     let embedding = attempt!(file.word("vit.embedding.pool", &POOLS));
     let Some(logits) = attempt!(file.word("vit.logits.pool", &POOLS)) else {
@@ -196,10 +196,10 @@ pub(super) const fn config(file: &Gguf<'_>) -> Result<Config, PackedError> {
     })
 }
 
-/// The same, written: calls `put` with every key and value.
+/// Calls `put` with every key and value of the hyper-parameters.
 #[cfg(feature = "checkpoints")]
 pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Value<'static>)) {
-    // All fields by name: one that is added is missed here by the compiler.
+    // All fields are named, so the compiler reports a new field that is missing here.
     let Config {
         channels,
         image,
@@ -237,7 +237,7 @@ pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Val
         distillation_head,
         classes,
     } = *config;
-    // Sizes of valid configs are below 2²⁴.
+    // The sizes of a valid config are below 2²⁴.
     let number = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
     put("vit.channels", number(channels));
     put("vit.image_height", number(image[0]));
@@ -293,5 +293,5 @@ pub(super) fn put_config(config: &Config, put: &mut impl FnMut(&'static str, Val
 #[cfg(feature = "checkpoints")]
 fn word<T: PartialEq + Copy, const N: usize>(value: T, words: &Words<T, N>) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
-    Value::String(found.expect("there is a word for every value").1.as_bytes())
+    Value::String(found.expect("the table has a word for every value").1.as_bytes())
 }

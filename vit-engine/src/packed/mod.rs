@@ -1,6 +1,7 @@
-//! A packed model as one file: GGUF v3, whose section of data is the engine's block of weights byte for byte.
+//! A packed model in one file: GGUF v3 whose data section is the engine's block of weights, byte for byte.
 //!
-//! So it is used where it stands: mapped on a server, or linked into flash. Nothing is copied, decoded or allocated.
+//! So the engine uses the file in place: mapped on a server, or linked into flash. Nothing is copied, decoded or
+//! allocated.
 //!
 //! ```ignore
 //! use vit_engine::{Isa, Model, include_model};
@@ -11,13 +12,12 @@
 //! # Ok::<(), vit_engine::PackedError>(())
 //! ```
 //!
-//! # Layout
-//! Tensors stand in the order of memory, each at the end of the one before, padded to 64 bytes. Matrices are packed panels
-//! as [`Format`](vit_kernels::Format) has them: their dimensions, innermost first, are \[16, k, n/16\] in f32 and f16,
-//! \[group, 16, k/group, n/16\] in other formats, n and k rounded up. Names are like `blk.3.attn_q.weight`; keys and values
-//! are one matrix, `blk.3.attn_kv.weight`. int8 matrices are followed by `.scale`, F32, and `.sum`, I32, one for each output.
-//! Everything that is no matrix is F32. The [keys of the metadata](keys) are the
-//! fields of [`Config`].
+//! # File layout
+//! Tensors are in memory order without gaps, each padded to 64 bytes. Matrices are packed in panels, see
+//! [`Format`](vit_kernels::Format). Their dimensions, innermost first, are \[16, k, n/16\] in f32 and f16, and \[group,
+//! 16, k/group, n/16\] in other formats, with n and k rounded up. Names look like `blk.3.attn_q.weight`; keys and
+//! values are one matrix, `blk.3.attn_kv.weight`. Behind each int8 matrix there are `.scale` (F32) and `.sum` (I32),
+//! one element per output. All other tensors are F32. The [metadata keys](keys) are the fields of [`Config`].
 pub mod keys;
 
 mod gguf;
@@ -32,7 +32,7 @@ use vit_kernels::Isa;
 use crate::arena::MemoryError;
 use crate::config::{Config, ConfigError};
 use crate::model::{Model, ModelError};
-use crate::weights::{Layout, Precision};
+use crate::weights::{Precision, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
@@ -40,11 +40,11 @@ pub(crate) use {
     write::{Extra, write},
 };
 
-/// Bytes that every packed file begins with.
+/// The first bytes of every packed file.
 #[cfg(feature = "checkpoints")]
 pub(crate) const MAGIC: [u8; 4] = gguf::MAGIC;
 
-/// A packed file whose table of tensors is that of its config and precision.
+/// A packed file. Its table of tensors has been checked against its config and precision.
 pub(crate) struct PackedFile<'a> {
     pub(crate) config: Config,
     pub(crate) precision: Precision,
@@ -59,7 +59,7 @@ impl<'a> PackedFile<'a> {
         let file = Gguf::open(file)?;
         keys::check(&file)?;
         let (config, precision) = (keys::config(&file)?, keys::precision(&file)?);
-        let layout = Layout::new(&config, precision).map_err(PackedError::Config)?;
+        let layout = WeightLayout::new(&config, precision).map_err(PackedError::Config)?;
         tensors::check(&file, &layout, &config)?;
         if file.data.len() != layout.bytes() {
             return Err(PackedError::Data { expected: layout.bytes(), found: file.data.len() });
@@ -73,7 +73,7 @@ impl<'a> PackedFile<'a> {
         })
     }
 
-    /// The value of a key of the metadata.
+    /// The value of a metadata key.
     #[cfg(feature = "checkpoints")]
     pub(crate) fn get(&self, key: &str) -> Option<Value<'a>> {
         self.file.get(key).ok().flatten()
@@ -81,58 +81,59 @@ impl<'a> PackedFile<'a> {
 }
 
 impl<'a> Model<'a> {
-    /// The model of a packed file, to run on `isa`; its weights stay where they are.
+    /// The model of a packed file, to run on `isa`. It borrows the weights from `file`.
     ///
-    /// `file` starts at a multiple of 64 bytes: [`include_model!`](crate::include_model) and mapped files do.
+    /// `file` must start at a multiple of 64 bytes; [`include_model!`](crate::include_model) and mapped files do.
     ///
     /// # Errors
-    /// When the file is no packed model, is truncated or contradicts itself, is of another version, or is misaligned.
+    /// If the file is not a packed model, is truncated or inconsistent, has another version, or is misaligned.
     pub fn from_packed(file: &'a [u8], isa: Isa) -> Result<Self, PackedError> {
         let PackedFile { config, precision, weights, .. } = PackedFile::open(file)?;
         Self::new(&config, precision, isa, weights).map_err(|error| match error {
             ModelError::Config(error) => PackedError::Config(error),
             ModelError::Memory(error) => PackedError::Memory(error),
-            ModelError::OtherGrid { .. } => unreachable!("the model is at its own size"),
+            ModelError::OtherGrid { .. } => unreachable!("the image size is the model's own"),
         })
     }
 }
 
-/// The hyper-parameters of a packed file: of its header alone, so that sizes can be known when a program is compiled.
+/// The hyper-parameters of a packed file. It reads only the header, so that a program can compute sizes at compile
+/// time.
 ///
 /// # Errors
-/// When the file is no packed model, is truncated before its data, or is of another version.
+/// If the file is not a packed model, its header is truncated, or it has another version.
 pub const fn config_of(file: &[u8]) -> Result<Config, PackedError> {
     let file = gguf::attempt!(Gguf::open(file));
     gguf::attempt!(keys::check(&file));
     keys::config(&file)
 }
 
-/// Why a file is no packed model that this version can run.
+/// Why a file cannot be used as a packed model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PackedError {
-    /// It does not begin as a GGUF file does.
+    /// The file does not begin like a GGUF file.
     NotGguf,
-    /// A version of GGUF other than 3.
+    /// The version of GGUF is not 3.
     Version(u32),
-    /// It ends too early, or its structure is broken.
+    /// The file ends too early, or its structure is broken.
     Truncated,
-    /// A key of the metadata is missing, or has a type or value that it cannot have.
+    /// A metadata key is missing, or has an invalid type or value.
     Metadata(&'static str),
-    /// Packed by another version of this library.
+    /// The file has another layout version.
     LayoutVersion(usize),
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
-    /// The tensor at this place of the table is not the one that the config implies.
+    /// The tensor at this index of the table is not the one that the config implies.
     Tensor(usize),
-    /// The section of data has another length than the config implies.
+    /// The data section does not have the length that the config implies.
     Data {
-        /// The bytes of such a model.
+        /// The length that the config implies, in bytes.
         expected: usize,
-        /// The bytes in the file.
+        /// The length in the file, in bytes.
         found: usize,
     },
-    /// It is not aligned in memory.
+    /// The file is misaligned in memory.
     Memory(MemoryError),
 }
 
@@ -143,12 +144,12 @@ impl fmt::Display for PackedError {
             Self::Version(found) => write!(f, "GGUF version {found}; this library reads version 3"),
             Self::Truncated => write!(f, "the file is truncated or damaged"),
             Self::Metadata(key) => {
-                write!(f, "the metadata's '{key}' is missing or has a value that this library does not know")
+                write!(f, "the metadata key '{key}' is missing or has an unknown value")
             }
             Self::LayoutVersion(found) => {
                 write!(
                     f,
-                    "packed in layout version {found}; this library reads version {}: convert it again",
+                    "packed in layout version {found}; this library reads version {}: convert the checkpoint again",
                     keys::LAYOUT_VERSION
                 )
             }
@@ -174,7 +175,7 @@ impl core::error::Error for PackedError {
     }
 }
 
-/// A packed file's bytes, at an aligned address in the program: `&'static [u8]`.
+/// Includes a packed file in the program, at an aligned address: `&'static [u8]`.
 #[macro_export]
 macro_rules! include_model {
     ($path:expr $(,)?) => {{

@@ -1,4 +1,4 @@
-//! The tensors of a packed file: one for each part of the engine's block of weights, in its order.
+//! The tensors of a packed file: one for each part of the engine's block of weights, in the same order.
 use core::fmt::{self, Write};
 
 use vit_kernels::{Format, LANES};
@@ -7,34 +7,34 @@ use super::PackedError;
 use super::gguf::Gguf;
 use crate::config::Config;
 use crate::parameters::{Entry, LayerSite, PoolSite, Site};
-use crate::weights::{Layout, Slot};
+use crate::weights::{Slot, WeightLayout};
 
-/// A tensor as the table has it.
+/// A tensor of the table.
 pub(super) struct Tensor {
     entry: Entry<Site>,
-    /// The end of its name.
+    /// The last part of its name.
     role: &'static str,
-    /// Innermost first; 1 where there are fewer than four.
+    /// Dimensions, innermost first, filled up to four with 1.
     pub(super) dims: [usize; 4],
-    /// GGML's number for the type of its elements.
+    /// GGML's number for the element type.
     pub(super) kind: u32,
-    /// Where it begins in the section of data, and in the engine's block of weights.
+    /// The start of the tensor in the data section, which is also its offset in the engine's block of weights.
     pub(super) offset: usize,
 }
 
 const WEIGHT: &str = "weight";
-/// Scales of quantised weights.
+/// The scales of quantised weights.
 const SCALE: &str = "scale";
-/// Sums of quantised weights.
+/// The sums of quantised weights.
 const SUM: &str = "sum";
 const BIAS: &str = "bias";
 
 /// GGML's number for i32.
 const I32: u32 = 26;
 
-/// Calls `visit` with every tensor, in the order of memory.
+/// Calls `visit` with every tensor, in memory order.
 pub(super) fn for_each<E>(
-    layout: &Layout,
+    layout: &WeightLayout,
     config: &Config,
     mut visit: impl FnMut(&Tensor) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -75,8 +75,8 @@ fn panels(format: Format, n: usize, k: usize) -> [usize; 4] {
     if group == 1 { [LANES, k, panels, 1] } else { [group, LANES, k.div_ceil(group), panels] }
 }
 
-/// Checks that the file's table is the one that the layout has.
-pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result<(), PackedError> {
+/// Checks that the table of the file is the one that the layout implies.
+pub(super) fn check(file: &Gguf<'_>, layout: &WeightLayout, config: &Config) -> Result<(), PackedError> {
     let (mut found, mut index) = (file.tensors, 0);
     for_each(layout, config, |expected| {
         if index == file.tensor_count {
@@ -96,10 +96,10 @@ pub(super) fn check(file: &Gguf<'_>, layout: &Layout, config: &Config) -> Result
     if index == file.tensor_count { Ok(()) } else { Err(PackedError::Tensor(index)) }
 }
 
-/// What is left of a text of which all so far was written the same.
+/// A `Write` that compares: holds the rest of the text after everything written so far has matched.
 struct Same<'a>(&'a [u8]);
 
-/// Whether `text` is what `value` displays; nothing is allocated.
+/// Whether `text` equals what `value` displays, without allocating.
 fn is_text_of(text: &[u8], value: &impl fmt::Display) -> bool {
     let mut rest = Same(text);
     write!(rest, "{value}").is_ok() && rest.0.is_empty()
@@ -112,7 +112,7 @@ impl Write for Same<'_> {
     }
 }
 
-/// The tensor's name, such as `blk.3.attn_q.weight`.
+/// The name of the tensor, such as `blk.3.attn_q.weight`.
 impl fmt::Display for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.entry.site() {
@@ -140,7 +140,7 @@ impl fmt::Display for Tensor {
     }
 }
 
-/// Keys stand for keys and values.
+/// The entry of keys and values has the site of the keys.
 fn layer_name(site: LayerSite) -> &'static str {
     match site {
         LayerSite::AttentionNorm => "attn_norm",

@@ -1,4 +1,4 @@
-//! Writing packed files.
+//! Writes packed files.
 use std::io::{self, Write};
 use std::string::{String, ToString};
 use std::vec::Vec;
@@ -7,19 +7,19 @@ use super::gguf::{MAGIC, VERSION, Value, kind};
 use super::{keys, tensors};
 use crate::arena::ALIGN;
 use crate::config::Config;
-use crate::weights::{Layout, Precision};
+use crate::weights::{Precision, WeightLayout};
 
-/// Metadata that the model itself does not need.
+/// Metadata besides the hyper-parameters.
 pub(crate) enum Extra<'a> {
     Value(&'static str, Value<'a>),
     Floats(&'static str, &'a [f32]),
     Strings(&'static str, &'a [String]),
 }
 
-/// Writes a packed file: `weights` as the engine has them in memory, with `extras` in the metadata.
+/// Writes a packed file with `weights`, a model's block of weights in memory, and with `extras` in the metadata.
 ///
 /// # Errors
-/// Those of `out`.
+/// The errors of `out`.
 pub(crate) fn write(
     config: &Config,
     precision: Precision,
@@ -27,8 +27,8 @@ pub(crate) fn write(
     extras: &[Extra<'_>],
     mut out: impl Write,
 ) -> io::Result<()> {
-    let layout = Layout::new(config, precision).map_err(io::Error::other)?;
-    assert_eq!(weights.len(), layout.bytes(), "the weights of this config and precision");
+    let layout = WeightLayout::new(config, precision).map_err(io::Error::other)?;
+    assert_eq!(weights.len(), layout.bytes(), "the weights are for this config and precision");
     let mut metadata = Table::default();
     let word = |text: &'static str| Value::String(text.as_bytes());
     metadata.value(keys::ARCHITECTURE.0, word(keys::ARCHITECTURE.1));
@@ -79,7 +79,7 @@ impl Table {
         self.bytes.extend(text);
     }
 
-    /// A row's key and type.
+    /// The key and the type of a row.
     fn key(&mut self, key: &str, kind: u32) {
         self.count += 1;
         self.text(key.as_bytes());
@@ -114,7 +114,7 @@ impl Table {
                 self.key(key, kind::STRING);
                 self.text(text);
             }
-            // Only read: arrays have a method of their own here.
+            // Such values only occur while reading. Arrays are written by `array`.
             Value::Array { .. } | Value::Other => {}
         }
     }

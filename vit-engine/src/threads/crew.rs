@@ -1,11 +1,12 @@
-//! The threads that share one forward pass, and how the pass hands them its jobs.
+//! How one forward pass gives its jobs to several threads.
 //!
-//! Jobs follow each other every few microseconds, far too soon for threads to sleep in between. So helpers stay for the
-//! whole pass, look out for the next job, and take its tasks through atomics alone.
+//! A new job starts every few microseconds, too soon for threads to sleep in between. So helper threads stay for the
+//! whole pass, spin until the next job, and take its tasks with atomics only.
 //!
-//! A helper increments `inside` and then reads `epoch`; the pass's thread writes `epoch` and then reads `inside`, each with
-//! a `SeqCst` fence in between. So one of them sees the other: either the helper finds the job closed and leaves it
-//! alone, or the pass's thread waits for the helper. (`cargo test` with `--cfg loom` tries every order.)
+//! A helper increments `inside` and then reads `epoch`; the owner (the thread of the pass) writes `epoch` and then
+//! reads `inside`; both have a `SeqCst` fence in between. So at least one of them sees the other: either the helper
+//! sees that the job is closed and does not touch it, or the owner waits for the helper. (`cargo test` with `--cfg
+//! loom` tries every order.)
 use core::any::Any;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -17,37 +18,37 @@ use vit_kernels::Job;
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, UnsafeCell, fence, wait_until};
 use crate::executor::{Stage, Team};
 
-/// Threads that have tasks of their own, at most; more of them take from those.
+/// The most threads that get a share of the tasks. Further threads take tasks from these shares.
 const MOST: usize = if cfg!(loom) { 2 } else { 64 };
 
-/// Bands of rows that have threads of their own at most: with more of them, each reading all weights, memory is what is
-/// short.
+/// The most bands of rows. Each band reads all weights, so with more bands memory bandwidth is the limit.
 const MOST_BANDS: usize = 8;
 
-/// One forward pass, open to helpers until it is [ended](Self::end).
+/// One forward pass that helpers can join until it [ends](Self::end).
 pub(super) struct Crew {
-    /// Odd while a job is open to helpers.
+    /// Odd while helpers may work on the job.
     epoch: AtomicUsize,
-    /// The open job. The pass's thread writes it while no helper is inside.
+    /// The open job. The owner writes it only while no helper is inside.
     job: UnsafeCell<Option<*const (dyn Job + 'static)>>,
-    /// Helpers that may be looking at the job.
+    /// Number of helpers that may access the job.
     inside: AtomicUsize,
-    /// Helpers that have come so far.
+    /// Number of helpers that have joined so far.
     helpers: AtomicUsize,
-    /// Helpers that have come and not gone.
+    /// Number of helpers that have joined and not left.
     present: AtomicUsize,
-    /// Each thread's share of the job's tasks, from which the others take the last ones when they have none left.
+    /// The share of the tasks of each thread. A thread whose share is empty takes tasks from the end of the others.
     shares: [Share; MOST],
-    /// How many of them are in use.
+    /// Number of shares in use.
     parts: AtomicUsize,
     over: AtomicBool,
-    /// What a task on a helper panicked with.
+    /// The panic of a task on a helper.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: all but the job is atomic or behind a lock, and `run` and `help` say when who may touch the job.
+// SAFETY: all fields but the job are atomic or behind a lock; `run` and `help` state when a thread may access the job.
 unsafe impl Sync for Crew {}
-// SAFETY: as above. The pointer to the job is only followed while the job is open, when its owner waits in `run`.
+// SAFETY: as above. The pointer to the job is dereferenced only while the job is open, and then the owner waits in
+// `run`.
 unsafe impl Send for Crew {}
 
 impl Team for Crew {
@@ -57,7 +58,7 @@ impl Team for Crew {
             return job.run();
         }
         let threads = (self.helpers.load(Relaxed) + 1).min(MOST);
-        // As many bands of rows as can be, and columns where those are fewer than threads.
+        // As many bands of rows as possible; columns are split only if there are fewer bands than threads.
         let bands = (1..=rows.min(MOST_BANDS)).rev().find(|bands| threads.is_multiple_of(*bands)).unwrap_or(1);
         let parts = [bands, (threads / bands).min(columns)];
         let part = |i: usize, of: usize, len: usize| i * len / of..(i + 1) * len / of;
@@ -66,8 +67,8 @@ impl Team for Crew {
         }
         self.parts.store(parts[0] * parts[1], Relaxed);
         let job: *const (dyn Job + '_) = job;
-        // SAFETY: the epoch is even and nobody inside: nobody else looks at the cell. The lifetime is forgotten, but
-        // this function does not return before the job is closed and every helper has left it.
+        // SAFETY: the epoch is even and no helper is inside, so nobody else accesses the cell. The lifetime is erased,
+        // but this function returns only after the job is closed and every helper has left it.
         self.job.with_mut(|cell| unsafe {
             *cell = Some(core::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job));
         });
@@ -78,7 +79,7 @@ impl Team for Crew {
             fence(SeqCst);
             wait_until(|| self.inside.load(Acquire) == 0);
         });
-        // SAFETY: the job is open, and this thread's share is the first.
+        // SAFETY: the job is open; share 0 is the owner's.
         unsafe { self.work(&*job, 0) };
         drop(close);
     }
@@ -99,17 +100,18 @@ impl Crew {
         }
     }
 
-    /// Announces a helper that will call [`help`](Self::help): from now on [`end`](Self::end) waits for it.
+    /// Registers a helper that will call [`help`](Self::help). From now on [`end`](Self::end) waits for it.
     pub(super) fn join(&self) {
         self.present.fetch_add(1, Relaxed);
     }
 
-    /// Helpers that are there.
+    /// Number of helpers in the pass.
     pub(super) fn present(&self) -> usize {
         self.present.load(Relaxed)
     }
 
-    /// Takes part in one job after the other until the pass is over. Its last access to the crew is that it says so.
+    /// Works on one job after the other until the pass is over. Its last access to the crew is to report that it
+    /// leaves.
     pub(super) fn help(&self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_part())) {
             *self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(panic);
@@ -117,13 +119,13 @@ impl Crew {
         self.present.fetch_sub(1, Release);
     }
 
-    /// Sends the helpers away and waits until they have gone. None may join any more.
+    /// Ends the pass: tells the helpers to leave and waits until they have. No helper may join any more.
     pub(super) fn end(&self) {
         self.over.store(true, Release);
         wait_until(|| self.present.load(Acquire) == 0);
     }
 
-    /// Goes on with a helper's panic, if there was one.
+    /// Resumes the panic of a helper, if there was one.
     pub(super) fn resume_panic(&self) {
         let panic = self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(panic) = panic {
@@ -150,7 +152,7 @@ impl Crew {
             });
             if self.epoch.load(Relaxed) == epoch {
                 last = epoch;
-                // SAFETY: this helper is inside and the job is open, so its owner waits in `run`.
+                // SAFETY: this helper is inside and has seen the job open, so the owner waits in `run`.
                 unsafe {
                     if let Some(job) = self.job.with(|cell| *cell) {
                         self.work(&*job, me);
@@ -160,15 +162,15 @@ impl Crew {
         }
     }
 
-    /// Runs tasks, first of this thread's share, then of the others', until none is left.
+    /// Runs tasks until none is left, first from this thread's share, then from the others.
     ///
     /// # Safety
-    /// The job is the one that is open.
+    /// `job` is the open job.
     unsafe fn work(&self, job: &(dyn Job + '_), me: usize) {
         let parts = self.parts.load(Relaxed);
         let own = self.shares[..parts].get(me);
         while let Some((row, column)) = own.and_then(Share::first) {
-            // SAFETY: a share gives each of its tasks once, shares are disjoint, and all are within the grid.
+            // SAFETY: a share returns each of its tasks once, shares are disjoint, and all tasks are within the grid.
             unsafe { job.task(row, column) };
         }
         for other in (1..=parts).map(|i| &self.shares[(me + i) % parts]) {
@@ -180,12 +182,12 @@ impl Crew {
     }
 }
 
-/// A thread's part of the grid, in a cache line of its own.
+/// The share of one thread, a part of the grid. It has its own cache line.
 #[repr(align(64))]
 struct Share {
     /// First row, number of rows, first column: 16 bits each.
     place: AtomicU64,
-    /// What is left of the tasks, counted down the rows and then column by column: first and last, 32 bits each.
+    /// The remaining tasks, numbered down the rows and then column by column: first and last, 32 bits each.
     left: AtomicU64,
 }
 
@@ -208,7 +210,7 @@ impl Share {
         self.take(|start, end| (end - 1, start, end - 1))
     }
 
-    /// Takes a task: `pick` says which, and what is left.
+    /// Takes a task: `pick` chooses it and returns it with the remaining range.
     fn take(&self, pick: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<(usize, usize)> {
         let mut taken = 0;
         let next = |left: u64| {
@@ -226,7 +228,7 @@ impl Share {
     }
 }
 
-/// Calls a function at the end of a scope, be it by a panic.
+/// Calls a function at the end of a scope, also after a panic.
 struct OnDrop<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
@@ -242,10 +244,10 @@ mod tests {
 
     use super::*;
 
-    /// Writes to plain memory, so that loom sees two threads at one task, or a task after `run` has returned.
+    /// Writes to plain memory, so that loom detects two threads at one task, or a task after `run` has returned.
     struct Once(Vec<UnsafeCell<usize>>);
 
-    // SAFETY: task i touches cell i alone.
+    // SAFETY: task i accesses only cell i.
     unsafe impl Sync for Once {}
     // SAFETY: as above.
     unsafe impl Job for Once {
@@ -253,12 +255,12 @@ mod tests {
             [self.0.len(), 1]
         }
         unsafe fn task(&self, row: usize, _: usize) {
-            // SAFETY: the crew's promise, which this test is for.
+            // SAFETY: the crew runs each task once; this test checks that.
             self.0[row].with_mut(|cell| unsafe { *cell += 1 });
         }
     }
 
-    /// Two jobs, one after the other in the same memory, with a helper that comes whenever it comes.
+    /// Two jobs, one after the other in the same memory, with a helper that joins at any time.
     #[test]
     fn every_task_runs_once_and_none_after_its_job() {
         let mut model = loom::model::Builder::new();

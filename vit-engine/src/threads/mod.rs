@@ -1,9 +1,9 @@
 //! Threads for forward passes.
 //!
-//! The pool is the engine's own because a pass must not run anybody else's work while it waits: a thread that waits inside
-//! a general-purpose pool takes other tasks of that pool meanwhile, which may want the very lock that the pass's
-//! caller holds.
-#![allow(unsafe_code)] // Crews behind pointers.
+//! The engine has its own pool because a pass must not run foreign tasks while it waits. A thread that waits in a
+//! general-purpose pool runs other tasks of that pool, and such a task may need a lock that the caller of the pass
+//! holds: a deadlock.
+#![allow(unsafe_code)] // The pool's state has pointers to crews.
 
 mod crew;
 mod sync;
@@ -23,14 +23,14 @@ use crew::Crew;
 
 /// Threads that help with forward passes, for any number of callers.
 ///
-/// A pass runs on the thread that calls [`Model::forward`](crate::Model::forward); threads of the pool that have nothing
-/// else to do help it. So a pass never waits for a thread, but for tasks that a helper has begun; callers never wait for
-/// each other; and whatever a caller's [`Pixels`](crate::Pixels) do, even another pass on this pool, cannot deadlock with
-/// it. At most as many threads compute at a time as the pool was made for, callers included, unless there are more callers
-/// than that: then each pass runs on its caller's thread alone. A pass allocates nothing.
+/// A pass runs on the thread that calls [`Model::forward`](crate::Model::forward), and idle threads of the pool help.
+/// So a pass never waits for a free thread, only for tasks that a helper has begun. Callers never wait for each other,
+/// and [`Pixels`](crate::Pixels) may do anything, even run another pass on this pool, without a deadlock. At most
+/// [`threads`](Self::threads) threads compute at a time, including callers. If there are more callers than that, each
+/// pass runs on its caller's thread alone. A pass allocates nothing.
 ///
 /// # A server
-/// One pool, made once; one arena for each pass that may run at the same time; and any number of threads that serve.
+/// Make one pool, and one arena for each pass that may run at the same time. Any number of threads can serve requests.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -44,7 +44,7 @@ use crew::Crew;
 /// }
 ///
 /// impl Server<'_> {
-///     /// Called by worker `worker`, at the same time as by others.
+///     /// Worker `worker` calls this; other workers may call it at the same time.
 ///     fn answer(&self, worker: usize, pixels: &[f32], logits: &mut [f32]) -> Result<(), Box<dyn std::error::Error>> {
 ///         let mut arena = self.arenas[worker].lock().map_err(|_| "a worker panicked")?;
 ///         let mut images = Images::new(pixels, [3, 224, 224])?;
@@ -58,23 +58,24 @@ pub struct ThreadPool {
     helpers: Vec<JoinHandle<()>>,
 }
 
-/// What the pool's threads and its callers share.
+/// State shared by the threads of the pool and its callers.
 struct Shared {
-    /// Threads that may compute at the same time, callers included.
+    /// The most threads that compute at the same time, including callers.
     threads: usize,
     state: Mutex<State>,
-    /// Wakes helpers.
+    /// Wakes sleeping helpers.
     work: Condvar,
-    /// Counts whatever may give a helper something to do: helpers look at it for a while before they sleep.
+    /// Incremented whenever there may be work for a helper. Helpers poll it for a while before they sleep.
     changes: AtomicUsize,
 }
 
 struct State {
-    /// Passes that helpers may join. There is room for as many as can have helpers at a time, so that none is allocated.
+    /// Passes that helpers may join. The capacity is the most passes that can have helpers, so that adding one does not
+    /// allocate.
     open: Vec<Open>,
-    /// Threads that compute: the callers of passes, and helpers.
+    /// Number of threads that compute: callers of passes, and helpers.
     busy: usize,
-    /// Helpers that sleep.
+    /// Number of helpers that sleep.
     asleep: usize,
     stop: bool,
 }
@@ -83,33 +84,34 @@ struct State {
 #[derive(Clone, Copy, PartialEq)]
 struct Open(*const Crew);
 
-// SAFETY: crews are `Sync`; one stays where it is for as long as its pointer is in `State::open` or a helper is present.
+// SAFETY: crews are `Sync`, and a crew is neither moved nor dropped while its pointer is in `State::open` or a helper
+// is in it.
 unsafe impl Send for Open {}
 
-/// How long a helper looks out for the next pass before it sleeps: passes often follow each other at once, and to be
-/// woken takes tens of microseconds.
+/// How long a helper polls for the next pass before it sleeps. Passes often follow each other at once, and waking a
+/// thread takes tens of microseconds.
 const PATIENCE: Duration = Duration::from_micros(100);
 
 impl ThreadPool {
-    /// A pool for `threads` threads: that many less one of its own, because callers compute, too. 0 counts as 1.
+    /// A pool for `threads` threads. It starts one less, because the callers compute too. 0 counts as 1.
     ///
     /// # Errors
-    /// When the system does not start them.
+    /// If the system cannot start the threads.
     pub fn new(threads: usize) -> io::Result<Self> {
         Self::with_start(threads, |_| ())
     }
 
-    /// [`new`](Self::new), where every thread of the pool first calls `start` with its number, from 1 on: to pin it to a
-    /// core.
+    /// Same as [`new`](Self::new), but every thread of the pool first calls `start` with its number, from 1 on, for
+    /// instance to pin itself to a core.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Same as [`new`](Self::new).
     pub fn with_start(threads: usize, start: impl Fn(usize) + Clone + Send + 'static) -> io::Result<Self> {
         let threads = threads.max(1);
         let state = State { open: Vec::with_capacity(threads), busy: 0, asleep: 0, stop: false };
         let (work, changes) = (Condvar::new(), AtomicUsize::new(0));
         let shared = Arc::new(Shared { threads, state: Mutex::new(state), work, changes });
-        // Dropped on an error, it stops those that have started.
+        // On an error, dropping the pool stops the threads that have started.
         let mut pool = Self { shared, helpers: Vec::new() };
         for number in 1..threads {
             let (shared, start) = (Arc::clone(&pool.shared), start.clone());
@@ -122,31 +124,31 @@ impl ThreadPool {
         Ok(pool)
     }
 
-    /// The threads that it was made for, the caller's among them.
+    /// The number of threads that the pool was made for, including the caller's.
     pub fn threads(&self) -> usize {
         self.shared.threads
     }
 
-    /// Calls `f` with every item and its index, on this thread and on those of the pool that have nothing else to do.
+    /// Calls `f` with every item and its index, on this thread and on the idle threads of the pool.
     ///
     /// For work around a forward pass, such as decoding the next pictures.
     pub fn for_each<T: Send>(&self, items: &mut [T], f: impl Fn(usize, &mut T) + Sync) {
-        /// Items by a pointer: tasks take one each.
+        /// The items behind a pointer; each task takes one.
         struct Each<T, F> {
             items: *mut T,
             len: usize,
             f: F,
         }
-        // SAFETY: tasks have different items, which may go to other threads; `f` may be called by several at a time.
+        // SAFETY: each task has its own item, which is `Send`, and `f` is `Sync`.
         unsafe impl<T: Send, F: Sync> Sync for Each<T, F> {}
-        // SAFETY: a task touches the item of its own index alone.
+        // SAFETY: a task accesses only the item with its own index.
         unsafe impl<T: Send, F: Fn(usize, &mut T) + Sync> Job for Each<T, F> {
             fn grid(&self) -> [usize; 2] {
                 [self.len, 1]
             }
             unsafe fn task(&self, row: usize, column: usize) {
                 if row < self.len && column == 0 {
-                    // SAFETY: in bounds, and no two calls for the same task overlap.
+                    // SAFETY: the index is in bounds, and calls for the same task do not overlap.
                     (self.f)(row, unsafe { &mut *self.items.add(row) });
                 }
             }
@@ -155,7 +157,7 @@ impl ThreadPool {
         self.lead(|team| team.run(Stage::Head, &mut job));
     }
 
-    /// Runs a pass on this thread, open to helpers.
+    /// Runs a pass on this thread, with helpers.
     fn lead(&self, mut pass: impl FnMut(&dyn Team)) {
         if self.threads() == 1 {
             return pass(&Serial);
@@ -180,7 +182,7 @@ impl Drop for ThreadPool {
         self.shared.changes.fetch_add(1, Release);
         self.shared.work.notify_all();
         for helper in self.helpers.drain(..) {
-            // A helper catches what its tasks panic with; there is nobody to tell of anything else.
+            // A helper catches the panics of its tasks. There is nobody to report another one to.
             let _ = helper.join();
         }
     }
@@ -192,7 +194,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells helpers that there may be something to do for `count` of them.
+    /// Tells the helpers that there may be work for `count` of them.
     fn wake(&self, state: &State, count: usize) {
         self.changes.fetch_add(1, Release);
         for _ in 0..count.min(state.asleep) {
@@ -200,7 +202,7 @@ impl Shared {
         }
     }
 
-    /// What a thread of the pool does until the pool is dropped.
+    /// The main loop of a thread of the pool.
     fn help(&self) {
         let mut state = self.lock();
         while !state.stop {
@@ -209,7 +211,8 @@ impl Shared {
                 continue;
             };
             drop(state);
-            // SAFETY: it was open under the lock when this helper joined it, so its pass waits until this one has gone.
+            // SAFETY: the crew was open, under the lock, when this helper joined it, so its pass waits until this
+            // helper has left.
             unsafe { (*crew).help() };
             state = self.lock();
             state.busy -= 1;
@@ -221,7 +224,7 @@ impl Shared {
         if state.busy >= self.threads {
             return None;
         }
-        // SAFETY: what is in `open` is there, for it is taken out under this lock.
+        // SAFETY: crews in `open` are alive: a crew is removed, under this lock, before it is dropped.
         let open = state.open.iter().copied().min_by_key(|open| unsafe { (*open.0).present() })?;
         // SAFETY: as above.
         unsafe { (*open.0).join() };
@@ -229,7 +232,7 @@ impl Shared {
         Some(open)
     }
 
-    /// Waits until something has changed: awake for a while, and then asleep.
+    /// Waits until `changes` has changed: polls for a while, then sleeps.
     fn idle<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
         let seen = self.changes.load(Acquire);
         drop(state);
@@ -241,7 +244,7 @@ impl Shared {
             yield_now();
         }
         let mut state = self.lock();
-        // Changes are made under the lock: none is missed between this look and the sleep.
+        // `changes` is incremented under the lock, so no change is missed between this check and the sleep.
         if self.changes.load(Acquire) == seen {
             state.asleep += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +254,7 @@ impl Shared {
     }
 }
 
-/// A pass while helpers may join it.
+/// A pass in `State::open`, which helpers may join.
 struct Opened<'a> {
     shared: &'a Shared,
     crew: &'a Crew,
@@ -261,7 +264,7 @@ impl<'a> Opened<'a> {
     fn new(shared: &'a Shared, crew: &'a Crew) -> Self {
         let mut state = shared.lock();
         state.busy += 1;
-        // More passes than threads have no helpers to hope for.
+        // With more passes than threads no thread is free to help.
         if state.open.len() < shared.threads {
             state.open.push(Open(crew));
             shared.wake(&state, shared.threads.saturating_sub(state.busy));
@@ -271,7 +274,7 @@ impl<'a> Opened<'a> {
 }
 
 impl Drop for Opened<'_> {
-    /// Closes the pass, be it by a panic, and waits until its helpers have left.
+    /// Closes the pass, also after a panic, and waits until its helpers have left.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.busy -= 1;
@@ -296,7 +299,7 @@ mod tests {
     /// Counts how often each task of a grid has run.
     struct Counts([usize; 2], Vec<AtomicU32>);
 
-    // SAFETY: tasks write atomics alone.
+    // SAFETY: tasks write only atomics.
     unsafe impl Job for Counts {
         fn grid(&self) -> [usize; 2] {
             self.0
@@ -308,7 +311,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once() {
-        // Miri takes a thousand times as long.
+        // Miri is about a thousand times slower.
         let counts: &[usize] = if cfg!(miri) { &[1, 2, 3] } else { &[0, 1, 2, 3, 5, 8, 9, 70] };
         let most_rows = if cfg!(miri) { 3 } else { 20 };
         let columns: &[usize] = if cfg!(miri) { &[0, 1, 5] } else { &[0, 1, 2, 3, 17, 500] };
@@ -370,7 +373,7 @@ mod tests {
         assert_eq!(result, 3);
     }
 
-    /// While a pass waits for what another pass of the same pool does, and that one for a third: all go on.
+    /// A pass that waits for another pass of the same pool, which waits for a third one, makes progress.
     #[test]
     fn passes_that_wait_for_each_other_go_on() {
         for threads in [1, 2, 3, 8] {
@@ -380,7 +383,7 @@ mod tests {
                 pool.enter(&mut |outer| {
                     let mut first = vec![1; 50];
                     pool.for_each(&mut first, |_, x| {
-                        // From within a task of another pass.
+                        // A pass within a task of another pass.
                         let mut second = vec![1; 3];
                         pool.for_each(&mut second, |_, y| *y += 1);
                         *x = second.iter().sum();

@@ -1,4 +1,5 @@
-//! The atomics of the crew: those of `core`, or under `--cfg loom` those that loom explores every order of.
+//! The atomics that the crew uses: those of `core`, or with `--cfg loom` those of loom, which explores every order of
+//! access.
 #[cfg(not(loom))]
 pub(super) use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 #[cfg(not(loom))]
@@ -11,7 +12,7 @@ pub(super) use loom::{
     thread::yield_now,
 };
 
-/// loom's interface of a cell, over the usual one.
+/// `core::cell::UnsafeCell` with the interface of loom's.
 #[cfg(not(loom))]
 pub(super) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
@@ -30,7 +31,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// Waits for what comes within microseconds: at first without giving way to other threads.
+/// Waits for a condition that should be true within microseconds: first spins, then yields to other threads.
 pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
     let mut looks = 0;
     while !done() {
@@ -43,5 +44,5 @@ pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Looks before a waiting thread gives way. loom has to be told of every wait.
+/// How often a waiting thread spins before it yields. loom needs a yield in every iteration.
 const SPINS: usize = if cfg!(loom) { 1 } else { 200 };

@@ -1,29 +1,31 @@
-//! How parameters get to their places: read from a source, row by row, and packed.
+//! Fills a model's memory: reads parameters from a source, row by row, and packs them.
 use core::fmt;
 
 use vit_kernels::{Format, PackError};
 
-use super::layout::{Layout, Slot};
+use super::layout::{Slot, WeightLayout};
 use super::{floats_mut, lines_mut};
 use crate::arena::{MemoryError, aligned_mut};
 use crate::config::{Config, ConfigError};
 use crate::parameters::{Entry, Param, Part, Site};
 
-/// Where parameters come from: a checkpoint, a generator, arrays in flash.
+/// A source of parameters: a checkpoint, a generator, arrays in flash.
 pub trait Source {
-    /// Why a parameter cannot be had.
+    /// Why a parameter cannot be read.
     type Error;
 
-    /// Opens a parameter of that shape for reading. Two may be open at a time, and a parameter may be opened again.
+    /// Opens a parameter of this shape for reading. Two parameters may be open at a time, and the same one may be
+    /// opened again.
     ///
     /// # Errors
-    /// When there is no such parameter or its shape differs.
+    /// If there is no such parameter or it has another shape.
     fn open(&self, param: Param, shape: [usize; 2]) -> Result<impl Values, Self::Error>;
 }
 
-/// A parameter's values, row by row.
+/// The values of one parameter.
 pub trait Values {
-    /// Writes `into.len()` values of `row`, from column `start` on; in whatever order packing goes.
+    /// Writes `into.len()` values of `row`, from column `start` on, to `into`. Rows and columns are read in the order
+    /// that packing needs.
     fn read(&self, row: usize, start: usize, into: &mut [f32]);
 }
 
@@ -33,17 +35,17 @@ impl<F: Fn(usize, usize, &mut [f32])> Values for F {
     }
 }
 
-/// Why a model could not be filled.
+/// Why a model's memory could not be filled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum FillError<E> {
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
-    /// The memory does not do.
+    /// The memory is too small or misaligned.
     Memory(MemoryError),
-    /// The source does not have what the model needs.
+    /// The source cannot provide a parameter.
     Source(E),
-    /// A value is NaN or infinite, or too large for the format that it is stored in.
+    /// A value is NaN or infinite, or too large for its storage format.
     OutOfRange {
         /// The parameter.
         param: Param,
@@ -65,7 +67,7 @@ impl<E: fmt::Display> fmt::Display for FillError<E> {
             Self::Memory(error) => error.fmt(f),
             Self::Source(error) => error.fmt(f),
             Self::OutOfRange { param, row, column, value, format } if value.is_finite() => {
-                write!(f, "{param:?} at [{row}, {column}] is {value}: too large for {format}; use f32")
+                write!(f, "{param:?} at [{row}, {column}] is {value}, which is too large for {format}; use f32")
             }
             Self::OutOfRange { param, row, column, value, .. } => {
                 write!(f, "{param:?} at [{row}, {column}] is {value}")
@@ -85,15 +87,15 @@ impl<E: core::error::Error + 'static> core::error::Error for FillError<E> {
     }
 }
 
-/// Fills a model's memory, or its tables', from a source.
+/// Fills the memory of a model, or of its tables, from a source.
 pub(crate) struct Fill<'a, S> {
-    pub(crate) layout: &'a Layout,
+    pub(crate) layout: &'a WeightLayout,
     pub(crate) source: &'a S,
     pub(crate) memory: &'a mut [u8],
 }
 
 impl<S: Source> Fill<'_, S> {
-    /// A whole model.
+    /// Fills a whole model.
     pub(crate) fn model(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
         self.memory = aligned_mut(self.memory, self.layout.bytes()).map_err(FillError::Memory)?;
         let layout = self.layout;
@@ -106,7 +108,7 @@ impl<S: Source> Fill<'_, S> {
         self.tables_at(layout.tables_start)
     }
 
-    /// What depends on the image's size, alone.
+    /// Fills the tables, which depend on the image size.
     pub(crate) fn tables(mut self) -> Result<(), FillError<S::Error>> {
         self.memory = aligned_mut(self.memory, self.layout.table_bytes).map_err(FillError::Memory)?;
         self.tables_at(0)
@@ -162,7 +164,7 @@ impl<S: Source> Fill<'_, S> {
         Ok(())
     }
 
-    /// A matrix whose rows are those of `sites`, \[rows, k\] each, one after the other.
+    /// Packs one matrix from the rows of all `sites`, \[rows, k\] each, one site after the other.
     fn matrix(
         &mut self,
         start: usize,

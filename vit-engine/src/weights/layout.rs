@@ -1,7 +1,7 @@
-//! Where every parameter of a model stands in one block of memory.
+//! The offset of every parameter in a model's block of memory.
 //!
-//! It follows from the config and the precision alone: its size is known before anything is loaded, and no index of tensors
-//! has to be allocated.
+//! It depends only on the config and the precision. So the size is known before anything is loaded, and no index of
+//! tensors is allocated.
 use vit_kernels::{Format, Packed};
 
 use super::{Linear, Norm, Precision, floats, lines};
@@ -9,37 +9,38 @@ use crate::arena::ALIGN;
 use crate::config::{Config, ConfigError};
 use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, Site, TABLES};
 
-/// Where the parameters of a model stand.
+/// The offsets of a model's parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Layout {
+pub(crate) struct WeightLayout {
     pub(crate) precision: Precision,
     before: [Option<Slot>; BEFORE],
-    /// The first layer's, from its start on; the others are alike and `layer_len` apart.
+    /// The parameters of one layer, with offsets from the start of the layer. Layers follow each other every
+    /// `layer_len` bytes.
     layer: [Option<Slot>; LAYER],
     layers_start: usize,
     layer_len: usize,
     after: [Option<Slot>; AFTER],
-    /// What depends on the image's size, relative to where that begins.
+    /// The tables, which depend on the image size, with offsets from `tables_start`.
     tables: [Option<Slot>; TABLES],
-    /// Where that begins: everything before is the same for every size.
+    /// Where the tables begin. Everything before is the same for every image size.
     pub(crate) tables_start: usize,
-    /// The bytes of it.
+    /// The size of the tables in bytes.
     pub(crate) table_bytes: usize,
 }
 
-/// What stands where; offsets are bytes within the slot's block.
+/// One entry of the parameters and its offsets, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Slot {
     pub(crate) entry: Entry<Site>,
-    /// How its matrix is stored, if it has one.
+    /// The storage format of its matrix, if it has one.
     pub(crate) format: Format,
-    /// Where its weight begins.
+    /// The start of its weight.
     pub(crate) offset: usize,
-    /// Where its bias would begin: behind the weight.
+    /// The start of its bias, behind the weight. Valid even if there is no bias.
     pub(crate) bias: usize,
 }
 
-/// Hands out aligned offsets; remembers an overflow.
+/// Reserves aligned ranges one after the other. `None` after an overflow.
 struct Cursor {
     precision: Precision,
     at: Option<usize>,
@@ -63,7 +64,7 @@ impl Cursor {
     }
 }
 
-/// Bytes of rows of f32, padded so that what follows is aligned.
+/// Bytes of rows of f32, rounded up so that the next range is aligned.
 fn row_bytes(rows: usize, cols: usize) -> Option<usize> {
     rows.checked_mul(cols)?.checked_mul(size_of::<f32>())?.checked_next_multiple_of(ALIGN)
 }
@@ -88,7 +89,7 @@ impl Entry<Site> {
     }
 }
 
-impl Layout {
+impl WeightLayout {
     pub(crate) fn new(config: &Config, precision: Precision) -> Result<Self, ConfigError> {
         config.validate()?;
         let start = || Cursor { precision, at: Some(0) };
@@ -109,12 +110,13 @@ impl Layout {
         Ok(Self { precision, before, layer, layers_start, layer_len, after, tables, tables_start, table_bytes })
     }
 
-    /// Bytes of a model: what is the same for every size of image, and what is not.
+    /// Bytes of a model, including its tables.
     pub(crate) fn bytes(&self) -> usize {
         self.tables_start + self.table_bytes
     }
 
-    /// The entry that holds exactly these sites, and at which byte of the model it stands, or of the tables for those.
+    /// The slot that holds exactly these sites. Offsets count from the start of the model, those of tables from the
+    /// start of the tables.
     fn find(&self, sites: &[Site]) -> Option<Slot> {
         let holds = |slot: &Slot| slot.entry.holds(sites);
         match *sites.first()? {
@@ -124,7 +126,7 @@ impl Layout {
         }
     }
 
-    /// What layer `index` has, and where in the model.
+    /// The slots of layer `index`, with offsets from the start of the model.
     pub(crate) fn layer(&self, index: usize) -> impl Iterator<Item = Slot> {
         let start = self.layers_start + index * self.layer_len;
         self.layer.into_iter().flatten().map(move |slot| Slot {
@@ -135,17 +137,17 @@ impl Layout {
         })
     }
 
-    /// What comes before the layers, and what after them.
+    /// The slots before the layers, and those after them.
     pub(crate) fn before_and_after(&self) -> [impl Iterator<Item = Slot>; 2] {
         [self.before.as_slice(), &self.after].map(|slots| slots.iter().copied().flatten())
     }
 
-    /// What depends on the image's size, from the start of that on.
+    /// The slots of the tables, with offsets from the start of the tables.
     pub(crate) fn tables(&self) -> impl Iterator<Item = Slot> {
         self.tables.into_iter().flatten()
     }
 
-    /// A token, positions, a scale.
+    /// The rows of a site that is not a matrix: a token, positions, a scale.
     pub(crate) fn rows<'a>(&self, data: &'a [u8], site: Site) -> Option<&'a [f32]> {
         match self.find(&[site])? {
             Slot { entry: Entry::Rows { rows, cols, .. }, offset, .. } => Some(floats(data, offset, rows * cols)),
@@ -164,7 +166,7 @@ impl Layout {
         Some(slot.matrix(data, n, k))
     }
 
-    /// Keys and values in one matrix, \[2·n, k\].
+    /// The matrix of keys and values, \[2·n, k\].
     pub(crate) fn keys_values<'a>(&self, data: &'a [u8], sites: [Site; 2]) -> Option<Linear<'a>> {
         let slot = self.find(&sites)?;
         let Entry::KeysValues { n, k, .. } = slot.entry else { return None };
@@ -173,11 +175,11 @@ impl Layout {
 }
 
 impl Slot {
-    /// The matrix of a slot, \[n, k\], and its bias.
+    /// The matrix of this slot, \[n, k\], and its bias.
     fn matrix<'a>(&self, data: &'a [u8], n: usize, k: usize) -> Linear<'a> {
-        // With all that follows: it is what a forward pass reads next.
+        // The slice includes what follows the matrix, because a forward pass reads that next and prefetches it.
         let weight = Packed::before_others(self.format, n, k, lines(data, self.offset));
-        let weight = weight.expect("the layout reserved as many lines");
+        let weight = weight.expect("the layout reserved enough lines");
         Linear { weight, bias: self.entry.bias_len().map(|len| floats(data, self.bias, len)) }
     }
 }
@@ -189,11 +191,11 @@ mod tests {
     use crate::parameters::{LayerSite, PoolSite};
     use crate::testing::tiny;
 
-    /// Keys and values are one matrix, which is found under both their sites and under neither alone.
+    /// Keys and values are one matrix. It is found with both of their sites, and not with one of them.
     #[test]
     fn keys_and_values_are_found_together() {
         let attention_pool = Some(AttentionPool { heads: 3, mlp_dim: 5, all_tokens: true });
-        let layout = Layout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
+        let layout = WeightLayout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
         for [key, value] in [
             [LayerSite::Key, LayerSite::Value].map(|site| Site::Layer(1, site)),
             [PoolSite::Key, PoolSite::Value].map(Site::Pool),
@@ -203,7 +205,7 @@ mod tests {
                 assert!(layout.find(sites).is_none(), "{sites:?}");
             }
         }
-        // What stands at a site is not taken for something else.
+        // An entry of another kind is not returned.
         let data = [];
         assert!(layout.linear(&data, Site::FinalNorm).is_none() && layout.norm(&data, Site::Patch).is_none());
         assert!(layout.rows(&data, Site::FinalNorm).is_none() && layout.rows(&data, Site::Rope).is_none());

@@ -1,4 +1,4 @@
-//! A model's weights in one block of memory: how they are stored, where they stand, and how they get there.
+//! A model's weights in one block of memory: their formats, their offsets, and how the block is filled.
 mod fill;
 mod layout;
 mod precision;
@@ -7,7 +7,7 @@ use vit_kernels::{Line, Packed};
 
 pub(crate) use fill::Fill;
 pub use fill::{FillError, Source, Values};
-pub(crate) use layout::{Layout, Slot};
+pub(crate) use layout::{Slot, WeightLayout};
 pub use precision::{Precision, UnknownPrecision};
 
 fn floats(data: &[u8], offset: usize, len: usize) -> &[f32] {
@@ -18,21 +18,21 @@ fn floats_mut(data: &mut [u8], offset: usize, len: usize) -> &mut [f32] {
     bytemuck::cast_slice_mut(&mut data[offset..][..len * size_of::<f32>()])
 }
 
-/// A norm's gamma and beta, \[dim\].
+/// The gamma and beta of a norm, \[dim\].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Norm<'a> {
     pub(crate) gamma: &'a [f32],
     pub(crate) beta: &'a [f32],
 }
 
-/// A linear layer's weight, \[n, k\] packed, and bias, \[n\].
+/// The packed weight of a linear layer, \[n, k\], and its bias, \[n\].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Linear<'a> {
     pub(crate) weight: Packed<'a>,
     pub(crate) bias: Option<&'a [f32]>,
 }
 
-/// From a line on to the end.
+/// The lines from `offset` to the end.
 fn lines(data: &[u8], offset: usize) -> &[Line] {
     bytemuck::cast_slice(&data[offset..])
 }

@@ -1,4 +1,4 @@
-//! Which format each matrix of a model is stored in.
+//! Precisions: which format each matrix of a model is stored in.
 use core::fmt;
 use core::str::FromStr;
 
@@ -38,7 +38,7 @@ impl Precision {
         }
     }
 
-    /// The format of the matrix at a site.
+    /// The storage format of the matrix at a site.
     pub(crate) fn format(self, site: Site) -> Format {
         match self {
             Self::F32 => Format::F32,
@@ -64,19 +64,19 @@ impl fmt::Display for Precision {
 impl FromStr for Precision {
     type Err = UnknownPrecision;
 
-    /// Reads what `Display` writes.
+    /// Parses what `Display` writes.
     fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
         Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or(UnknownPrecision)
     }
 }
 
-/// A text that names no precision.
+/// The text is not the name of a [`Precision`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownPrecision;
 
 impl fmt::Display for UnknownPrecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such precision; there are ")?;
+        f.write_str("unknown precision; expected ")?;
         for (i, precision) in Precision::ALL.into_iter().enumerate() {
             write!(f, "{}{precision}", if i > 0 { ", " } else { "" })?;
         }

@@ -35,7 +35,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     let [height, width] = c.image;
     if c.relative_bias && (c.image[0] / c.patch[0].max(1)) != (c.image[1] / c.patch[1].max(1)) {
         return Err(ZooError::Unsupported(format!(
-            "BEiT with relative position biases over images of {height}×{width}"
+            "BEiT with relative position biases and images of {height}×{width}"
         )));
     }
     c.layer_scale = own.layer_scale_init_value > 0.0;
@@ -46,16 +46,16 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         Readout { pool: Pool::Class, norm: false }
     };
     let prefix = hf::prefix(tensors, &["", "beit."], "embeddings.cls_token");
-    // What was trained to fill in masked patches has no norm for what is pooled.
+    // Checkpoints from masked-image pretraining have no norm after pooling.
     let pools = !own.use_mean_pooling || tensors.has(&format!("{prefix}pooler.layernorm.weight"));
     (c.embedding, c.logits) = (pools.then_some(readout), readout);
     c.classes = hf::classes(&json, tensors, "classifier");
     if !pools && c.classes == 0 {
         c.final_norm = tensors.has(&format!("{prefix}layernorm.weight"));
     }
-    // Learned positions are interpolated as ViT's are; a bias is for its own grid.
+    // Learned positions are resampled as in ViT; a relative bias fits only its own grid.
     let other_sizes = if c.relative_bias { OtherSizes::NONE } else { OtherSizes::HF };
-    let names = Layout {
+    let names = BeitNames {
         config: c,
         own_bias: own.use_relative_position_bias,
         layers: LayerNames::new(tensors, &prefix),
@@ -70,19 +70,19 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     Ok(Recipe::new(c, names, other_sizes))
 }
 
-struct Layout {
+struct BeitNames {
     config: Config,
     prefix: String,
     layers: LayerNames,
-    /// Whether each layer has a table.
+    /// Whether each layer has its own table of relative biases.
     own_bias: bool,
-    /// The table that all layers share.
+    /// The name of the table that all layers share.
     shared: Option<String>,
-    /// Whether a layer's own table stands within its attention.
+    /// Whether the tensor of a layer's own table is in its attention module, as in old names.
     old_bias: bool,
 }
 
-impl Names for Layout {
+impl Names for BeitNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

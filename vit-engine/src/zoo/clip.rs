@@ -27,23 +27,24 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     if c.projection == 0
         && architecture(config).is_some_and(|name| name.ends_with("WithProjection") || name == "CLIPModel")
     {
-        // Announced and not there: it is to be missed.
+        // The config declares a projection that the file lacks. It is still required, so that loading reports the
+        // missing tensor.
         let width = json.get("projection_dim").or(config.get("projection_dim")).and_then(Value::as_u64);
         c.projection = width.unwrap_or(512) as usize;
     }
-    Ok(Recipe::new(c, Layout { config: c, prefix }, OtherSizes::HF))
+    Ok(Recipe::new(c, ClipNames { config: c, prefix }, OtherSizes::HF))
 }
 
 fn architecture(config: &Value) -> Option<&str> {
     config.get("architectures")?.get(0)?.as_str()
 }
 
-struct Layout {
+struct ClipNames {
     config: Config,
     prefix: String,
 }
 
-impl Names for Layout {
+impl Names for ClipNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("{}{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

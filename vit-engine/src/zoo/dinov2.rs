@@ -32,7 +32,7 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
     hf::square_grid(&c)?;
     c.mlp_dim = scaled(c.dim, own.mlp_ratio)?;
     if own.use_swiglu_ffn {
-        // Two thirds as wide, rounded up to a multiple of 8, and SiLU whatever hidden_act says.
+        // SwiGLU is two thirds as wide, rounded up to a multiple of 8. It uses SiLU whatever hidden_act says.
         c.mlp_dim = ((c.mlp_dim as f64 * 2.0 / 3.0) as usize).div_ceil(8) * 8;
         (c.gated, c.activation) = (true, Activation::Silu);
     }
@@ -47,18 +47,18 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
     let prefix = hf::prefix(tensors, &["", "dinov2.", "dinov2_with_registers."], "embeddings.cls_token");
     let layers = LayerNames::new(tensors, &prefix);
     let fused = tensors.names().any(|name| name.contains(".mlp.weights_in."));
-    Ok(Recipe::new(c, Layout { config: c, prefix, layers, fused }, other_sizes))
+    Ok(Recipe::new(c, DinoV2Names { config: c, prefix, layers, fused }, other_sizes))
 }
 
-struct Layout {
+struct DinoV2Names {
     config: Config,
     prefix: String,
     layers: LayerNames,
-    /// Whether gate and up stand in one tensor, as the old names have it.
+    /// Whether gate and up are in one tensor, as in old names.
     fused: bool,
 }
 
-impl Names for Layout {
+impl Names for DinoV2Names {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

@@ -30,7 +30,7 @@ struct Own {
 
 pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let mut json = merged(defaults(), config);
-    // Newer configs keep it with the other parameters of RoPE; head_dim is not theirs to set.
+    // Newer configs have the base in `rope_parameters`. A field head_dim has no effect in transformers' code.
     if let Some(theta) = json.pointer("/rope_parameters/rope_theta").cloned() {
         json["rope_theta"] = theta;
     }
@@ -43,22 +43,22 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     (c.layer_scale, c.gated) = (true, own.use_gated_mlp);
     if !c.head_dim.is_multiple_of(4) {
         return Err(ZooError::Field(format!(
-            "a head is {} wide; RoPE over rows and columns needs a multiple of 4",
+            "head_dim is {}; RoPE over rows and columns needs a multiple of 4",
             c.head_dim
         )));
     }
     let layers = if tensors.has("model.layer.0.norm1.weight") { "model.layer." } else { "layer." };
-    let mut recipe = Recipe::new(c, Layout { config: c, layers }, OtherSizes::HF);
+    let mut recipe = Recipe::new(c, DinoV3Names { config: c, layers }, OtherSizes::HF);
     recipe.rotary = Some(Rotary::Normalised { theta: own.rope_theta });
     Ok(recipe)
 }
 
-struct Layout {
+struct DinoV3Names {
     config: Config,
     layers: &'static str,
 }
 
-impl Names for Layout {
+impl Names for DinoV3Names {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let module = |name: String| Place::module(param, shape, name);
         let embeddings = |name: &str| format!("embeddings.{name}");

@@ -1,4 +1,4 @@
-//! What the configs and names of Hugging Face's transformers have in common.
+//! Fields and tensor names that several families of Hugging Face's transformers share.
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::{Catalog, Size, ZooError, activation, fields};
 use crate::config::Config;
 use crate::parameters::{LayerSite, Site};
 
-/// Fields that every family has, some of them under defaults of its own.
+/// Fields that every family has. Each family has its own defaults.
 #[derive(Deserialize)]
 pub(super) struct Fields {
     pub(super) hidden_size: usize,
@@ -29,7 +29,7 @@ fn yes() -> bool {
     true
 }
 
-/// The plain Vision Transformer of a config whose defaults are filled in.
+/// The plain Vision Transformer for a config with its defaults filled in.
 pub(super) fn plain(json: &Value) -> Result<Config, ZooError> {
     let f: Fields = fields(json)?;
     let heads = f.num_attention_heads;
@@ -55,7 +55,7 @@ pub(super) fn plain(json: &Value) -> Result<Config, ZooError> {
     Ok(c)
 }
 
-/// Families whose code takes their own grid for a square.
+/// Refuses grids that are not square, for families whose code assumes a square grid.
 pub(super) fn square_grid(c: &Config) -> Result<(), ZooError> {
     let [height, width] = c.image;
     if c.patch.contains(&0) || c.grid()[0] == c.grid()[1] {
@@ -64,8 +64,8 @@ pub(super) fn square_grid(c: &Config) -> Result<(), ZooError> {
     Err(ZooError::Unsupported(format!("image_size [{height}, {width}], which is not square in patches,")))
 }
 
-/// Classes of a classifier: its rows. Where a classifier is announced and not there, as many as there are labels, so that
-/// it is missed.
+/// The number of classes: the rows of the classifier. If the config declares a classifier that the file lacks, the
+/// number of labels, so that loading reports the missing tensor.
 pub(super) fn classes(json: &Value, tensors: &dyn Catalog, classifier: &str) -> usize {
     if let Some([classes, ..]) = tensors.shape(&format!("{classifier}.weight")) {
         return *classes;
@@ -79,16 +79,16 @@ pub(super) fn classes(json: &Value, tensors: &dyn Catalog, classifier: &str) -> 
     labels.or(number).unwrap_or(2)
 }
 
-/// The first of some prefixes under which a tensor stands; the first of all if there is none.
+/// The first prefix with which the tensor exists; the first of the list if there is none.
 pub(super) fn prefix(tensors: &dyn Catalog, prefixes: &[&str], tensor: &str) -> String {
     let found = prefixes.iter().find(|prefix| tensors.has(&format!("{prefix}{tensor}")));
     (*found.unwrap_or(&prefixes[0])).to_owned()
 }
 
-/// Names of a layer's linear maps, of which ViT, DeiT, BEiT and DINOv2 have two generations: files are saved with the old
-/// ones as a rule, and read with either.
+/// Names of a layer's linear layers. ViT, DeiT, BEiT and DINOv2 have two generations of names: most files have the old
+/// ones, and both are accepted.
 pub(super) struct LayerNames {
-    /// What stands before the layer's number.
+    /// The part of the name before the layer's number.
     layers: String,
     new_attention: bool,
     new_mlp: bool,
@@ -106,12 +106,12 @@ impl LayerNames {
         }
     }
 
-    /// `name` within layer `index`.
+    /// The full name of `name` in layer `index`.
     pub(super) fn layer(&self, index: usize, name: &str) -> String {
         format!("{}{index}.{name}", self.layers)
     }
 
-    /// What attention's four maps are called, and ViT's two of the feed-forward.
+    /// The names of the four linear layers of attention, and of the two of ViT's feed-forward.
     pub(super) fn module(&self, index: usize, site: LayerSite) -> Option<String> {
         let name = match (site, self.new_attention, self.new_mlp) {
             (LayerSite::Query, false, _) => "attention.attention.query",
@@ -132,7 +132,7 @@ impl LayerNames {
     }
 }
 
-/// CLIP's and SigLIP's names of a layer's parts.
+/// The names of a layer's parts in CLIP and SigLIP.
 pub(super) fn clip_layer(prefix: &str, index: usize, site: LayerSite) -> String {
     let name = match site {
         LayerSite::AttentionNorm => "layer_norm1",
@@ -148,18 +148,18 @@ pub(super) fn clip_layer(prefix: &str, index: usize, site: LayerSite) -> String 
     format!("{prefix}encoder.layers.{index}.{name}")
 }
 
-/// A name for a part that the family does not have: its configs never ask for it.
+/// A placeholder name for a part that the family does not have. Its configs never need it.
 pub(super) fn none(site: Site) -> String {
     format!("(no {site:?})")
 }
 
-/// The vision tower's own config, where it stands within another.
+/// The config of the vision tower, if it is nested in another one.
 pub(super) fn vision(config: &Value) -> &Value {
     let older = config.get("vision_config_dict").filter(|value| value.is_object());
     older.or_else(|| config.get("vision_config").filter(|value| value.is_object())).unwrap_or(config)
 }
 
-/// Tensors of text towers, of training, and index buffers.
+/// Unused tensors that are expected: text towers, tensors of the training, index buffers.
 pub(super) fn ignores(tensor: &str) -> bool {
     let starts = ["text_model.", "text_projection.", "decoder.", "lm_head.", "logit_scale", "logit_bias"];
     let ends = ["mask_token", "position_ids", "relative_position_index", "inv_freq"];

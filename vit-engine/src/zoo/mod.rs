@@ -1,22 +1,22 @@
-//! Checkpoint names and configs: what families of models call their hyper-parameters and tensors. Nothing else.
+//! Model families: how their configs and the tensors in their checkpoints are named.
 //!
-//! A family is one file: it reads `config.json` into a [`Config`] and says where each [`Param`] stands.
+//! Each family is one file. It reads `config.json` into a [`Config`] and states which tensor each [`Param`] is in.
 //!
-//! | Family | Told by | Class, patches, registers are those of | Embedding | Logits read |
+//! | Family | Recognised by | Class, patches, registers are those of | Embedding | Input of the head |
 //! |---|---|---|---|---|
 //! | [`vit`]: ViT, DINO, AugReg; MAE's encoder | `model_type` `vit`, `vit_mae` | `last_hidden_state` | class token | class token |
-//! | [`vit`]: DeiT | `deit` | `last_hidden_state` | class token | class token, or with two heads the mean of theirs |
+//! | [`vit`]: DeiT | `deit` | `last_hidden_state` | class token | class token; with two heads, their mean |
 //! | [`dinov2`], with registers too | `dinov2`, `dinov2_with_registers` | `last_hidden_state` | class token (`pooler_output`) | class ⊕ mean of patches |
 //! | [`clip`] | `clip`, `clip_vision_model` | `last_hidden_state`: before the post-norm | `image_embeds` as projected, or `pooler_output` without projection | mean of patches |
 //! | [`siglip`], fixed-size SigLIP2 | `siglip`, `siglip_vision_model` | `last_hidden_state` | `pooler_output`: the attention pool | mean of patches |
 //! | [`dinov3`] | `dinov3_vit` | `last_hidden_state` | class token (`pooler_output`) | – |
 //! | [`beit`] | `beit` | `last_hidden_state` | `pooler_output` | the embedding |
-//! | [`open_clip`] | `open_clip_config.json` | tokens before `ln_post`, after it where their mean is taken | `encode_image` | – |
+//! | [`open_clip`] | `open_clip_config.json` | tokens before `ln_post`; after it if they are averaged | `encode_image` | – |
 //! | [`timm`]: ViT, DeiT, EVA, DINOv3, BEiT | `architecture` | `forward_features` | `forward_head(…, pre_logits=True)` | the embedding |
-//! | [`vit_pytorch`] | `model_type` `vit-pytorch` | what the transformer gives | what the head reads | the same |
+//! | [`vit_pytorch`] | `model_type` `vit-pytorch` | output of the transformer | input of the head | the embedding |
 //!
-//! Embeddings are not normalised. `layer:N` is counted as Hugging Face's `hidden_states`: 0 is what goes into the first
-//! layer, and no final norm is applied.
+//! Embeddings are not normalised. `layer:N` counts like Hugging Face's `hidden_states`: 0 is the input of the first
+//! layer, and the final norm is not applied.
 pub mod beit;
 pub mod clip;
 pub mod dinov2;
@@ -45,40 +45,40 @@ pub use rotary::Rotary;
 use crate::config::{Config, ConfigError};
 use crate::parameters::{Param, Part};
 
-/// Where a parameter stands in a checkpoint.
+/// Where a parameter is in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The tensor.
+    /// The name of the tensor.
     pub tensor: String,
-    /// The tensor's shape; leading dimensions of 1 may be there or not.
+    /// The shape of the tensor. Leading dimensions of 1 are optional.
     pub shape: Vec<usize>,
-    /// Where the parameter starts along the tensor's first dimension, if several are fused into one tensor: a row of a
-    /// matrix, an element of a bias.
+    /// The start of the parameter along the first dimension, if several are fused into one tensor: a row of a matrix,
+    /// an element of a bias.
     pub first_row: usize,
-    /// How the parameter is read off those rows.
+    /// How the parameter is read from the rows of the tensor.
     pub view: View,
-    /// Another tensor, read in the same way, that is added.
+    /// Another tensor, read in the same way, that is added to the first.
     pub plus: Option<String>,
 }
 
-/// How a parameter is read off a tensor's rows.
+/// How a parameter is read from the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum View {
-    /// As they stand.
+    /// Unchanged.
     Rows,
-    /// Rows are columns.
+    /// Transposed.
     Transposed,
-    /// Rows of a matrix, elements of a vector, in each head 0, 1, 2, 3, … become 0, 2, 4, …, 1, 3, …: neighbours that a
-    /// rotary embedding pairs move half a head apart.
+    /// Reorders the rows of a matrix, or the elements of a vector, within each head: first 0, 2, 4, …, then 1, 3, 5, ….
+    /// Rotary embeddings that rotate pairs of neighbours need this, because the engine rotates halves.
     PairsToHalves {
-        /// Rows of a head.
+        /// Rows of one head.
         head_dim: usize,
     },
 }
 
 impl Place {
-    /// `name.weight` or `name.bias`, all of it.
+    /// The whole of `name.weight` or `name.bias`.
     fn module(param: Param, [n, k]: [usize; 2], name: impl fmt::Display) -> Self {
         let (suffix, shape) = match (param.part, n) {
             (Part::Bias, _) => ("bias", vec![k]),
@@ -88,20 +88,20 @@ impl Place {
         Self { tensor: format!("{name}.{suffix}"), shape, first_row: 0, view: View::Rows, plus: None }
     }
 
-    /// Queries, keys or values, 0, 1, 2, of an `nn.MultiheadAttention`, whose fused tensors' names have no dot.
+    /// Queries, keys or values (0, 1, 2) of an `nn.MultiheadAttention`. The names of its fused tensors have no dot.
     fn in_proj(param: Param, shape: [usize; 2], attention: &str, index: usize) -> Self {
         let suffix = if param.part == Part::Weight { "weight" } else { "bias" };
         Self { tensor: format!("{attention}.in_proj_{suffix}"), ..Self::module(param, shape, attention).part(index, 3) }
     }
 
-    /// A tensor of that very name.
+    /// The tensor with exactly this name.
     fn tensor([n, k]: [usize; 2], name: impl Into<String>) -> Self {
         Self { tensor: name.into(), shape: vec![n, k], first_row: 0, view: View::Rows, plus: None }
     }
 
-    /// Part `index` of `count` alike, fused into one tensor.
+    /// Part `index` of `count` equal parts that are fused into one tensor.
     fn part(mut self, index: usize, count: usize) -> Self {
-        // A bias is one row: its elements are what stands side by side.
+        // A bias is one row, so its fused parts are ranges of elements.
         let vector = self.shape.len() == 1;
         let rows = if vector { &mut self.shape[0] } else { self.shape.first_mut().expect("a matrix has rows") };
         self.first_row = index * *rows;
@@ -109,7 +109,7 @@ impl Place {
         self
     }
 
-    /// A weight as a convolution over patches has it.
+    /// The weight of a convolution over patches.
     fn convolution(mut self, param: Param, c: &Config) -> Self {
         if param.part == Part::Weight {
             self.shape = vec![c.dim, c.channels, c.patch[0], c.patch[1]];
@@ -122,19 +122,19 @@ impl Place {
     }
 }
 
-/// What a family says about a checkpoint.
+/// How to load a checkpoint, as its family states it.
 pub struct Recipe {
     /// The hyper-parameters.
     pub config: Config,
-    /// Where the parameters stand.
+    /// Where the parameters are.
     pub names: Box<dyn Names>,
-    /// What happens to positions at other sizes of image.
+    /// How positions change with the image size.
     pub other_sizes: OtherSizes,
-    /// By which angles queries and keys are rotated.
+    /// The angles that rotate queries and keys.
     pub rotary: Option<Rotary>,
-    /// How pictures become pixels, if the checkpoint says so.
+    /// How pictures are preprocessed, if the checkpoint states it.
     pub preprocessing: Option<Preprocessing>,
-    /// The classes' names, if the checkpoint has them.
+    /// The names of the classes, if the checkpoint has them.
     pub labels: Vec<String>,
 }
 
@@ -144,36 +144,37 @@ impl Recipe {
     }
 }
 
-/// A family's names for parameters.
+/// The tensor names of a family.
 pub trait Names: Send + Sync {
-    /// Where a parameter of that shape stands.
+    /// Where a parameter of this shape is.
     fn place(&self, param: Param, shape: [usize; 2]) -> Place;
 
-    /// Whether a tensor that is no parameter is nothing to wonder about: a text tower, a mask token.
+    /// Whether an unused tensor is expected, such as a text tower or a mask token. Other unused tensors cause a
+    /// warning.
     fn ignores(&self, _tensor: &str) -> bool {
         false
     }
 }
 
-/// The tensors that a checkpoint has.
+/// The names and shapes of a checkpoint's tensors.
 pub trait Catalog {
-    /// A tensor's shape, if it is there.
+    /// The shape of a tensor, if it exists.
     fn shape(&self, name: &str) -> Option<&[usize]>;
 
-    /// Every tensor's name.
+    /// The names of all tensors.
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
 
-    /// Whether a tensor is there.
+    /// Whether a tensor exists.
     fn has(&self, name: &str) -> bool {
         self.shape(name).is_some()
     }
 }
 
-/// Finds the family of a config and lets it read it. `family` overrules what the config says: a `model_type`, or an
-/// architecture of timm's.
+/// Finds the family of a config and reads the config with it. `family`, a `model_type` or an architecture of timm,
+/// overrides what the config says.
 ///
 /// # Errors
-/// When no family knows the config, or it contradicts itself or the tensors.
+/// If no family knows the config, or the config is inconsistent or does not match the tensors.
 pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let field = |name: &str| config.get(name).and_then(Value::as_str);
     let mut recipe = match (family, field("model_type"), field("architecture")) {
@@ -191,19 +192,19 @@ pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Re
 
 fn by_family(family: &str, config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     match by_model_type(family, config, tensors) {
-        // Defaults fill in what a config leaves out; they are no config.
+        // Defaults complete a config, they do not replace one.
         Some(_) if !config.is_object() => Err(ZooError::NoFamily(format!(
-            "a '{family}' needs the model's own config.json: heads, eps and activation do not show in tensors"
+            "'{family}' needs the config.json of the model: the tensors do not show heads, eps and activation"
         ))),
         Some(recipe) => recipe,
         None => timm::recipe(family, config, tensors),
     }
 }
 
-/// Reads the config of a family that a `model_type` names.
+/// Reads a config with the family of its `model_type`.
 type Reader = fn(&str, &Value, &dyn Catalog) -> Result<Recipe, ZooError>;
 
-/// Every `model_type`, and who reads its config.
+/// Every `model_type`, and the function that reads its config.
 const MODEL_TYPES: [(&str, Reader); 14] = [
     ("vit", vit::recipe),
     ("vit_mae", vit::recipe),
@@ -221,7 +222,7 @@ const MODEL_TYPES: [(&str, Reader); 14] = [
     ("vit_pytorch", |_, config, tensors| vit_pytorch::recipe(config, tensors)),
 ];
 
-/// Every `model_type`.
+/// The names of all `model_type`s.
 fn model_types() -> impl Iterator<Item = &'static str> {
     MODEL_TYPES.into_iter().map(|(name, _)| name)
 }
@@ -232,7 +233,7 @@ fn by_model_type(name: &str, config: &Value, tensors: &dyn Catalog) -> Option<Re
     Some(read(name, config, tensors))
 }
 
-/// A size that may be written as one number or as \[height, width\].
+/// A size written as one number or as \[height, width\].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -249,7 +250,7 @@ impl Size {
     }
 }
 
-/// Reads a family's own fields out of a JSON object.
+/// Reads the fields of `T` from a JSON object.
 fn fields<'a, T: Deserialize<'a>>(json: &'a Value) -> Result<T, ZooError> {
     serde_path_to_error::deserialize(json).map_err(|error| match error.path().to_string().as_str() {
         "." => ZooError::Field(error.inner().to_string()),
@@ -257,7 +258,7 @@ fn fields<'a, T: Deserialize<'a>>(json: &'a Value) -> Result<T, ZooError> {
     })
 }
 
-/// An object's fields over defaults. A field that is null counts as not there.
+/// The defaults, overridden by the fields of an object. A field that is null counts as absent.
 fn merged(defaults: Value, over: &Value) -> Value {
     let mut all = defaults;
     if let (Value::Object(all), Value::Object(over)) = (&mut all, over) {
@@ -267,7 +268,7 @@ fn merged(defaults: Value, over: &Value) -> Value {
     all
 }
 
-/// An activation by the names that transformers and timm have for it.
+/// The activation with this name in transformers or timm.
 fn activation(name: &str) -> Result<Activation, ZooError> {
     Ok(match name {
         "gelu" | "gelu_python" => Activation::Gelu,
@@ -279,7 +280,7 @@ fn activation(name: &str) -> Result<Activation, ZooError> {
     })
 }
 
-/// ⌊dim · ratio⌋, as Python's int() has it.
+/// ⌊dim · ratio⌋, like Python's int().
 fn scaled(dim: usize, ratio: f64) -> Result<usize, ZooError> {
     let width = dim as f64 * ratio;
     if dim == 0 {
@@ -288,27 +289,27 @@ fn scaled(dim: usize, ratio: f64) -> Result<usize, ZooError> {
     if (1.0..=f64::from(u32::MAX)).contains(&width) {
         return Ok(width as usize);
     }
-    Err(ZooError::Field(format!("mlp_ratio {ratio} of {dim} is no width")))
+    Err(ZooError::Field(format!("mlp_ratio {ratio} of {dim} is not a valid width")))
 }
 
 /// Why a config cannot be read.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ZooError {
-    /// Nothing says what it is, or not enough of it. What the tensors look like, and what to do.
+    /// The family is unknown. The text says what the tensors look like and what to do.
     NoFamily(String),
-    /// No family here knows this.
+    /// The config asks for something that is not supported.
     Unsupported(String),
-    /// timm has no architecture of that name.
+    /// There is no `model_type` or architecture with this name.
     NoArchitecture {
         /// The name.
         name: String,
-        /// The nearest that there are.
+        /// The most similar known names.
         near: Vec<String>,
     },
     /// A field is missing or has the wrong type or value.
     Field(String),
-    /// The hyper-parameters make no model.
+    /// The hyper-parameters are invalid.
     Config(ConfigError),
 }
 
@@ -317,14 +318,14 @@ impl fmt::Display for ZooError {
         match self {
             Self::NoFamily(what) => Shown(what).fmt(f),
             Self::Unsupported(what) => {
-                write!(f, "{} is not supported; there are ", Shown(what))?;
+                write!(f, "{} is not supported; supported are ", Shown(what))?;
                 model_types().try_for_each(|name| write!(f, "{name}, "))?;
                 f.write_str("and timm's ViT, DeiT, EVA, DINOv3 and BEiT")
             }
             Self::NoArchitecture { name, near } => {
                 let name = Shown(name);
-                write!(f, "'{name}' is not supported: it is no model_type or architecture that is known here")?;
-                if near.is_empty() { Ok(()) } else { write!(f, "; near it are {}", near.join(", ")) }
+                write!(f, "'{name}' is not supported: it is not a known model_type or architecture")?;
+                if near.is_empty() { Ok(()) } else { write!(f, "; similar names: {}", near.join(", ")) }
             }
             Self::Field(error) => Shown(error).fmt(f),
             Self::Config(error) => error.fmt(f),
@@ -338,14 +339,13 @@ impl core::error::Error for ZooError {
     }
 }
 
-/// Text that quotes a file, as an error message shows it: cut in the middle where it is too long, control characters
-/// escaped.
+/// Displays text from a file in an error message: long text is cut in the middle, control characters are escaped.
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 impl Shown<'_> {
-    /// Bytes of the beginning that are shown.
+    /// How many bytes of the beginning are shown.
     const HEAD: usize = 1500;
-    /// Bytes of the end that are shown: what is said after a quotation.
+    /// How many bytes of the end are shown. They contain what follows a quotation.
     const TAIL: usize = 500;
 }
 
@@ -372,10 +372,10 @@ mod tests {
     use super::*;
 
     fn error(config: &Value) -> String {
-        recipe(config, None, &timm::Nothing).err().expect("no model").to_string()
+        recipe(config, None, &timm::Nothing).err().expect("expected an error").to_string()
     }
 
-    /// What a config says is quoted, but not at any length.
+    /// Messages quote the config, but only up to a limited length.
     #[test]
     fn long_strings_are_cut() {
         let long = "é".repeat(1 << 19);
@@ -407,7 +407,7 @@ mod tests {
             assert!(by_model_type(name, &json!({}), &timm::Nothing).is_some());
             assert!(error(&json!({"model_type": "x"})).contains(&format!(" {name},")));
             let near = error(&json!({"architecture": format!("{name}x")}));
-            assert!(near.split("; near it are ").nth(1).is_some_and(|near| near.contains(name)), "{near}");
+            assert!(near.split("; similar names: ").nth(1).is_some_and(|near| near.contains(name)), "{near}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! OpenCLIP's vision towers (<https://github.com/mlfoundations/open_clip>), native or timm's, beside whatever text tower:
+//! OpenCLIP's vision towers (<https://github.com/mlfoundations/open_clip>), native or from timm, with any text tower:
 //! `open_clip_config.json` and `open_clip_model.safetensors`.
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ fn defaults() -> Value {
     })
 }
 
-/// The native tower's fields.
+/// The fields of the native tower.
 #[derive(Deserialize)]
 struct Native {
     layers: usize,
@@ -71,7 +71,7 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     }
     let heads = n.width.checked_div(n.head_width).unwrap_or(0);
     if heads == 0 || !n.width.is_multiple_of(heads) {
-        return Err(ZooError::Field(format!("width {} does not hold whole heads of {}", n.width, n.head_width)));
+        return Err(ZooError::Field(format!("width {} is not a multiple of head_width {}", n.width, n.head_width)));
     }
     let mut c = Config::plain(n.image_size.height_width(), n.patch_size.height_width(), n.width, n.layers, heads);
     c.mlp_dim = scaled(c.dim, n.mlp_ratio)?;
@@ -83,7 +83,7 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     let before = json["final_ln_after_pool"] == Value::Bool(false);
     let readout = match &*n.pool_type {
         "tok" => Readout { pool: Pool::Class, norm: true },
-        // The mean of what is normalised is not what is normalised of the mean.
+        // The norm comes before the mean here, and they cannot be exchanged.
         "avg" => Readout { pool: Pool::MeanPatches, norm: !before },
         other => return Err(ZooError::Unsupported(format!("pool_type '{other}'"))),
     };
@@ -92,14 +92,14 @@ fn native(model: &Value, json: &Value, tensors: &dyn Catalog) -> Result<Recipe, 
     c.projection = tensors.shape("visual.proj").and_then(|shape| shape.get(1)).map_or(0, |columns| *columns);
     let other_sizes =
         OtherSizes { whole_patches: false, by_count: true, from_square: true, rounded: false, ..OtherSizes::TIMM };
-    Ok(Recipe::new(c, Layout { config: c }, other_sizes))
+    Ok(Recipe::new(c, OpenClipNames { config: c }, other_sizes))
 }
 
-struct Layout {
+struct OpenClipNames {
     config: Config,
 }
 
-impl Names for Layout {
+impl Names for OpenClipNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("visual.{name}");
         let module = |name: &str| Place::module(param, shape, own(name));
@@ -137,17 +137,17 @@ impl Names for Layout {
     }
 }
 
-/// A tower of timm's, under `visual.trunk.`, and the projection that OpenCLIP puts after it.
+/// A tower from timm, with its tensors under `visual.trunk.`, and OpenCLIP's projection after it.
 fn trunk(name: &str, vision: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
-    // What is null is not what is left out: it asks for nothing.
+    // In this config null is not the same as absent: it means none.
     let text = |field: &str, default| vision.get(field).map_or(default, |value| value.as_str().unwrap_or_default());
     let rows = |tensor: &str| tensors.shape(tensor).and_then(|shape| shape.first()).copied();
     let (projection, pool) = (text("timm_proj", "linear"), text("timm_pool", "avg"));
-    // The trunk's size is the one that its name says.
+    // The image size of the trunk follows from its name.
     let (class, mut args) = timm::arguments(name, &Value::Null)?;
     let own_head = projection.is_empty();
     args.insert("num_classes".into(), json!(if own_head { rows("visual.trunk.head.weight").unwrap_or(0) } else { 0 }));
-    // Where another projection follows, the trunk is built as its name says and pools otherwise only afterwards.
+    // If a projection follows, OpenCLIP builds the trunk from its name and changes the pooling afterwards.
     let pools_afterwards = projection == "linear";
     if !pools_afterwards {
         args.insert("global_pool".into(), pool.into());
@@ -156,7 +156,7 @@ fn trunk(name: &str, vision: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     let config = &mut recipe.config;
     if let (true, Some(readout)) = (pools_afterwards && !pool.is_empty(), &mut config.embedding) {
         if pool == "map" && readout.pool != Pool::Attention {
-            return Err(ZooError::Unsupported("timm_pool 'map' of a trunk without such a pool".into()));
+            return Err(ZooError::Unsupported("timm_pool 'map' with a trunk that has no attention pool".into()));
         }
         readout.pool = timm::pool(pool, false)?.unwrap_or(readout.pool);
     }
@@ -176,7 +176,7 @@ fn trunk(name: &str, vision: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
 
 struct Trunk {
     names: Box<dyn Names>,
-    /// Whether the projection is the trunk's own head.
+    /// Whether the projection is the head of the trunk.
     own_head: bool,
 }
 

@@ -1,35 +1,35 @@
-//! Position embeddings at other sizes of image, resampled as the checkpoint's own code does it.
+//! Position embeddings for other image sizes, resampled as in the checkpoint's original code.
 //!
-//! Both filters are separable and agree with `torch.nn.functional.interpolate` to rounding.
+//! Both filters are separable. They agree with `torch.nn.functional.interpolate` up to rounding.
 use core::ops::Range;
 
 use crate::config::Config;
 use crate::memory::OutOfMemory;
 use crate::weights::Values;
 
-/// What happens to positions at other sizes of image.
+/// How positions change with the image size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtherSizes {
-    /// How learned positions are resampled; `None` where other sizes are not supported.
+    /// How learned positions are resampled; `None` if other sizes are not supported.
     pub filter: Option<Filter>,
-    /// Whether other sizes have to be whole patches. If not, what is left over is dropped.
+    /// Whether the image size must be a multiple of the patch. If not, the remaining pixels are ignored.
     pub whole_patches: bool,
-    /// Whether a grid of as many patches is taken for the same grid, whatever its shape.
+    /// Whether a grid with the same number of patches keeps its positions, whatever its shape.
     pub by_count: bool,
-    /// Whether the checkpoint's own grid has to be square.
+    /// Whether the grid of the checkpoint must be square.
     pub from_square: bool,
-    /// Whether what is resampled is rounded to the precision that the checkpoint stores positions in.
+    /// Whether resampled positions are rounded to the dtype in which the checkpoint stores positions.
     pub rounded: bool,
 }
 
 impl OtherSizes {
-    /// The checkpoint's own size and no other.
+    /// Only the size of the checkpoint.
     pub(super) const NONE: Self =
         Self { filter: None, whole_patches: true, by_count: false, from_square: false, rounded: false };
-    /// Hugging Face: bicubic without antialiasing, from a square grid; what is left over is dropped.
+    /// Hugging Face: bicubic without antialiasing, from a square grid; remaining pixels are ignored.
     pub(super) const HF: Self =
         Self { filter: Some(Filter::Bicubic), whole_patches: false, from_square: true, ..Self::NONE };
-    /// timm: antialiased, in the precision of the file; whole patches alone.
+    /// timm: bicubic with antialiasing, rounded to the dtype of the file; only whole patches.
     pub(super) const TIMM: Self = Self { filter: Some(Filter::BicubicAntialiased), rounded: true, ..Self::NONE };
 }
 
@@ -39,16 +39,16 @@ impl OtherSizes {
 pub enum Filter {
     /// `mode="bicubic", align_corners=False`: a = −0.75, four taps, indices clamped at the border.
     Bicubic,
-    /// `mode="bicubic", antialias=True`: a = −0.5, the filter as wide as the step where that shrinks, renormalised at the
-    /// border.
+    /// `mode="bicubic", antialias=True`: a = −0.5. When shrinking, the filter is as wide as the step. Weights are
+    /// renormalised at the border.
     BicubicAntialiased,
 }
 
-/// The positions of `own`'s grid, `table` \[position_prefix + patches, dim\], for `other`'s, as a parameter's values. Those
-/// in front of the patches are left alone.
+/// Resamples the positions `table`, \[position_prefix + patches, dim\], from the grid of `own` to the grid of `other`.
+/// Positions of tokens in front of the patches are unchanged.
 ///
 /// # Errors
-/// When the system does not give the memory: 8 bytes for each of rows of `own`'s grid × columns of `other`'s × dim.
+/// If the allocation fails. It needs 8 bytes × rows of the grid of `own` × columns of the grid of `other` × dim.
 pub fn positions<'a>(
     filter: Filter,
     table: &'a [f32],
@@ -78,7 +78,7 @@ fn zeros(height: usize, width: usize, dim: usize) -> Result<Vec<f64>, OutOfMemor
     Ok(zeros)
 }
 
-/// Positions for another grid, resampled along x, and along y as they are read; see [`positions`].
+/// Positions for another grid. They are resampled along x at first, and along y while they are read; see [`positions`].
 #[derive(Debug)]
 pub struct Resampled<'a> {
     filter: Filter,
@@ -98,7 +98,7 @@ impl Values for Resampled<'_> {
             return;
         };
         let (y, x) = (patch / width, patch % width);
-        // The sum is f64, a few columns at a time.
+        // The sums are in f64, for a few columns at a time.
         let mut sums = [0.0f64; 256];
         for (index, into) in into.chunks_mut(sums.len()).enumerate() {
             let (start, sums) = (start + index * sums.len(), &mut sums[..into.len()]);
@@ -112,20 +112,20 @@ impl Values for Resampled<'_> {
     }
 }
 
-/// The places among `from` that one of `to` places is made of, and their weights.
+/// The weights with which one of `to` samples is made of `from` samples.
 struct Taps {
     filter: Filter,
     from: usize,
     centre: f64,
-    /// How much wider the filter is than where nothing shrinks.
+    /// The factor by which the filter is wider because of shrinking.
     stretch: f64,
-    /// What weights are divided by.
+    /// The sum of the weights, which each weight is divided by.
     sum: f64,
     next: Range<i64>,
 }
 
 impl Taps {
-    /// Those of place `i`.
+    /// The weights of sample `i`.
     fn new(filter: Filter, from: usize, to: usize, i: usize) -> Self {
         // torch computes the step in f32.
         let step = f64::from(from as f32 / to as f32);
@@ -150,7 +150,7 @@ impl Taps {
         Self { sum, ..taps }
     }
 
-    /// The weight of place `j`, before it is divided by the sum.
+    /// The weight of sample `j`, before the division by the sum.
     fn weight(&self, j: i64) -> f64 {
         match self.filter {
             Filter::Bicubic => {
@@ -197,7 +197,7 @@ mod tests {
                     let sum: f64 = taps.iter().map(|tap| tap.1).sum();
                     assert!((sum - 1.0).abs() < 1e-12 && taps.iter().all(|tap| tap.0 < from));
                     if from == to {
-                        // At the border taps coincide.
+                        // At the border several taps have the same index.
                         assert!(taps.iter().all(|&(j, weight)| weight == 0.0 || i == j));
                     }
                 }
@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    /// A plane is kept where no border is near, and its values grow along the right axis.
+    /// A linear function is reproduced away from the border, and each axis is resampled along itself.
     #[test]
     fn a_plane_stays_one() {
         let own = Config { positions: Positions::All, ..Config::plain([40, 60], [5, 5], 1, 1, 1) };
@@ -219,7 +219,7 @@ mod tests {
             let patches = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
             [7.0].into_iter().chain(patches.map(|(y, x)| plane(c, y, x))).collect()
         };
-        // Keys' kernel reproduces lines with a = −0.5 alone.
+        // Keys' kernel reproduces linear functions only with a = −0.5.
         for (filter, bound) in [(Filter::Bicubic, 0.03), (Filter::BicubicAntialiased, 1e-5)] {
             let (table, want) = (grid(&own), grid(&other));
             let values = positions(filter, &table, &own, &other).unwrap();
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// More columns than are summed at a time, read in parts.
+    /// More columns than are summed at a time, read in several parts.
     #[test]
     fn any_part_of_a_row() {
         let own = Config { positions: Positions::Patches, ..Config::plain([3, 2], [1, 1], 600, 1, 1) };

@@ -1,34 +1,34 @@
 //! The angles of rotary position embeddings.
 use crate::weights::Values;
 
-/// How angles follow from a patch's place, for each pair of a head's elements.
+/// How the angle of each pair of a head's elements follows from the position of a patch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Rotary {
-    /// DINOv3 (Siméoni et al. 2025, <https://arxiv.org/abs/2508.10104>): places in −1..1 along each axis, halves rotated.
+    /// DINOv3 (Siméoni et al. 2025, <https://arxiv.org/abs/2508.10104>): positions in −1..1 along each axis.
     Normalised {
         /// Base of the periods.
         theta: f64,
     },
-    /// EVA-02 (Fang et al. 2023, <https://arxiv.org/abs/2303.11331>) and its kin: places counted in patches.
+    /// EVA-02 (Fang et al. 2023, <https://arxiv.org/abs/2303.11331>) and related models: positions counted in patches.
     Counted {
         /// Base of the frequencies.
         temperature: f64,
-        /// Added to every place.
+        /// Added to every position.
         offset: f64,
-        /// The grid, \[rows, columns\], whose range of places other grids are scaled to.
+        /// The grid, \[rows, columns\], to whose range of positions other grids are scaled.
         reference: Option<[usize; 2]>,
-        /// Whether x comes before y.
+        /// Whether the angles of x come before those of y.
         x_first: bool,
     },
 }
 
 impl Rotary {
-    /// Cosines and then sines for each patch of a grid, \[patches, head_dim\]: angle j is that of elements j and
-    /// j + head_dim/2, of which the first half belongs to one axis and the second to the other. `None` if head_dim
-    /// is no multiple of 4.
+    /// Cosines and then sines for each patch of a grid, \[patches, head_dim\]: angle j rotates the elements j and j +
+    /// head_dim/2. The first half of the angles belongs to one axis, the second half to the other. `None` if head_dim
+    /// is not a multiple of 4.
     ///
-    /// Every element is computed when it is read: a table of any size takes no memory.
+    /// Elements are computed while they are read, so a table of any size takes no memory.
     pub fn table(self, grid: [usize; 2], head_dim: usize) -> Option<Table> {
         (head_dim > 0 && head_dim.is_multiple_of(4)).then_some(Table { rotary: self, grid, head_dim })
     }
@@ -75,7 +75,7 @@ impl Values for Table {
 mod tests {
     use super::*;
 
-    /// Two by three patches, heads of 8: angles by hand.
+    /// Two by three patches, heads of 8, with angles computed by hand.
     #[test]
     fn cosines_come_before_sines_and_rows_before_columns() {
         let rotary = Rotary::Counted { temperature: 100.0, offset: 0.5, reference: None, x_first: false };
@@ -98,7 +98,7 @@ mod tests {
         let side = 1 << 24;
         let mut last = [0.0; 4];
         Rotary::Normalised { theta: 100.0 }.table([side, side], 4).unwrap().read(side * side - 1, 0, &mut last);
-        // The last patch is at 1 − 1/2²⁴ along both axes: just before a whole turn.
+        // The last patch is at 1 − 1/2²⁴ along both axes, just before a full turn.
         let angle = core::f64::consts::TAU * (1.0 - 1.0 / side as f64);
         assert_eq!(last, [angle.cos() as f32, angle.cos() as f32, angle.sin() as f32, angle.sin() as f32]);
     }

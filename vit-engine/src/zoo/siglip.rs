@@ -1,5 +1,6 @@
-//! SigLIP's vision tower (Zhai et al. 2023, <https://arxiv.org/abs/2303.15343>) and SigLIP2's of fixed size (Tschannen et
-//! al. 2025, <https://arxiv.org/abs/2502.14786>), alone or beside a text tower, as transformers saves them.
+//! SigLIP's vision tower (Zhai et al. 2023, <https://arxiv.org/abs/2303.15343>) and that of fixed-size SigLIP2
+//! (Tschannen et al. 2025, <https://arxiv.org/abs/2502.14786>), alone or beside a text tower, as transformers saves
+//! them.
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,15 +35,15 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
     c.logits = Readout { pool: Pool::MeanPatches, norm: false };
     c.classes = hf::classes(config, tensors, "classifier");
     let prefix = hf::prefix(tensors, &["vision_model.", ""], "embeddings.patch_embedding.weight");
-    Ok(Recipe::new(c, Layout { config: c, prefix }, OtherSizes::HF))
+    Ok(Recipe::new(c, SiglipNames { config: c, prefix }, OtherSizes::HF))
 }
 
-struct Layout {
+struct SiglipNames {
     config: Config,
     prefix: String,
 }
 
-impl Names for Layout {
+impl Names for SiglipNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("{}{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);

@@ -1,18 +1,18 @@
-//! What a checkpoint may be whose config does not say, by the names of its tensors.
+//! Guesses the family of a checkpoint from its tensors, for configs that do not state it.
 use serde_json::Value;
 
 use super::{Catalog, ZooError, timm};
 
-/// The `model_type` of a config that gives sizes in transformers' words and forgets to say whose they are.
+/// The `model_type` for a config that has transformers' size fields but no `model_type`.
 ///
 /// # Errors
-/// When the tensors are no family's, could be of several architectures, or the sizes are not there: with what to do.
+/// If the tensors match no family or several architectures, or the sizes are missing. The error says what to do.
 pub(super) fn family(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, ZooError> {
     told(config, tensors)
-        .map_err(|hint| ZooError::NoFamily(format!("neither 'model_type' nor 'architecture' says what it is; {hint}")))
+        .map_err(|hint| ZooError::NoFamily(format!("neither 'model_type' nor 'architecture' is given; {hint}")))
 }
 
-/// The family, or what to do.
+/// The family, or a text that says what to do.
 fn told(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, String> {
     let any = |part: &str| tensors.names().any(|name| name.contains(part));
     if any("blocks.0.") && any("patch_embed.") {
@@ -40,7 +40,7 @@ fn told(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, String> {
     } else if any("distillation_token") {
         "deit"
     } else if any("layernorm_before.") {
-        // MAE's encoder has ViT's tensors, and means the same.
+        // MAE's encoder has the same tensors as ViT, and the same meaning.
         "vit"
     } else {
         return Err("the tensors are no family's that is known here; put the model's own config.json beside the \
@@ -57,11 +57,12 @@ fn told(config: &Value, tensors: &dyn Catalog) -> Result<&'static str, String> {
     ))
 }
 
-/// What to do about timm's tensors without an architecture: those that fit in width, depth and patch size.
+/// What to do about timm's tensors without an architecture: lists the architectures with this width, depth and patch
+/// size.
 fn of_timm(tensors: &dyn Catalog) -> String {
     let shape = tensors.shape("patch_embed.proj.weight").unwrap_or_default();
     let [dim, channels, height, width] = *shape else {
-        return "this looks like a model of timm's: name its architecture with --as, or in config.json".into();
+        return "this looks like a timm model: state its architecture with --as or in config.json".into();
     };
     let depth = (0..).take_while(|index| tensors.has(&format!("blocks.{index}.norm1.weight"))).count();
     let fits = |name: &&str| {
@@ -73,7 +74,7 @@ fn of_timm(tensors: &dyn Catalog) -> String {
     };
     let fitting: Vec<_> = timm::architectures().filter(fits).take(12).collect();
     let which = match &*fitting {
-        [] => "; none that is known here fits".to_owned(),
+        [] => "; no known architecture fits".to_owned(),
         some => format!(", one of {}", some.join(", ")),
     };
     format!(

@@ -1,4 +1,4 @@
-//! ViT (Dosovitskiy et al. 2020), DINO and AugReg, MAE's encoder (He et al. 2021) over all patches in their order, and DeiT
+//! ViT (Dosovitskiy et al. 2020), DINO and AugReg, MAE's encoder (He et al. 2021) on all patches in order, and DeiT
 //! with its distillation token (Touvron et al. 2020), as transformers saves them.
 use serde_json::{Value, json};
 
@@ -29,18 +29,18 @@ pub(super) fn recipe(model_type: &str, config: &Value, tensors: &dyn Catalog) ->
         }
     }
     c.classes = if model_type == "vit_mae" { 0 } else { hf::classes(&json, tensors, head) };
-    let names = Layout { config: c, layers: LayerNames::new(tensors, &prefix), prefix, head };
+    let names = VitNames { config: c, layers: LayerNames::new(tensors, &prefix), prefix, head };
     Ok(Recipe::new(c, names, OtherSizes::HF))
 }
 
-struct Layout {
+struct VitNames {
     config: Config,
     prefix: String,
     layers: LayerNames,
     head: &'static str,
 }
 
-impl Names for Layout {
+impl Names for VitNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let embeddings = |name: &str| format!("{}embeddings.{name}", self.prefix);
         let module = |name: String| Place::module(param, shape, name);
@@ -60,7 +60,7 @@ impl Names for Layout {
     }
 
     fn ignores(&self, tensor: &str) -> bool {
-        // The pooler is not what people take for the embedding, and DINO's files do not have it.
+        // The embedding is not the pooler's output, and DINO's files have no pooler.
         hf::ignores(tensor) || tensor.contains("pooler.dense.")
     }
 }

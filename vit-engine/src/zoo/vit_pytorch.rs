@@ -1,4 +1,5 @@
-//! `vit_pytorch.ViT` (<https://github.com/lucidrains/vit-pytorch>), in every layout of names since 0.10.1.
+//! `vit_pytorch.ViT` (<https://github.com/lucidrains/vit-pytorch>), with the tensor names of every release since
+//! 0.10.1.
 //!
 //! | Releases | Patch embedding | Layer | End | Mean pooling |
 //! |---|---|---|---|---|
@@ -7,7 +8,7 @@
 //! | 1.4.0–1.15.7 | as above | no `fn` | `transformer.norm`, plain head | with the class token |
 //! | since 1.16.0 | as above | no `fn` | as above | no class token at all |
 //!
-//! Which layout a checkpoint has is read off its tensors. In all of them a patch is flattened as (row, column, channel),
+//! The tensors show which names a checkpoint has. In all releases a patch is flattened as (row, column, channel),
 //! LayerNorm's eps is 1e-5, GELU is exact, scores are scaled by head_dim^−½, and q, k, v share `to_qkv`.
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +18,7 @@ use super::{Catalog, Names, OtherSizes, Place, Recipe, Size, ZooError, activatio
 use crate::config::{Biases, Config, PatchOrder, Pool, Readout};
 use crate::parameters::{LayerSite, Param, Site};
 
-/// The constructor's arguments, with its defaults; eps and activation may be named too.
+/// The arguments of the constructor, with its defaults. The config may also have eps and activation.
 #[derive(Deserialize)]
 struct Arguments {
     image_size: Size,
@@ -65,7 +66,7 @@ fn gelu() -> String {
 pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let a: Arguments = fields(config)?;
     let has = |name: &str| tensors.has(name);
-    // Two tensors tell the layouts apart, so that either can be missing and be named.
+    // Two tensors distinguish the releases, so that one of them may be missing, which loading then reports.
     let wrapped = has("transformer.layers.0.0.fn.to_qkv.weight") || has("transformer.layers.0.1.fn.net.0.weight");
     let layer0 = if wrapped { "transformer.layers.0.0.fn" } else { "transformer.layers.0.0" };
     let patch_norm = has("to_patch_embedding.2.weight") || has("to_patch_embedding.3.weight");
@@ -76,7 +77,7 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         patch_order: PatchOrder::RowColumnChannel,
         patch_norm,
         embed_norm: patch_norm,
-        // With mean pooling the newest releases keep a class token of no rows.
+        // With mean pooling the newest releases have a class token with 0 rows.
         class_token: tensors.shape("cls_token").is_none_or(|shape| !shape.contains(&0)),
         head_dim: a.dim_head,
         attention_scale: 1.0 / (a.dim_head as f32).sqrt(),
@@ -99,16 +100,16 @@ pub(super) fn recipe(config: &Value, tensors: &dyn Catalog) -> Result<Recipe, Zo
         let message = format!("an image of {h}×{w} is not a whole number of patches of {ph}×{pw}");
         return Err(ZooError::Field(message));
     }
-    // The library has no code for other sizes.
-    Ok(Recipe::new(config, Layout { config, wrapped }, OtherSizes::NONE))
+    // vit-pytorch has no code for other sizes.
+    Ok(Recipe::new(config, VitPytorchNames { config, wrapped }, OtherSizes::NONE))
 }
 
-struct Layout {
+struct VitPytorchNames {
     config: Config,
     wrapped: bool,
 }
 
-impl Names for Layout {
+impl Names for VitPytorchNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let c = &self.config;
         let module = |name: &str| Place::module(param, shape, name);
@@ -123,7 +124,8 @@ impl Names for Layout {
             Site::Head => module(if c.logits.norm { "mlp_head.1" } else { "mlp_head" }),
             Site::Layer(index, site) => {
                 let block = |part: usize, name: &str| module(&format!("transformer.layers.{index}.{part}{name}"));
-                // `PreNorm` keeps the norm beside the layer it wraps as `fn`; later the layer brings its own.
+                // Old releases have the norm in a `PreNorm` next to the layer `fn` that it wraps; newer layers contain
+                // their norm.
                 match (site, self.wrapped) {
                     (LayerSite::AttentionNorm, _) => block(0, ".norm"),
                     (LayerSite::MlpNorm, true) => block(1, ".norm"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use vit_engine::file::{Checkpoint, LoadError, Loaded};
-use vit_engine::{AlignedBox, Executor, Features, Images, Isa, Model, Plan, Precision, Serial};
+use vit_engine::{AlignedBox, Executor, Images, Isa, Model, Output, Plan, Precision, Serial};
 
 /// The levels to test: the one that `VIT_ISA` names, or all that the CPU has; `VIT_REQUIRE_ISA` names those it must have.
 pub fn levels() -> Vec<Isa> {
@@ -138,8 +138,8 @@ impl Weights {
 }
 
 /// Runs a model over the whole batch of `pixels`.
-pub fn run(model: &Model<'_>, features: Features, pixels: &Tensor) -> Vec<f32> {
-    let plan = model.plan(features, pixels.shape[0], None).unwrap();
+pub fn run(model: &Model<'_>, output: Output, pixels: &Tensor) -> Vec<f32> {
+    let plan = model.plan(output, pixels.shape[0], None).unwrap();
     run_plan(model, &plan, &pixels.data, &Serial)
 }
 
@@ -170,8 +170,8 @@ pub fn parse(name: &str) -> (&str, Option<[usize; 2]>) {
     (kind, Some([height.parse().unwrap(), width.parse().unwrap()]))
 }
 
-/// The features of that name.
-pub fn features(kind: &str) -> Features {
+/// The output of that name.
+pub fn output(kind: &str) -> Output {
     kind.parse().unwrap()
 }
 

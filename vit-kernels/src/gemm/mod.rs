@@ -57,6 +57,7 @@ pub fn matmul(
 
 /// The left operand of a matmul.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Activations<'a> {
     /// \[rows, k\], for weights in f32, f16 and bf16.
     F32(&'a [f32]),

@@ -4,11 +4,11 @@ use serde_json::Value;
 use vit_kernels::Activation;
 
 use super::super::{OtherSizes, Recipe, ZooError, fields};
-use super::names::{Layout, Qkv};
+use super::names::{Qkv, TimmNames};
 use super::{Common, pool, read_out, truthy};
 use crate::config::Positions;
 
-/// The constructor's arguments that not all classes have.
+/// The arguments of the constructor that not all classes have.
 #[derive(Deserialize)]
 struct Arguments {
     swiglu_mlp: bool,
@@ -34,11 +34,11 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
     read_out(&mut c, pool(&common.global_pool, false)?, norm_after);
     let other_sizes =
         if c.relative_bias { OtherSizes::NONE } else { OtherSizes { from_square: true, ..OtherSizes::TIMM } };
-    let names = Layout {
+    let names = TimmNames {
         qkv: Qkv::FusedApartFromBiases,
         scales: ["gamma_1", "gamma_2"],
         biases: [a.use_rel_pos_bias, a.use_shared_rel_pos_bias],
-        ..Layout::new(c, prefix)
+        ..TimmNames::new(c, prefix)
     };
     Ok(Recipe::new(c, names, other_sizes))
 }

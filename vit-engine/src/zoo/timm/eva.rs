@@ -5,11 +5,11 @@ use serde_json::Value;
 use vit_kernels::Activation;
 
 use super::super::{Recipe, Rotary, Size, ZooError, fields, scaled};
-use super::names::{Layout, Qkv};
+use super::names::{Qkv, TimmNames};
 use super::{Common, only, other_sizes, pool, read_out};
 use crate::config::{AttentionPool, Pool, Positions};
 
-/// The constructor's arguments that not all classes have.
+/// The arguments of the constructor that not all classes have.
 #[derive(Deserialize)]
 struct Arguments {
     num_kv_heads: Value,
@@ -43,7 +43,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// What of it is not supported.
+    /// Returns an error for arguments that are not supported.
     fn check(&self) -> Result<(), ZooError> {
         only("attn_type", &self.attn_type, &["eva", "rope"])?;
         let flags = [
@@ -58,7 +58,7 @@ impl Arguments {
         }
     }
 
-    /// The rotation, if there is one, and whether it pairs neighbours.
+    /// The rotary positions, if there are any, and whether they rotate pairs of neighbours.
     fn rotary(&self) -> Result<Option<(Rotary, bool)>, ZooError> {
         if !self.use_rot_pos_emb {
             return Ok(None);
@@ -113,7 +113,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
     c.rope = rotary.is_some();
     if c.rope && !c.head_dim.is_multiple_of(4) {
         return Err(ZooError::Field(format!(
-            "a head is {} wide; RoPE over rows and columns needs a multiple of 4",
+            "head_dim is {}; RoPE over rows and columns needs a multiple of 4",
             c.head_dim
         )));
     }
@@ -121,7 +121,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
     c.final_norm = a.use_post_transformer_norm.unwrap_or(!norm_after);
     if common.global_pool == "map" {
         if a.swiglu_mlp {
-            return Err(ZooError::Unsupported("global_pool 'map' beside a gated feed-forward".into()));
+            return Err(ZooError::Unsupported("global_pool 'map' with a gated feed-forward".into()));
         }
         c.attention_pool = Some(AttentionPool {
             heads: a.attn_pool_num_heads.unwrap_or(c.heads),
@@ -130,14 +130,14 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         });
     }
     let pool = match pool(&common.global_pool, false)? {
-        // Without a class token it is the first token, whatever that is.
+        // Without a class token timm would take the first token, whatever it is.
         Some(Pool::Class) if !c.class_token => {
-            return Err(ZooError::Unsupported("a token pool without class token".into()));
+            return Err(ZooError::Unsupported("global_pool 'token' without a class token".into()));
         }
         pool => pool,
     };
     read_out(&mut c, pool, norm_after);
-    let names = Layout {
+    let names = TimmNames {
         qkv: match (a.qkv_fused, &*a.attn_type) {
             (false, _) => Qkv::Apart,
             (true, "rope") => Qkv::Fused,
@@ -146,7 +146,7 @@ pub(super) fn recipe(args: &Value, prefix: &str) -> Result<Recipe, ZooError> {
         pairs: rotary.is_some_and(|rotary| rotary.1),
         packed: a.swiglu_mlp && !split,
         scales: ["gamma_1", "gamma_2"],
-        ..Layout::new(c, prefix)
+        ..TimmNames::new(c, prefix)
     };
     let mut recipe = Recipe::new(c, names, other_sizes(&c, a.dynamic_img_size)?);
     recipe.rotary = rotary.map(|rotary| rotary.0);

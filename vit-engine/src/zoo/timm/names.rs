@@ -1,43 +1,43 @@
-//! What timm calls parameters: the same in all classes but for a few.
+//! The tensor names of timm, which are almost the same in all classes.
 use super::super::hf::{self, none};
 use super::super::{Names, Place, View};
 use crate::config::Config;
 use crate::parameters::{LayerSite, Param, Part, PoolSite, Site};
 
-/// Where the classes differ.
-pub(super) struct Layout {
+/// The tensor names of a model. The fields are the differences between classes.
+pub(super) struct TimmNames {
     pub(super) config: Config,
-    /// What stands before every name.
+    /// The prefix of every name.
     pub(super) prefix: String,
     pub(super) qkv: Qkv,
-    /// Whether rotations pair neighbours.
+    /// Whether rotary positions rotate pairs of neighbours.
     pub(super) pairs: bool,
-    /// Whether gate and up stand in one tensor.
+    /// Whether gate and up are in one tensor.
     pub(super) packed: bool,
     /// The names of the two layer scales.
     pub(super) scales: [&'static str; 2],
-    /// Whether each layer has a table of relative biases, and whether all share one.
+    /// Whether each layer has a table of relative biases, and whether all layers share one.
     pub(super) biases: [bool; 2],
 }
 
-/// How queries, keys and values stand.
+/// How the tensors of queries, keys and values are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Qkv {
-    /// In one tensor, and so their biases.
+    /// Weights in one tensor, biases in one tensor.
     Fused,
-    /// In one tensor, the biases of queries and values in one each.
+    /// Weights in one tensor; the biases of queries and of values in separate ones.
     FusedApartFromBiases,
-    /// Each in its own.
+    /// Each in its own tensors.
     Apart,
 }
 
-impl Layout {
+impl TimmNames {
     pub(super) fn new(config: Config, prefix: &str) -> Self {
         let scales = ["ls1.gamma", "ls2.gamma"];
         Self { config, prefix: prefix.into(), qkv: Qkv::Fused, pairs: false, packed: false, scales, biases: [false; 2] }
     }
 
-    /// Queries, keys or values: 0, 1, 2.
+    /// The place of the queries, keys or values (`index` 0, 1, 2).
     fn attention(&self, param: Param, shape: [usize; 2], attention: &str, index: usize) -> Place {
         let fused = || Place::module(param, shape, format!("{attention}qkv")).part(index, 3);
         match (self.qkv, param.part) {
@@ -88,7 +88,7 @@ impl Layout {
     }
 }
 
-impl Names for Layout {
+impl Names for TimmNames {
     fn place(&self, param: Param, shape: [usize; 2]) -> Place {
         let own = |name: &str| format!("{}{name}", self.prefix);
         let module = |name: &str| Place::module(param, shape, own(name));
@@ -117,7 +117,7 @@ impl Names for Layout {
         }
     }
 
-    /// Tensors that timm leaves aside too.
+    /// Tensors that timm ignores too.
     fn ignores(&self, tensor: &str) -> bool {
         hf::ignores(tensor) || tensor.contains("rope.")
     }

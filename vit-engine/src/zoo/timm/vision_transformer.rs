@@ -3,11 +3,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{Recipe, ZooError, activation, fields};
-use super::names::Layout;
+use super::names::TimmNames;
 use super::{Common, Norm, only, other_sizes, pool, read_out, truthy};
 use crate::config::{AttentionPool, Pool, Positions, Readout};
 
-/// The constructor's arguments that not all classes have.
+/// The arguments of the constructor that not all classes have.
 #[derive(Deserialize)]
 struct Arguments {
     qk_norm: bool,
@@ -58,7 +58,7 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         _ => Positions::Absent,
     };
     if distilled {
-        // Its class has positions whatever it is told, and its forward pass leaves registers aside.
+        // The distilled class always has positions, and its forward pass ignores registers.
         c.positions = if a.no_embed_class { Positions::Patches } else { Positions::All };
         c.registers = 0;
     }
@@ -87,5 +87,5 @@ pub(super) fn recipe(args: &Value, distilled: bool, prefix: &str) -> Result<Reci
         (c.logits, c.distillation_head) = (Readout { pool: Pool::ClassAndDistillation, norm: false }, c.classes > 0);
     }
     let other_sizes = other_sizes(&c, a.dynamic_img_size)?;
-    Ok(Recipe::new(c, Layout { packed, ..Layout::new(c, prefix) }, other_sizes))
+    Ok(Recipe::new(c, TimmNames { packed, ..TimmNames::new(c, prefix) }, other_sizes))
 }

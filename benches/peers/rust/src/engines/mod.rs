@@ -6,7 +6,7 @@ mod tract;
 mod vit;
 
 use anyhow::{Result, bail};
-use vit_engine::Features;
+use vit_engine::Output;
 
 use crate::Task;
 
@@ -19,8 +19,8 @@ pub(crate) const SHAPE: [usize; 4] = [1, 3, 224, 224];
 /// Loads the model into an engine and answers requests.
 pub(crate) fn serve(engine: &str, task: &Task) -> Result<()> {
     match engine {
-        "vit" => vit::serve(task, Features::Logits),
-        "vit-all" => vit::serve(task, Features::Patches),
+        "vit" => vit::serve(task, Output::Logits),
+        "vit-all" => vit::serve(task, Output::Patches),
         "rten" => rten::serve(task),
         "tract" => tract::serve(task),
         "candle" => candle::serve(task),

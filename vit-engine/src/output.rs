@@ -1,14 +1,14 @@
-//! What a user may ask for.
+//! What a forward pass can output.
 use core::fmt;
 use core::str::FromStr;
 
 use crate::config::{Config, Pool};
 
-/// The output of a forward pass.
+/// What a forward pass computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Features {
-    /// The head's outputs, \[batch, classes\].
+pub enum Output {
+    /// The outputs of the head, \[batch, classes\].
     Logits,
     /// The class token after the final norm (where the model has one), \[batch, dim\].
     Class,
@@ -16,16 +16,18 @@ pub enum Features {
     Patches,
     /// The registers after the final norm (where the model has one), \[batch, registers, dim\].
     Registers,
-    /// The vector that stands for the image, \[batch, embedding_len\].
+    /// One vector for the whole image, \[batch, embedding_len\].
     Embedding,
-    /// All tokens after that many layers, before the final norm, \[batch, tokens, dim\]; 0 is what goes into the first.
+    /// All tokens after this many layers, without the final norm, \[batch, tokens, dim\]; 0 is the input of the first
+    /// layer.
     Layer(usize),
-    /// What every query gives to every key, after the softmax, \[batch, depth, heads, tokens, tokens\].
+    /// The attention probabilities of all layers (after the softmax), \[batch, depth, heads, queries, keys\]; queries
+    /// and keys are all tokens.
     Attention,
 }
 
-impl Features {
-    /// Elements of the output for one image; `None` where the model does not have it.
+impl Output {
+    /// Elements of the output for one image; `None` if the model does not have this output.
     pub fn len(self, config: &Config) -> Option<usize> {
         let c = config;
         match self {
@@ -43,7 +45,7 @@ impl Features {
         }
     }
 
-    /// Layers that have to run.
+    /// How many layers have to run.
     pub(crate) fn layers(self, config: &Config) -> usize {
         match self {
             Self::Layer(layer) => layer,
@@ -51,7 +53,7 @@ impl Features {
         }
     }
 
-    /// How many of an image's first tokens the last layer has to deliver: the other rows of it are not computed.
+    /// How many tokens, from the first on, the last layer computes for each image. The output does not need the others.
     pub(crate) fn rows_of_last_layer(self, config: &Config) -> usize {
         match self {
             Self::Logits => config.logits.pool.rows(config),
@@ -63,7 +65,7 @@ impl Features {
     }
 }
 
-impl fmt::Display for Features {
+impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Logits => "logits",
@@ -77,11 +79,11 @@ impl fmt::Display for Features {
     }
 }
 
-impl FromStr for Features {
-    type Err = UnknownFeatures;
+impl FromStr for Output {
+    type Err = UnknownOutput;
 
-    /// Reads what `Display` writes: 'patches', 'layer:3'.
-    fn from_str(text: &str) -> Result<Self, UnknownFeatures> {
+    /// Parses what `Display` writes, such as 'patches' or 'layer:3'.
+    fn from_str(text: &str) -> Result<Self, UnknownOutput> {
         Ok(match text {
             "logits" => Self::Logits,
             "class" => Self::Class,
@@ -89,28 +91,28 @@ impl FromStr for Features {
             "registers" => Self::Registers,
             "embedding" => Self::Embedding,
             "attention" => Self::Attention,
-            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownFeatures)?),
+            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownOutput)?),
         })
     }
 }
 
-/// A text that names no features.
+/// The text is not the name of an [`Output`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownFeatures;
+pub struct UnknownOutput;
 
-impl fmt::Display for UnknownFeatures {
+impl fmt::Display for UnknownOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "there are logits, class, patches, registers, embedding, attention, and layer:0, the input of the first \
-             layer, layer:1, …",
+            "expected logits, class, patches, registers, embedding, attention, layer:0 (the input of the first layer) or \
+             layer:N (the tokens after N layers)",
         )
     }
 }
 
-impl core::error::Error for UnknownFeatures {}
+impl core::error::Error for UnknownOutput {}
 
 impl Pool {
-    /// How many of an image's first tokens it reads.
+    /// How many tokens of each image it reads, from the first on.
     fn rows(self, config: &Config) -> usize {
         match self {
             Self::Class => 1,
@@ -129,10 +131,10 @@ mod tests {
     #[test]
     fn they_are_read_as_they_are_written() {
         for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
-            assert_eq!(text.parse::<Features>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
         for text in ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"] {
-            assert_eq!(text.parse::<Features>(), Err(UnknownFeatures));
+            assert_eq!(text.parse::<Output>(), Err(UnknownOutput));
         }
     }
 }
