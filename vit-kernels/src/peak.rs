@@ -1,6 +1,8 @@
 //! Multiply–adds alone: the peak rate of a core, to compare kernels with.
+use core::hint::black_box;
+
 use crate::isa::Isa;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, MAX_INT8_ROWS, Simd};
 
 /// Independent chains of 16 lanes.
 const CHAINS: usize = 24;
@@ -42,7 +44,7 @@ impl<const N: usize> Kernel for ChainGroup<N> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        let (factor, step) = (s.splat(core::hint::black_box(0.999)), s.splat(core::hint::black_box(0.001)));
+        let (factor, step) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
         let mut chains = [s.splat(self.1 as f32); N];
         for (i, chain) in chains.iter_mut().enumerate() {
             *chain = s.splat((i + self.1) as f32);
@@ -53,6 +55,72 @@ impl<const N: usize> Kernel for ChainGroup<N> {
             }
         }
         chains.into_iter().map(|chain| s.sum(chain)).sum()
+    }
+}
+
+/// Groups of inputs that the int8 chains go through, again and again: their operands stay in L1.
+const GROUPS: usize = 8;
+
+/// Runs the int8 register tile's multiply–adds alone, `steps` times over operands in L1 that need no preparation.
+/// Returns the operations done (two per multiply–add of 8-bit numbers) and a value that depends on all of them.
+pub fn int8_multiply_adds(isa: Isa, steps: usize) -> (u64, f32) {
+    isa.call_int8(Int8Chains { steps })
+}
+
+struct Int8Chains {
+    steps: usize,
+}
+
+impl Kernel for Int8Chains {
+    type Output = (u64, f32);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (u64, f32) {
+        match S::INT8_PANELS {
+            3 => s.call(Int8Tile::<3>(self.steps)),
+            2 => s.call(Int8Tile::<2>(self.steps)),
+            _ => s.call(Int8Tile::<1>(self.steps)),
+        }
+    }
+}
+
+/// `P` panels over `.0` steps.
+struct Int8Tile<const P: usize>(usize);
+
+impl<const P: usize> Kernel for Int8Tile<P> {
+    type Output = (u64, f32);
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    fn run<S: Simd>(self, s: S) -> (u64, f32) {
+        let mut a = [[s.splat_activations([1; 4]); MAX_INT8_ROWS]; GROUPS];
+        let mut w = [[s.load_weights(&[[1; 4]; LANES]); P]; GROUPS];
+        for g in 0..GROUPS {
+            for m in 0..S::INT8_ROWS {
+                a[g][m] = s.splat_activations([(g + m) as i8; 4]);
+            }
+            for p in 0..P {
+                w[g][p] = s.load_weights(&[[1 - 2 * ((g + p) % 2) as i8; 4]; LANES]);
+            }
+        }
+        let mut acc = [[s.start(&[0; LANES]); P]; MAX_INT8_ROWS];
+        for _ in 0..self.0 {
+            // The compiler must not see that the products are the same in every step.
+            let (a, w) = black_box((&a, &w));
+            for g in 0..GROUPS {
+                for m in 0..S::INT8_ROWS {
+                    for p in 0..P {
+                        acc[m][p] = s.dot(acc[m][p], a[g][m], w[g][p]);
+                    }
+                }
+            }
+        }
+        let mut total = 0.0;
+        for m in 0..S::INT8_ROWS {
+            for p in 0..P {
+                total += s.sum(s.to_f32(acc[m][p]));
+            }
+        }
+        let ops = 2 * 4 * (GROUPS * S::INT8_ROWS * P * LANES) as u64 * self.0 as u64;
+        (ops, total)
     }
 }
 
@@ -68,6 +136,15 @@ mod tests {
             assert_eq!(flops, 24 * 16 * 2 * 5000);
             // x·0.999 + 0.001 tends to 1 in each of the 24 · 16 lanes.
             assert!((sum - 384.0).abs() < 60.0, "{isa}: {sum}");
+        }
+    }
+
+    #[test]
+    fn every_int8_product_is_added() {
+        for isa in levels() {
+            let ((once, first), (all, sum)) = (int8_multiply_adds(isa, 1), int8_multiply_adds(isa, 3));
+            // Activations are g + m, weights 1 or −1 in turn: the sums grow by the same in every step.
+            assert!(once > 0 && all == 3 * once && first != 0.0 && sum == 3.0 * first, "{isa}: {first} {sum}");
         }
     }
 }

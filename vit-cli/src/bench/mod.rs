@@ -24,7 +24,8 @@ use subject::Subject;
 /// Time a model: normalised f32 pixels in memory to logits
 ///
 /// 'efficiency' is 2·MACs ÷ median time ÷ peak. MACs are the executed ones. The peak is the median of short windows of
-/// independent multiply-adds on the same threads, between the forward passes, so that both see the same machine.
+/// independent multiply-adds on the same threads, between the forward passes, so that both see the same machine; in
+/// int8 they are multiply-adds of 8-bit numbers.
 #[derive(clap::Args)]
 #[command(after_help = "\
 NAME is an architecture of timm's, with seeded random weights: vit-tiny-patch16-224, vit-small-patch16-224,
@@ -154,7 +155,7 @@ fn measure(model: &Model<'_>, plan: &Plan, pool: &ThreadPool, args: &Args) -> Re
     let start = Instant::now();
     model.forward(plan, &mut images, &mut arena, pool, &mut out)?;
     let first_ms = start.elapsed().as_secs_f64() * 1e3;
-    let window = Window::new(model.isa());
+    let window = Window::new(model.isa(), model.precision());
     let mut forward = || model.forward(plan, &mut images, &mut arena, pool, &mut out);
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {

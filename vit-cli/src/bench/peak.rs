@@ -2,21 +2,24 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use vit_engine::{Isa, ThreadPool};
-use vit_kernels::peak::multiply_adds;
+use vit_engine::{Isa, Precision, ThreadPool};
+use vit_kernels::peak::{int8_multiply_adds, multiply_adds};
 
 /// A window of multiply–adds on all threads at once.
 pub(super) struct Window {
     isa: Isa,
+    multiply_adds: fn(Isa, usize) -> (u64, f32),
     steps: usize,
 }
 
 impl Window {
     const LENGTH: Duration = Duration::from_millis(10);
 
-    /// Finds the number of steps that fill a window.
-    pub(super) fn new(isa: Isa) -> Self {
-        let mut window = Self { isa, steps: 10_000 };
+    /// The multiply–adds of a precision: int8's are of 8-bit numbers, all others' of f32. Finds the number of steps that
+    /// fill a window.
+    pub(super) fn new(isa: Isa, precision: Precision) -> Self {
+        let multiply_adds = if precision == Precision::Int8 { int8_multiply_adds } else { multiply_adds };
+        let mut window = Self { isa, multiply_adds, steps: 10_000 };
         while window.run().1 < Self::LENGTH {
             window.steps += window.steps / 2;
         }
@@ -26,7 +29,7 @@ impl Window {
     /// GFLOP/s of one thread, and the time taken.
     fn run(&self) -> (f64, Duration) {
         let start = Instant::now();
-        let (flops, sum) = multiply_adds(self.isa, black_box(self.steps));
+        let (flops, sum) = (self.multiply_adds)(self.isa, black_box(self.steps));
         black_box(sum);
         let time = start.elapsed();
         (flops as f64 / time.as_secs_f64() / 1e9, time)
