@@ -88,10 +88,10 @@ impl<'a> Preparer<'a> {
         [width, height].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
     }
 
-    /// The most pixels that are resized, even if the picture itself has few.
+    /// Up to this many pixels after resizing, the whole picture is resized.
     fn ordinary(&self) -> u64 {
-        /// As a multiple of the crop. It is reached if one side of the picture is 49 times the other, with the usual
-        /// crop_pct of 0.875.
+        /// The limit as a multiple of the crop. It is reached if one side of the picture is 49 times the other, with
+        /// the usual crop_pct of 0.875.
         const TIMES: u64 = 64;
         self.crop().into_iter().fold(TIMES, |pixels, side| pixels.saturating_mul(side.into()))
     }

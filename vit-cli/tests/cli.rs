@@ -312,7 +312,7 @@ fn eval_reads_class_folders() {
     assert_eq!(json(&["eval", "--folder", path, "--json"])["classes_from"], "folders named like the labels");
     fs::create_dir(folder.path().join("z")).unwrap();
     fs::remove_dir_all(folder.path().join("coat")).unwrap();
-    fails(&["eval", "--folder", path], 1, "there have to be 10");
+    fails(&["eval", "--folder", path], 1, "there must be 10");
 }
 
 #[test]

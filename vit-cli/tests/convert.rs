@@ -177,5 +177,5 @@ fn nothing_half_written_takes_the_name() {
         assert_eq!((listing(folder.path()), fs::read(&out).unwrap()), (vec!["m.gguf".into()], b"old".to_vec()));
     }
     #[cfg(target_os = "linux")]
-    fails(&["convert", "--out", "/proc/m.gguf"], "no file can be made in /proc");
+    fails(&["convert", "--out", "/proc/m.gguf"], "cannot create a file in /proc");
 }

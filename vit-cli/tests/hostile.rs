@@ -192,7 +192,7 @@ fn what_is_too_large_is_an_error() {
     fails(&["bench", "--batch", "1000000000000", "--seconds", "0"], 1, "3136000000000000 bytes for the pixels");
     fails(&["bench", "--batch", "18446744073709551615", "--seconds", "0"], 1, "error: ");
     for threads in [&["classify", text(&sample()), "--threads", "100000"][..], &["bench", "--threads", "1,100000"]] {
-        fails(threads, 2, "has to be at most ");
+        fails(threads, 2, "must be at most ");
     }
 }
 
