@@ -138,7 +138,7 @@ mod tests {
         says(&[&*good, &[0]].concat(), 2, "more than the 2");
         says(&file([0, 0, 9, 1], &[0], &[]), 1, "type 0x09");
         says(b"\x89PNG....", 1, "not an IDX");
-        says(&file([0, 0, 8, 3], &[u32::MAX; 3], &[7]), 3, "absurd");
+        says(&file([0, 0, 8, 3], &[u32::MAX; 3], &[7]), 3, "too large");
         says(&file([0, 0, 8, 2], &[u32::MAX; 2], &[7]), 2, "within item 0");
     }
 

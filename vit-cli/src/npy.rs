@@ -214,7 +214,7 @@ mod tests {
             (plain("(1,"), "not a tuple"),
             (plain("(1, -2)"), "not a whole number"),
             (plain("(1, 99999999999999999999)"), "not a whole number"),
-            (plain("(4294967296, 4294967296, 4294967296)"), "absurd"),
+            (plain("(4294967296, 4294967296, 4294967296)"), "too large"),
             (plain("(4294967296,)"), "shorter"),
             (plain("(1,), 'shape': (1,)"), "twice"),
             (plain("(1,), 'order': 1"), "a key that is not"),
