@@ -16,6 +16,7 @@
 //! as [`Format`](vit_kernels::Format) has them: their dimensions, innermost first, are \[16, k, n/16\] in f32 and f16,
 //! \[group, 16, k/group, n/16\] in other formats, n and k rounded up. Names are like `blk.3.attn_q.weight`; keys and values
 //! are one matrix, `blk.3.attn_kv.weight`. int8 matrices are followed by `.scale`, F32, and `.sum`, I32, one for each output.
+//! int4 matrices are I8 bytes of two weights each, \[4, 16, k/8, n/16\], followed by `.scale`, F16, \[16, k/32, n/16\].
 //! Everything that is no matrix is F32. The [keys of the metadata](keys) are the
 //! fields of [`Config`].
 pub mod keys;
