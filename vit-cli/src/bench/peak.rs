@@ -15,10 +15,10 @@ pub(super) struct Window {
 impl Window {
     const LENGTH: Duration = Duration::from_millis(10);
 
-    /// The multiply–adds of a precision: int8's are of 8-bit numbers, all others' of f32. Finds the number of steps that
-    /// fill a window.
+    /// The multiply–adds of a precision: of 8-bit numbers if it quantises activations, else of f32. Finds the number of
+    /// steps that fill a window.
     pub(super) fn new(isa: Isa, precision: Precision) -> Self {
-        let multiply_adds = if precision == Precision::Int8 { int8_multiply_adds } else { multiply_adds };
+        let multiply_adds = if precision.quantises() { int8_multiply_adds } else { multiply_adds };
         let mut window = Self { isa, multiply_adds, steps: 10_000 };
         while window.run().1 < Self::LENGTH {
             window.steps += window.steps / 2;

@@ -55,7 +55,7 @@ impl Precision {
     }
 
     /// Whether the layers' activations are quantised.
-    pub(crate) const fn quantises(self) -> bool {
+    pub const fn quantises(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4)
     }
 }
