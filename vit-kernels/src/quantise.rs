@@ -181,8 +181,15 @@ pub(crate) fn poison<S: Simd>(s: S, x: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
     let largest = largest_magnitude(s, x);
+    quantise_row_by(s, x, inverse_scale(largest), values);
+    largest / LARGEST
+}
+
+/// [`quantise_row`] with the inverse of the scale given.
+#[inline(always)]
+pub(crate) fn quantise_row_by<S: Simd>(s: S, x: &[f32], inverse: f32, values: &mut [i8]) {
     let (body, tail) = lanes(x);
-    let inverse = s.splat(inverse_scale(largest));
+    let inverse = s.splat(inverse);
     let (whole, rest) = values.split_at_mut(body.len() * LANES);
     for (x, out) in body.iter().zip(whole.as_chunks_mut().0) {
         s.store_i8(s.mul(s.load(x), inverse), out);
@@ -193,5 +200,4 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
         s.store_i8(s.mul(f32::load_tail(s, tail, 0.0), inverse), &mut padded);
         rest.copy_from_slice(&padded[..rest.len()]);
     }
-    largest / LARGEST
 }

@@ -19,6 +19,9 @@ pub(crate) const MAX_INT8_ROWS: usize = 8;
 /// All bits of an f32 but its sign.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 
+/// Whether the target has no vectors: kernels then use little stack instead of many lanes.
+pub(crate) const SMALL: bool = !cfg!(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"));
+
 /// 1.5·2²³: added to a number within ±2²², it rounds it to an integer, stored in the lowest bits.
 pub(crate) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
 
@@ -118,6 +121,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn start(self, sums: &[i32; LANES]) -> Self::I;
     /// sum + Σ a·w over the four inputs, with a as stored. Exact modulo 2³².
     fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
+    /// Σ a·b over groups of four bytes, those of `a` `step` bytes apart and with this level's zero point.
+    #[inline(always)]
+    fn dot_groups(self, a: &[i8], step: usize, b: &[[i8; 4]]) -> i32 {
+        let mut sum = 0;
+        for (a, b) in a.chunks(step).zip(b) {
+            for i in 0..4 {
+                sum += i32::from(a[i] ^ Self::ZERO_POINT.cast_signed()) * i32::from(b[i]);
+            }
+        }
+        sum
+    }
     /// Rounds to nearest, ties to even.
     fn to_f32(self, i: Self::I) -> Self::V;
 

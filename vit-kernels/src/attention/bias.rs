@@ -40,6 +40,21 @@ impl RelativeBias<'_> {
         expect_len("attention: the queries must not go past the last token", Some(end.min(layout.tokens)), end)
     }
 
+    /// The bias of query `row`, counted from the first query, and a key.
+    pub(super) fn at(&self, head: usize, row: usize, key: usize) -> f32 {
+        let [height, width] = self.grid;
+        let len = (2 * height - 1) * (2 * width - 1) + 3;
+        let index = match ((self.first_query + row).checked_sub(1), key.checked_sub(1)) {
+            (None, None) => len - 1,
+            (Some(_), None) => len - 2,
+            (None, Some(_)) => len - 3,
+            (Some(q), Some(k)) => {
+                (q / width + height - 1 - k / width) * (2 * width - 1) + q % width + width - 1 - k % width
+            }
+        };
+        self.table[head * len + index]
+    }
+
     /// Adds the bias, times log₂e, to the scores of a range of queries (`rows`) and keys.
     #[inline(always)]
     pub(super) fn add<S: Simd, const Q: usize>(

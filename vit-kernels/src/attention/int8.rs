@@ -24,7 +24,7 @@ use crate::quantise::{GROUP, inverse_scales, poison, quantised_len, scales};
 use crate::simd::{LANES, MAX_INT8_ROWS, Simd};
 
 /// Dimensions of a head whose products are added in i32.
-const DIM_BLOCK: usize = 256;
+pub(super) const DIM_BLOCK: usize = 256;
 
 /// Groups of a block of keys, or of dimensions.
 const GROUPS: usize = KEY_BLOCK / GROUP;
@@ -287,9 +287,11 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::one_query::AttendOneByOne;
     use super::super::quantised_kv::QuantiseKv;
     use super::super::{KvLayout, RelativeBias, Scores};
     use super::*;
+    use crate::job::Shared;
     use crate::math::exp2_of_negative;
     use crate::quantise::{LARGEST, inverse_scale, round_to_i8};
     use crate::simd::Kernel;
@@ -337,6 +339,22 @@ mod tests {
                     scores = scores.with_bias(RelativeBias { first_query, ..bias }).unwrap();
                 }
                 scores.attend(out).unwrap().run();
+            }
+            out
+        }
+
+        fn run_one_by_one(&self, isa: Isa, bias: Option<RelativeBias<'_>>) -> Vec<f32> {
+            let (values, scales) = self.quantised(isa, 1000);
+            let kv = QuantisedKv::new(isa, self.layout, &values, &scales).unwrap();
+            let mut out = vec![7.0; self.q.len()];
+            let mut scores = Scores::new(isa, self.layout, SCALE, &self.q[..], kv).unwrap();
+            if let Some(bias) = bias {
+                scores = scores.with_bias(bias).unwrap();
+            }
+            let shared = Shared::new(&mut out);
+            for head in 0..self.layout.heads {
+                let queries = Queries { scores: &scores, head, rows: 0..scores.rows() };
+                isa.call_int8(AttendOneByOne { queries, kv, out: &shared });
             }
             out
         }
@@ -442,6 +460,7 @@ mod tests {
         }
         for isa in levels() {
             assert_eq!(case.run(isa, rows, tokens, None), want, "{isa} {layout:?}");
+            assert_eq!(case.run_one_by_one(isa, None), want, "{isa} {layout:?}, one query at a time");
         }
     }
 
@@ -479,6 +498,7 @@ mod tests {
         for bias in [None, Some(RelativeBias { table: &table, grid: [20, 14], first_query: 0 })] {
             let whole = case.run(Isa::PORTABLE, 281, 281, bias);
             for isa in levels() {
+                assert_eq!(case.run_one_by_one(isa, bias), whole, "{isa}");
                 for (rows, block) in [(1, 1), (2, 3), (5, 7), (47, 24), (48, 25), (49, 48), (280, 280), (281, 281)] {
                     assert_eq!(case.run(isa, rows, block, bias), whole, "{isa} {rows} rows, {block} keys");
                 }
@@ -516,6 +536,7 @@ mod tests {
     #[test]
     fn special_values() {
         let layout = KvLayout { heads: 2, head_dim: 6, tokens: 270 };
+        let nan = |out: Vec<f32>| out.iter().map(|x| x.is_nan()).collect::<Vec<_>>();
         for isa in levels() {
             for special in nans().into_iter().chain([f32::INFINITY, f32::NEG_INFINITY]) {
                 for token in [0, 77, 269] {
@@ -530,6 +551,7 @@ mod tests {
                         let mut case = Case::new(3, layout, 1);
                         case.kv[24 * token + at] = special;
                         let out = case.run(isa, 3, 270, None);
+                        assert_eq!(nan(case.run_one_by_one(isa, None)), nan(out.clone()));
                         assert!(
                             out.iter().enumerate().all(|(i, x)| x.is_nan() == (i % 12 < 6)),
                             "{isa} {special} {at}"

@@ -22,6 +22,7 @@ mod binary32;
 mod block;
 mod int8;
 mod maps;
+mod one_query;
 mod quantised_kv;
 
 pub use bias::RelativeBias;
@@ -32,11 +33,12 @@ use core::ops::Range;
 
 use self::binary32::Binary32;
 use self::block::{Block, Factors, written};
+use self::one_query::AttendOneByOne;
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, SMALL, Simd};
 
 /// Keys per block: up to 256 tokens (224 × 224 pixels at patch 16 have 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
@@ -226,6 +228,7 @@ unsafe impl Job for Attention<'_> {
         let (isa, out) = (self.scores.isa, &self.out);
         match self.scores.kv {
             KeysValues::F32(kv) => isa.call(Widest(Attend { queries, kv: Binary32(kv), out })),
+            KeysValues::Int8(kv) if SMALL => isa.call_int8(AttendOneByOne { queries, kv, out }),
             KeysValues::Int8(kv) => isa.call_int8(Widest(Attend { queries, kv, out })),
         }
     }
