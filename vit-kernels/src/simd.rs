@@ -64,6 +64,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const INT8_PANELS: usize;
     /// The offset added to stored int8 activations: 128 if the level multiplies unsigned by signed, else 0.
     const ZERO_POINT: u8;
+    /// What [`load_int4`](Self::load_int4) multiplies weights by, a power of two.
+    const INT4_FACTOR: f32;
 
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -118,6 +120,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
     /// Rounds to nearest, ties to even.
     fn to_f32(self, i: Self::I) -> Self::V;
+
+    /// Weights for four inputs, from the low nibbles, and for the next four, from the high ones, times
+    /// [`INT4_FACTOR`](Self::INT4_FACTOR).
+    fn load_int4(self, x: &[[u8; 4]; LANES]) -> [Self::Weights; 2];
+    /// As [`dot`](Self::dot), for weights of `load_int4` and at most 32 inputs; the sums are for `int4_to_f32`.
+    #[inline(always)]
+    fn dot_int4(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I {
+        self.dot(sum, a, w)
+    }
+    /// sum − offset, exact; `offset` is what the zero point adds to the sums, 0 if [`ZERO_POINT`](Self::ZERO_POINT) is.
+    fn int4_to_f32(self, sum: Self::I, offset: Self::I) -> Self::V;
 
     /// The columns of a 16 × 16 matrix given by rows.
     #[inline(always)]

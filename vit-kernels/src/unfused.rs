@@ -36,6 +36,7 @@ impl<S: Simd> Simd for Unfused<S> {
     const INT8_ROWS: usize = S::INT8_ROWS;
     const INT8_PANELS: usize = S::INT8_PANELS;
     const ZERO_POINT: u8 = S::ZERO_POINT;
+    const INT4_FACTOR: f32 = S::INT4_FACTOR;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -150,6 +151,18 @@ impl<S: Simd> Simd for Unfused<S> {
     #[inline(always)]
     fn to_f32(self, i: S::I) -> S::V {
         self.0.to_f32(i)
+    }
+    #[inline(always)]
+    fn load_int4(self, x: &[[u8; 4]; LANES]) -> [S::Weights; 2] {
+        self.0.load_int4(x)
+    }
+    #[inline(always)]
+    fn dot_int4(self, sum: S::I, a: S::Activations, w: S::Weights) -> S::I {
+        self.0.dot_int4(sum, a, w)
+    }
+    #[inline(always)]
+    fn int4_to_f32(self, sum: S::I, offset: S::I) -> S::V {
+        self.0.int4_to_f32(sum, offset)
     }
     #[inline(always)]
     fn transpose(self, rows: [S::V; LANES]) -> [S::V; LANES] {

@@ -25,6 +25,7 @@ impl Simd for Portable {
     const INT8_ROWS: usize = 4;
     const INT8_PANELS: usize = 1;
     const ZERO_POINT: u8 = 0;
+    const INT4_FACTOR: f32 = 1.0;
 
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -179,5 +180,17 @@ impl Simd for Portable {
     #[inline(always)]
     fn to_f32(self, i: i32x16) -> f32x16 {
         f32x16::from_i32x16(i)
+    }
+    #[inline(always)]
+    fn load_int4(self, x: &[[u8; 4]; LANES]) -> [[i16x32; 2]; 2] {
+        // Each i16 holds four nibbles; a shift to the left and one back sign-extend one of them.
+        let nibbles: i16x32 = bytemuck::cast(*x);
+        let low = [(nibbles << 12u32) >> 12u32, (nibbles << 4u32) >> 12u32];
+        let high = [(nibbles << 8u32) >> 12u32, nibbles >> 12u32];
+        [low, high]
+    }
+    #[inline(always)]
+    fn int4_to_f32(self, sum: i32x16, _: i32x16) -> f32x16 {
+        self.to_f32(sum)
     }
 }

@@ -16,6 +16,7 @@ use super::block::{Block, lane_group_mut, written};
 use super::quantised_kv::QuantisedKv;
 use super::{KEY_BLOCK, Operand, Queries};
 use crate::gemm::int8::Int8Tile;
+use crate::gemm::integer::IntegerTile;
 use crate::gemm::tile::Prefetch;
 use crate::gemm::{Accumulate, Finish};
 use crate::half::Storage;

@@ -11,7 +11,9 @@
 
 mod epilogue;
 mod format;
+mod int4;
 pub(crate) mod int8;
+pub(crate) mod integer;
 mod pack;
 mod part;
 pub(crate) mod tile;
@@ -32,7 +34,7 @@ use crate::quantise::Quantised;
 use crate::simd::LANES;
 use format::int8::MOST_INPUTS;
 use format::{Visitor, Weights};
-use int8::Int8Part;
+use integer::{IntegerPart, IntegerWeights};
 use part::FloatPart;
 
 /// out = epilogue(A·Wᵀ): `a` is \[rows, k\], `weights` \[n, k\] packed, `out` \[rows, n\]; all row-major.
@@ -61,7 +63,7 @@ pub fn matmul(
 pub enum Activations<'a> {
     /// \[rows, k\], for weights in f32, f16 and bf16.
     F32(&'a [f32]),
-    /// Quantised rows, for int8 weights.
+    /// Quantised rows, for int8 and int4 weights.
     Int8(Quantised<'a>),
 }
 
@@ -100,7 +102,7 @@ impl Activations<'_> {
 
     /// Checks that these weights can multiply the activations on this level.
     fn check(&self, isa: Isa, weights: &Packed<'_>) -> Result<(), ShapeError> {
-        let wanted = if weights.format() == Format::Int8 { size_of::<i8>() } else { size_of::<f32>() };
+        let wanted = if weights.format().quantises_activations() { size_of::<i8>() } else { size_of::<f32>() };
         match self {
             Self::F32(_) => expect_len("matmul: bytes per activation for this weight format", Some(wanted), 4),
             Self::Int8(a) => {
@@ -111,8 +113,9 @@ impl Activations<'_> {
                     Some(isa.zero_point().into()),
                     a.isa.zero_point().into(),
                 )?;
-                // With more inputs the sums could overflow i32.
-                expect_len("matmul: too many inputs for int8", Some(weights.k().min(MOST_INPUTS)), weights.k())
+                // With more inputs int8's sums could overflow i32.
+                let most = if weights.format() == Format::Int8 { MOST_INPUTS } else { usize::MAX };
+                expect_len("matmul: too many inputs for int8", Some(weights.k().min(most)), weights.k())
             }
         }
     }
@@ -180,7 +183,7 @@ impl<'a> Matmul<'a> {
         }
         let k = self.weights.k();
         // A single row is used once: nothing is gained by keeping it in the cache.
-        let whole = no_room || self.weights.format() == Format::Int8;
+        let whole = no_room || self.weights.format().quantises_activations();
         let count = if self.rows > 1 && !whole { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
         let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
         self.depth = 0..0;
@@ -259,9 +262,20 @@ impl Visitor for MatmulTask<'_> {
         job.isa.call(FloatPart::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
     }
     fn int8(self) {
+        let weights = self.job.weights.int8();
+        self.integer(weights);
+    }
+    fn int4(self) {
+        let weights = self.job.weights.int4();
+        self.integer(weights);
+    }
+}
+
+impl<'a> MatmulTask<'a> {
+    fn integer<W: IntegerWeights<'a>>(self, weights: W) {
         let Self { job, panels, rows } = self;
         let Activations::Int8(a) = job.a else { return };
-        job.isa.call_int8(Int8Part { job, a, weights: job.weights.int8(), panels, rows });
+        job.isa.call_int8(IntegerPart { job, a, weights, panels, rows });
     }
 }
 

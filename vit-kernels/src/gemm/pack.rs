@@ -3,6 +3,7 @@ use core::fmt;
 
 use bytemuck::Zeroable;
 
+use super::format::int4::{self, Int4Weights};
 use super::format::int8::{self, Int8Weights};
 use super::format::{Format, Line, Visitor, Weights};
 use crate::error::{ShapeError, expect_len};
@@ -62,6 +63,10 @@ impl<'a> Packed<'a> {
                 let Self(weights, row, column) = self;
                 weights.int8().get(row, column)
             }
+            fn int4(self) -> f32 {
+                let Self(weights, row, column) = self;
+                weights.int4().get(row, column)
+            }
             fn visit<W: Weights>(self) -> f32 {
                 let Self(weights, row, column) = self;
                 let panel = row / LANES * panel_len::<W>(weights.k);
@@ -74,6 +79,11 @@ impl<'a> Packed<'a> {
     /// The parts of int8 weights.
     pub(super) fn int8(&self) -> Int8Weights<'a> {
         Int8Weights::new(self.lines, self.n, self.k)
+    }
+
+    /// The parts of int4 weights.
+    pub(super) fn int4(&self) -> Int4Weights<'a> {
+        Int4Weights::new(self.lines, self.n, self.k)
     }
 
     /// The panels and everything after them. `W` must be the format's type.
@@ -109,6 +119,11 @@ impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
     fn int8(self) -> Result<(), PackError> {
         let Self { shape: [n, k], mut read, out } = self;
         int8::pack(n, k, &mut read, out)
+    }
+
+    fn int4(self) -> Result<(), PackError> {
+        let Self { shape: [n, k], mut read, out } = self;
+        int4::pack(n, k, &mut read, out)
     }
 
     fn visit<W: Weights>(self) -> Result<(), PackError> {
@@ -226,6 +241,12 @@ mod tests {
             Format::F32 | Format::F16 => 1,
             Format::Bf16 => 2,
             Format::Int8 => 4,
+            // Bytes: the index is of a byte's low or high nibble, counted as two elements.
+            Format::Int4 => {
+                let panel = row / LANES * LANES * k.next_multiple_of(8);
+                let byte = panel / 2 + (column / 8 * LANES + row % LANES) * 4 + column % 4;
+                return 2 * byte + column % 8 / 4;
+            }
         };
         let panel = row / LANES * LANES * k.next_multiple_of(group);
         panel + column / group * LANES * group + row % LANES * group + column % group
@@ -238,23 +259,39 @@ mod tests {
 
     fn check(format: Format, n: usize, k: usize) {
         let w = noise(n * k, 1, 2.0);
-        let mut lines = vec![Line([0xff; 64]); format.lines(n, k).unwrap()];
-        format
-            .pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut lines)
-            .unwrap();
+        let mut packed_lines = vec![Line([0xff; 64]); format.lines(n, k).unwrap()];
+        let read =
+            |row: usize, start: usize, into: &mut [f32]| into.copy_from_slice(&w[row * k + start..][..into.len()]);
+        format.pack(n, k, read, &mut packed_lines).unwrap();
         let stored: Vec<f32> = match format {
-            Format::F32 => bytemuck::cast_slice::<Line, f32>(&lines).to_vec(),
-            Format::F16 => bytemuck::cast_slice::<Line, half::f16>(&lines).iter().map(|x| x.to_f32()).collect(),
-            Format::Bf16 => bytemuck::cast_slice::<Line, half::bf16>(&lines).iter().map(|x| x.to_f32()).collect(),
+            Format::F32 => bytemuck::cast_slice::<Line, f32>(&packed_lines).to_vec(),
+            Format::F16 => bytemuck::cast_slice::<Line, half::f16>(&packed_lines).iter().map(|x| x.to_f32()).collect(),
+            Format::Bf16 => {
+                bytemuck::cast_slice::<Line, half::bf16>(&packed_lines).iter().map(|x| x.to_f32()).collect()
+            }
             Format::Int8 => {
-                let panels =
-                    &bytemuck::cast_slice::<Line, i8>(&lines)[..n.next_multiple_of(LANES) * k.next_multiple_of(4)];
+                let panels = &bytemuck::cast_slice::<Line, i8>(&packed_lines)
+                    [..n.next_multiple_of(LANES) * k.next_multiple_of(4)];
                 let of_panel = (LANES * k.next_multiple_of(4)).max(1);
-                let scale = |at: usize| packed_scales(&lines, n, k)[at / of_panel * LANES + at / 4 % LANES];
+                let scale = |at: usize| packed_scales(&packed_lines, n, k)[at / of_panel * LANES + at / 4 % LANES];
                 panels.iter().enumerate().map(|(at, q)| f32::from(*q) * scale(at)).collect()
             }
+            Format::Int4 => {
+                let (lines, blocks) = (k.div_ceil(8), k.div_ceil(32));
+                let (bytes, rest) =
+                    bytemuck::cast_slice::<Line, u8>(&packed_lines).split_at(n.div_ceil(LANES) * lines * 64);
+                let scales: &[half::f16] = bytemuck::cast_slice(rest);
+                let nibbles = bytes.iter().enumerate().flat_map(|(at, byte)| {
+                    let (line, lane) = (at / 64, at % 64 / 4);
+                    let (panel, block) = (line / lines, line % lines / 4);
+                    let scale = scales[(panel * blocks + block) * LANES + lane].to_f32();
+                    // Two's complement.
+                    [byte & 15, byte >> 4].map(|q| f32::from((q ^ 8) as i8 - 8) * scale)
+                });
+                nibbles.collect()
+            }
         };
-        let packed = Packed::new(format, n, k, &lines).unwrap();
+        let packed = Packed::new(format, n, k, &packed_lines).unwrap();
         let mut seen = vec![false; stored.len()];
         for (row, column) in (0..n.next_multiple_of(LANES)).flat_map(|row| (0..k).map(move |column| (row, column))) {
             let at = offset(format, k, row, column);
@@ -263,17 +300,18 @@ mod tests {
                 Format::F32 => 0.0,
                 Format::F16 => 2f32.powi(-11) * want.abs(),
                 Format::Bf16 => 2f32.powi(-8) * want.abs(),
+                Format::Int4 => {
+                    let block = &w[row.min(n - 1) * k..][..k][column / 32 * 32..];
+                    block.iter().take(32).fold(0.0f32, |a, w| a.max(w.abs())) / 7.9
+                }
                 Format::Int8 => w[row.min(n - 1) * k..][..k].iter().fold(0.0f32, |a, w| a.max(w.abs())) / 253.9,
             };
             assert!((stored[at] - want).abs() <= bound, "{format} [{row}, {column}] of [{n}, {k}]");
             assert_eq!(packed.get(row, column), (row < n).then_some(stored[at]));
             seen[at] = true;
         }
-        let rest = stored.iter().zip(seen).filter(|(_, seen)| !seen);
-        assert!(
-            n == 0 || k == 0 || rest.take(LANES * k.next_multiple_of(4)).all(|(x, _)| *x == 0.0),
-            "{format} [{n}, {k}]"
-        );
+        let mut rest = stored.iter().zip(seen).filter(|(_, seen)| !seen);
+        assert!(n == 0 || rest.all(|(x, _)| *x == 0.0), "{format} [{n}, {k}]");
     }
 
     #[test]
@@ -318,6 +356,10 @@ mod tests {
         assert_eq!(Format::Bf16.lines(17, 3), Some(4));
         // Two panels of one group, two lines of scales, two of sums.
         assert_eq!(Format::Int8.lines(17, 3), Some(6));
+        // Two panels of one line, one line of scales; three of five lines, and half of the sixth line of scales.
+        assert_eq!(Format::Int4.lines(17, 3), Some(3));
+        assert_eq!(Format::Int4.lines(40, 40), Some(3 * 5 + 3));
+        assert_eq!(Format::Int4.lines(40, 65), Some(3 * 9 + 5));
         for format in Format::ALL {
             assert_eq!(format.lines(usize::MAX, 1), None);
             assert_eq!(format.lines(1, usize::MAX), None);

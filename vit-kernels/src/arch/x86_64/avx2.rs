@@ -90,6 +90,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
     const INT8_PANELS: usize = 1;
     const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
+    // VNNI: a nibble in the upper half of a byte is 16 times its value.
+    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -328,5 +330,51 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn to_f32(self, i: [__m256i; 2]) -> V {
         // SAFETY: the token proves the features.
         unsafe { V(_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])) }
+    }
+    #[inline(always)]
+    fn load_int4(self, x: &[[u8; 4]; LANES]) -> [[__m256i; 2]; 2] {
+        let p = x.as_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; 64 bytes are readable.
+        unsafe {
+            let x = [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))];
+            let (upper, lower) = (_mm256_set1_epi8(0xf0_u8.cast_signed()), _mm256_set1_epi8(0x0f));
+            if VNNI {
+                let raised = [_mm256_slli_epi16::<4>(x[0]), _mm256_slli_epi16::<4>(x[1])];
+                return [
+                    [_mm256_and_si256(raised[0], upper), _mm256_and_si256(raised[1], upper)],
+                    [_mm256_and_si256(x[0], upper), _mm256_and_si256(x[1], upper)],
+                ];
+            }
+            let values =
+                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+            let lowered = [_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])];
+            let widened = |nibbles| _mm256_shuffle_epi8(values, _mm256_and_si256(nibbles, lower));
+            [[widened(x[0]), widened(x[1])], [widened(lowered[0]), widened(lowered[1])]]
+        }
+    }
+    /// Without VNNI, `sum` has sixteen bits for each pair of inputs: |a·w| ≤ 127·8, and it takes at most eight pairs.
+    #[inline(always)]
+    fn dot_int4(self, sum: [__m256i; 2], [a, magnitude]: [__m256i; 2], w: [__m256i; 2]) -> [__m256i; 2] {
+        if VNNI {
+            return self.dot(sum, [a, magnitude], w);
+        }
+        // SAFETY: the token proves the features.
+        unsafe {
+            [
+                _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w[0], a))),
+                _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w[1], a))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn int4_to_f32(self, sum: [__m256i; 2], offset: [__m256i; 2]) -> V {
+        // SAFETY: the token proves the features.
+        unsafe {
+            if VNNI {
+                return self.to_f32([_mm256_sub_epi32(sum[0], offset[0]), _mm256_sub_epi32(sum[1], offset[1])]);
+            }
+            let ones = _mm256_set1_epi16(1);
+            self.to_f32([_mm256_madd_epi16(sum[0], ones), _mm256_madd_epi16(sum[1], ones)])
+        }
     }
 }

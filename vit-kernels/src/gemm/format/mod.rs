@@ -2,6 +2,7 @@
 mod bfloat16;
 mod binary16;
 mod binary32;
+pub(crate) mod int4;
 pub(crate) mod int8;
 
 use core::fmt;
@@ -23,13 +24,17 @@ use crate::simd::{LANES, Simd};
 /// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
 /// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | f32: widened exactly as it is read |
 /// | `Int8` | 1, and 8 per output | absolute max\|w\|/254 over the output | f32's | int8 activations, i32 sums, then f32 unfused |
+/// | `Int4` | ½, and 2 per output and 32 inputs | absolute max\|w\|/7.9 over 32 inputs, or 2⁻²² | 524,000 | as `Int8`, with an f32 sum over groups of 32 |
 ///
 /// # Layout
 /// Outputs (columns of the product) are stored in panels of [`LANES`], one after another. Within a panel, inputs are
 /// stored in groups: `F32` and `F16` are \[k\]\[16\], `Bf16` is \[k/2\]\[16\]\[2\], `Int8` is \[k/4\]\[16\]\[4\].
-/// Missing outputs of the last panel and missing inputs of the last group are 0. `Int8` has its scales, \[n\] f32, and
-/// the sum of each output's weights, \[n\] i32, after the panels. Every instruction set reads the same bytes, so a
-/// packed model can move between machines of the same byte order (all targets so far are little-endian).
+/// `Int4` is \[k/8\]\[16\]\[4\] bytes, each with input i in its low nibble and input 4 + i in its high one. Missing
+/// outputs of the last panel and missing inputs of the last group are 0.
+///
+/// After the panels, `Int8` has its scales, \[n\] f32, and the sum of each output's weights, \[n\] i32; `Int4` has its
+/// scales, \[n/16\]\[k/32\]\[16\] f16. Every instruction set reads the same bytes, so a packed model can move between
+/// machines of the same byte order (all targets so far are little-endian).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -41,11 +46,16 @@ pub enum Format {
     Bf16,
     /// int8 with a scale for each output.
     Int8,
+    /// int4 with a scale for each output and 32 inputs.
+    Int4,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4];
+
+    /// Consecutive inputs that share a scale in `Int4`; the last of an output's groups may be shorter.
+    pub const INT4_GROUP: usize = int4::BLOCK;
 
     /// The format's constants.
     const fn spec(self) -> Spec {
@@ -53,7 +63,12 @@ impl Format {
             Self::F32 => Spec::of::<F32>(),
             Self::F16 => Spec::of::<F16>(),
             Self::Bf16 => Spec::of::<Bf16>(),
-            Self::Int8 => Spec { name: "int8", group: int8::GROUP, element: 1, per_output: 8, ggml_type: 24 },
+            Self::Int8 => {
+                Spec { name: "int8", group: int8::GROUP, group_bytes: 4, per_output: 8, per_block: 0, ggml_type: 24 }
+            }
+            Self::Int4 => {
+                Spec { name: "int4", group: int4::GROUP, group_bytes: 4, per_output: 0, per_block: 2, ggml_type: 24 }
+            }
         }
     }
 
@@ -64,10 +79,11 @@ impl Format {
             Self::F16 => visitor.visit::<F16>(),
             Self::Bf16 => visitor.visit::<Bf16>(),
             Self::Int8 => visitor.int8(),
+            Self::Int4 => visitor.int4(),
         }
     }
 
-    /// 'f32', 'f16', 'bf16', 'int8'.
+    /// 'f32', 'f16', 'bf16', 'int8', 'int4'.
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
@@ -77,7 +93,20 @@ impl Format {
         self.spec().group
     }
 
-    /// The GGML type number of the panels' elements, as in GGUF files.
+    /// Elements that a group takes in a panel: fewer than [`group`](Self::group) if an element holds two weights.
+    pub const fn group_elements(self) -> usize {
+        match self {
+            Self::Int4 => int4::GROUP / 2,
+            _ => self.group(),
+        }
+    }
+
+    /// Whether activations are quantised to int8: they are [`Activations::Int8`](crate::Activations::Int8).
+    pub const fn quantises_activations(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4)
+    }
+
+    /// The GGML type number of the panels' elements, as in GGUF files. `Int4`'s are bytes.
     pub const fn ggml_type(self) -> u32 {
         self.spec().ggml_type
     }
@@ -90,27 +119,24 @@ impl Format {
         }
     }
 
-    /// Bytes of the panels alone. `Int8` has scales and sums after them, 4 bytes each for every output of whole panels.
+    /// Bytes of the panels alone, whole lines. The scales and sums of quantised weights come after them.
     pub const fn panel_bytes(self, n: usize, k: usize) -> Option<usize> {
-        match (self.bytes(n, k), n.checked_next_multiple_of(LANES)) {
-            (Some(bytes), Some(columns)) => Some(bytes - columns * self.spec().per_output),
-            _ => None,
+        let Spec { group, group_bytes, .. } = self.spec();
+        let Some(columns) = n.checked_next_multiple_of(LANES) else { return None };
+        match columns.checked_mul(k.div_ceil(group)) {
+            Some(groups) => whole_lines(groups.checked_mul(group_bytes)),
+            None => None,
         }
     }
 
     /// Bytes of [`lines`](Self::lines).
     pub const fn bytes(self, n: usize, k: usize) -> Option<usize> {
-        let Spec { group, element, per_output, .. } = self.spec();
-        let (Some(columns), Some(rows)) = (n.checked_next_multiple_of(LANES), k.checked_next_multiple_of(group)) else {
-            return None;
-        };
-        let (Some(elements), Some(beside)) = (columns.checked_mul(rows), columns.checked_mul(per_output)) else {
-            return None;
-        };
-        // Panels, scales and sums each take whole lines.
-        match elements.checked_mul(element) {
-            Some(bytes) => match bytes.checked_next_multiple_of(size_of::<Line>()) {
-                Some(bytes) => bytes.checked_add(beside),
+        let Spec { per_output, per_block, .. } = self.spec();
+        let Some(panels) = self.panel_bytes(n, k) else { return None };
+        // The next multiple of LANES fits: the panels' bytes do.
+        match n.next_multiple_of(LANES).checked_mul(per_output + per_block * k.div_ceil(int4::BLOCK)) {
+            Some(beside) => match whole_lines(Some(beside)) {
+                Some(beside) => panels.checked_add(beside),
                 None => None,
             },
             None => None,
@@ -142,10 +168,12 @@ struct Spec {
     name: &'static str,
     /// Consecutive inputs stored together.
     group: usize,
-    /// Bytes of a stored weight.
-    element: usize,
+    /// Bytes of a group of an output.
+    group_bytes: usize,
     /// Bytes after the panels for each output.
     per_output: usize,
+    /// Bytes after the panels for each output and 32 inputs.
+    per_block: usize,
     ggml_type: u32,
 }
 
@@ -154,10 +182,19 @@ impl Spec {
         Self {
             name: W::NAME,
             group: W::GROUP,
-            element: size_of::<W::Element>(),
+            group_bytes: W::GROUP * size_of::<W::Element>(),
             per_output: 0,
+            per_block: 0,
             ggml_type: W::GGML_TYPE,
         }
+    }
+}
+
+/// Bytes rounded up to whole lines.
+const fn whole_lines(bytes: Option<usize>) -> Option<usize> {
+    match bytes {
+        Some(bytes) => bytes.checked_next_multiple_of(size_of::<Line>()),
+        None => None,
     }
 }
 
@@ -168,6 +205,8 @@ pub(super) trait Visitor {
     fn visit<W: Weights>(self) -> Self::Output;
     /// For int8.
     fn int8(self) -> Self::Output;
+    /// For int4.
+    fn int4(self) -> Self::Output;
 }
 
 impl fmt::Display for Format {

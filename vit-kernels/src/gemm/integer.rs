@@ -1,0 +1,165 @@
+//! The product of int8 rows and quantised weights: the loops around the register tile, and its shapes.
+#![allow(unsafe_code)] // The tile takes pointers.
+
+use core::ops::Range;
+
+use super::Matmul;
+use super::epilogue::Finish;
+use super::part::even_tiles;
+use super::tile::{MAX_TILE_COLUMNS, Prefetch};
+use crate::quantise::{Quantised, quantised_len};
+use crate::simd::{Kernel, LANES, MAX_INT8_ROWS, MAX_TILE_PANELS, Simd};
+
+/// Weights that int8 rows are multiplied with.
+pub(super) trait IntegerWeights<'a>: Copy {
+    type Tile: IntegerTile;
+
+    /// The tile of these rows and panels.
+    fn tile(&self, rows: Rows<'a>, panels: Range<usize>, out: Out<'a>) -> Self::Tile;
+}
+
+/// The operands of a register tile.
+pub(crate) trait IntegerTile: Copy {
+    /// Runs a tile of `rows` × `panels`.
+    ///
+    /// # Safety
+    /// As [`sweep`](Self::sweep); `rows` ≤ `S::INT8_ROWS` and `panels` ≤ `S::INT8_PANELS`.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
+        debug_assert!((1..=S::INT8_ROWS).contains(&rows) && (1..=S::INT8_PANELS).contains(&panels));
+        // The guards are constants of the level: tiles it does not use are not compiled.
+        match panels {
+            3 if S::INT8_PANELS >= 3 => with_panels::<S, Self, 3>(s, self, rows),
+            2 if S::INT8_PANELS >= 2 => with_panels::<S, Self, 2>(s, self, rows),
+            _ => with_panels::<S, Self, 1>(s, self, rows),
+        }
+    }
+
+    /// Computes `M` rows × `P` panels and writes them.
+    ///
+    /// # Safety
+    /// Everything that the fields span for that many rows and panels is readable, and writable for the output; nothing
+    /// else refers to the output meanwhile.
+    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S);
+}
+
+/// The rows of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// Rows of activations, `len` bytes apart.
+    pub(super) values: &'a [i8],
+    pub(super) len: usize,
+    pub(super) scales: &'a [f32],
+    /// 0 to 7: which eighth of the following panels the tile prefetches.
+    pub(super) prefetched: usize,
+}
+
+/// Where a tile writes.
+#[derive(Clone, Copy)]
+pub(super) struct Out<'a> {
+    /// Rows, `row` apart, LANES elements per panel.
+    pub(super) out: *mut f32,
+    pub(super) row: usize,
+    pub(super) finish: Finish<'a>,
+}
+
+/// The prefetch stream of a tile of panels that end at `end`, of `len` lines each: an eighth of the panel after them.
+pub(super) fn prefetch<T>(panels: &[T], end: usize, len: usize, eighth: usize) -> Prefetch {
+    const { assert!(size_of::<T>() == 64) }
+    let following = (end * len + eighth * (len / 8)).min(panels.len());
+    Prefetch { start: panels.as_ptr().wrapping_add(following).cast(), step: 8 }
+}
+
+/// A range of quantised rows times a range of panels.
+pub(super) struct IntegerPart<'a, W> {
+    pub(super) job: &'a Matmul<'a>,
+    pub(super) a: Quantised<'a>,
+    pub(super) weights: W,
+    pub(super) panels: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
+
+impl<'a, W: IntegerWeights<'a>> Kernel for IntegerPart<'a, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const { assert!(S::INT8_ROWS <= MAX_INT8_ROWS && S::INT8_PANELS <= MAX_TILE_PANELS) }
+        for row in self.rows.clone().step_by(S::INT8_ROWS) {
+            let rows = row..(row + S::INT8_ROWS).min(self.rows.end);
+            for (panel, panels) in even_tiles(self.panels.clone(), S::INT8_PANELS) {
+                self.tile(s, rows.clone(), panel..panel + panels);
+            }
+        }
+    }
+}
+
+impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
+        let Matmul { weights, epilogue, out, .. } = self.job;
+        let (n, len) = (weights.n(), quantised_len(weights.k()));
+        let columns = panels.start * LANES..(panels.end * LANES).min(n);
+        let a = Rows {
+            values: &self.a.values[rows.start * len..rows.end * len],
+            len,
+            scales: &self.a.scales[rows.clone()],
+            prefetched: rows.start / S::INT8_ROWS % 8,
+        };
+        if columns.len() == panels.len() * LANES && !epilogue.needs_two_passes() {
+            let to = Out {
+                out: out.at(rows.start * n + columns.start, (rows.len() - 1) * n + columns.len()),
+                row: n,
+                finish: epilogue.finish(&columns),
+            };
+            let tile = self.weights.tile(a, panels.clone(), to);
+            // SAFETY: the slices above hold the rows and the panels; no other task touches these columns of these rows.
+            unsafe { tile.run(s, rows.len(), panels.len()) }
+            if let Some(activation) = epilogue.activation {
+                for row in rows {
+                    // SAFETY: as above; only one such reference lives at a time.
+                    activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                }
+            }
+            return;
+        }
+        // The tile writes to a buffer, then each row goes through the epilogue.
+        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_INT8_ROWS];
+        let to = Out { out: sums.as_mut_ptr().cast(), row: MAX_TILE_COLUMNS, finish: Finish::default() };
+        let tile = self.weights.tile(a, panels.clone(), to);
+        // SAFETY: as above; `sums` is local and has room for the largest tile.
+        unsafe { tile.run(s, rows.len(), panels.len()) }
+        for (row, sums) in rows.zip(&sums) {
+            // SAFETY: as above; only one such reference lives at a time.
+            epilogue.apply(s, sums, columns.start, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+        }
+    }
+}
+
+#[inline(always)]
+fn with_panels<S: Simd, T: IntegerTile, const P: usize>(s: S, tile: T, rows: usize) {
+    match rows {
+        8 if S::INT8_ROWS >= 8 => s.call(Sweep::<T, 8, P>(tile)),
+        7 if S::INT8_ROWS >= 7 => s.call(Sweep::<T, 7, P>(tile)),
+        6 if S::INT8_ROWS >= 6 => s.call(Sweep::<T, 6, P>(tile)),
+        5 if S::INT8_ROWS >= 5 => s.call(Sweep::<T, 5, P>(tile)),
+        4 if S::INT8_ROWS >= 4 => s.call(Sweep::<T, 4, P>(tile)),
+        3 if S::INT8_ROWS >= 3 => s.call(Sweep::<T, 3, P>(tile)),
+        2 => s.call(Sweep::<T, 2, P>(tile)),
+        _ => s.call(Sweep::<T, 1, P>(tile)),
+    }
+}
+
+/// A tile of `M` rows × `P` panels. Only [`IntegerTile::run`] makes one; its caller vouches for the pointers.
+struct Sweep<T, const M: usize, const P: usize>(T);
+
+impl<T: IntegerTile, const M: usize, const P: usize> Kernel for Sweep<T, M, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: the caller of `IntegerTile::run` vouches for M rows and P panels.
+        unsafe { self.0.sweep::<S, M, P>(s) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
