@@ -56,7 +56,7 @@ fn classify_eval_inspect_and_bench_take_packed_files() {
         fs::create_dir_all(&class).unwrap();
         fs::copy(samples.join(&sample), class.join(&sample)).unwrap();
     }
-    for precision in ["f32", "f16", "bf16"] {
+    for precision in ["f32", "f16", "bf16", "int8", "int4"] {
         let report = json(&["convert", "--out", packed, "--precision", precision]);
         assert_eq!((&report["precision"], &report["model"]), (&precision.into(), &"fashion-vit (built in)".into()));
         assert_eq!(report["bytes"], fs::metadata(packed).unwrap().len());

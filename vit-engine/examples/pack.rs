@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use vit_engine::Precision;
 use vit_engine::file::{Access, Checkpoint};
 
-const USAGE: &str = "usage: pack CHECKPOINT OUT.gguf [f32|f16|bf16|int8]";
+const USAGE: &str = "usage: pack CHECKPOINT OUT.gguf [f32|f16|bf16|int8|int4]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);

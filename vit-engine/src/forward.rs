@@ -4,7 +4,7 @@
 //! passes over blocks of rows: first the keys and values of all rows, then everything else.
 use core::fmt;
 
-use vit_kernels::{Activations, Epilogue, Format, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
+use vit_kernels::{Activations, Epilogue, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
 
 use crate::arena::{MemoryError, aligned_mut};
 use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
@@ -129,7 +129,7 @@ impl Pass<'_> {
         values: &'e mut [i8],
         scales: &'e mut [f32],
     ) -> Activations<'e> {
-        if weight.format() != Format::Int8 {
+        if !weight.format().quantises_activations() {
             return x.into();
         }
         let (isa, k) = (self.model.isa, weight.k());

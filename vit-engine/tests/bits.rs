@@ -149,16 +149,19 @@ fn fused_levels_agree() {
     }
 }
 
-/// int8 rounds every operation for itself: its bits are the same on every level, fused or not.
+/// int8 and int4 round every operation for itself: their bits are the same on every level, fused or not.
 #[test]
-fn int8_agrees_on_every_level() {
+fn quantised_models_agree_on_every_level() {
     for golden in support::goldens() {
-        let (loaded, pixels) = (golden.load(Precision::Int8), golden.tensor("pixels").unwrap());
-        for output in KINDS.into_iter().filter(|output| output.len(loaded.config()).is_some()) {
-            let run = |isa| support::run(&loaded.model(isa), output, &pixels);
-            let want = run(Isa::PORTABLE);
-            for isa in levels() {
-                assert!(run(isa) == want, "{} {output:?}: {isa}", golden.name);
+        let pixels = golden.tensor("pixels").unwrap();
+        for precision in [Precision::Int8, Precision::Int4] {
+            let loaded = golden.load(precision);
+            for output in KINDS.into_iter().filter(|output| output.len(loaded.config()).is_some()) {
+                let run = |isa| support::run(&loaded.model(isa), output, &pixels);
+                let want = run(Isa::PORTABLE);
+                for isa in levels() {
+                    assert!(run(isa) == want, "{} {precision} {output:?}: {isa}", golden.name);
+                }
             }
         }
     }

@@ -74,21 +74,24 @@ fn signal_to_noise(got: &[f32], want: &[f32]) -> f64 {
     10.0 * (want.iter().map(|want| square(*want)).sum::<f64>() / noise).log10()
 }
 
-/// int8 against PyTorch's f32. These models are tiny, with widths of 24 to 64 and random weights: there is little to average
-/// the rounding over.
+/// int8 and int4 against PyTorch's f32. These models are tiny, with widths of 24 to 64 and random weights: there is little
+/// to average the rounding over.
 #[test]
-fn int8_is_within_its_signal_to_noise() {
-    let mut ratios = Vec::new();
-    for golden in goldens() {
-        let kind = main_kind(&golden);
-        let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
-        let loaded = golden.load(Precision::Int8);
-        let ratio = signal_to_noise(&run(&loaded.model(Isa::best()), output(kind), &pixels), &want.data);
-        ratios.push((ratio, golden.name));
+fn quantised_models_are_within_their_signal_to_noise() {
+    for (precision, worst, median) in [(Precision::Int8, 20.0, 35.0), (Precision::Int4, 3.0, 16.0)] {
+        let mut ratios = Vec::new();
+        for golden in goldens() {
+            let kind = main_kind(&golden);
+            let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
+            let loaded = golden.load(precision);
+            let ratio = signal_to_noise(&run(&loaded.model(Isa::best()), output(kind), &pixels), &want.data);
+            ratios.push((ratio, golden.name));
+        }
+        ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let middle = ratios[ratios.len() / 2].0;
+        println!("{precision}: worst {:?}, median {middle}", &ratios[..5]);
+        assert!(ratios[0].0 >= worst && middle >= median, "{precision}: {:?}, median {middle}", &ratios[..5]);
     }
-    ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
-    println!("worst {:?}, median {:?}", &ratios[..5], ratios[ratios.len() / 2]);
-    assert!(ratios[0].0 >= 20.0 && ratios[ratios.len() / 2].0 >= 35.0, "{:?}", &ratios[..5]);
 }
 
 /// Parameters that no output depends on: what is added to every key adds the same to all scores of a query, which softmax

@@ -15,9 +15,9 @@ use crate::unfused;
 /// |---|---|
 /// | `portable` | nothing: it uses the target's compile-time features, through `wide` |
 /// | `avx2` | AVX2, FMA, F16C |
-/// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 only |
+/// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 and int4 only |
 /// | `avx512` | those of `avx2`, and AVX-512 F and BW |
-/// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 only |
+/// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 and int4 only |
 #[derive(Debug, Clone, Copy)]
 pub struct Isa {
     level: Level,
@@ -104,7 +104,7 @@ impl Isa {
         if self.unfused { unfused::call(token, kernel) } else { token.call(kernel) }
     }
 
-    /// Runs an int8 kernel: unfused, with VNNI if the level has it.
+    /// Runs a kernel over int8 activations: unfused, with VNNI if the level has it.
     pub(crate) fn call_int8<K: Kernel>(self, kernel: K) -> K::Output {
         match self.level {
             Level::Portable => unfused::call(Portable, kernel),

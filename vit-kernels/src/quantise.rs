@@ -43,7 +43,7 @@ pub(crate) fn round_to_i8(x: f32, inverse: f32) -> i8 {
     (rounded.to_bits() as u8).cast_signed()
 }
 
-/// Rows of int8 and their scales: the left operand of a matmul with int8 weights.
+/// Rows of int8 and their scales: the left operand of a matmul with int8 or int4 weights.
 ///
 /// Levels that multiply unsigned by signed numbers store q + 128, so rows are for the level that quantised them.
 #[derive(Debug, Clone, Copy)]

@@ -47,10 +47,17 @@ pub(super) fn for_each<E>(
             Entry::Linear { .. } | Entry::KeysValues { .. } => {
                 let [n, k] = entry.matrix_shape();
                 tensor(WEIGHT, panels(format, n, k), format.ggml_type(), offset)?;
-                if format == Format::Int8 {
-                    let (outputs, scales) = (n.next_multiple_of(LANES), offset + format.panel_bytes(n, k).unwrap_or(0));
-                    tensor(SCALE, vector(outputs), floats, scales)?;
-                    tensor(SUM, vector(outputs), I32, scales + outputs * size_of::<f32>())?;
+                let (outputs, scales) = (n.next_multiple_of(LANES), offset + format.panel_bytes(n, k).unwrap_or(0));
+                match format {
+                    Format::Int8 => {
+                        tensor(SCALE, vector(outputs), floats, scales)?;
+                        tensor(SUM, vector(outputs), I32, scales + outputs * size_of::<f32>())?;
+                    }
+                    Format::Int4 => {
+                        let dims = [LANES, k.div_ceil(Format::INT4_GROUP), n.div_ceil(LANES), 1];
+                        tensor(SCALE, dims, Format::F16.ggml_type(), scales)?;
+                    }
+                    _ => {}
                 }
             }
         }
@@ -69,10 +76,11 @@ fn vector(len: usize) -> [usize; 4] {
     [len, 1, 1, 1]
 }
 
-/// The dimensions of a packed matrix, innermost first: \[group\], 16 outputs of a panel, groups of inputs, panels.
+/// The dimensions of a packed matrix, innermost first: \[elements of a group\], 16 outputs of a panel, groups of inputs,
+/// panels.
 fn panels(format: Format, n: usize, k: usize) -> [usize; 4] {
     let (group, panels) = (format.group(), n.div_ceil(LANES));
-    if group == 1 { [LANES, k, panels, 1] } else { [group, LANES, k.div_ceil(group), panels] }
+    if group == 1 { [LANES, k, panels, 1] } else { [format.group_elements(), LANES, k.div_ceil(group), panels] }
 }
 
 /// Checks that the table of the file is the one that the layout implies.

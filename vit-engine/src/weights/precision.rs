@@ -22,19 +22,23 @@ pub enum Precision {
     /// are the patch projection, the attention pool and the heads. Nothing is fused, so that the bits are the same on
     /// every instruction set.
     Int8,
+    /// The layers' matrices in int4, in groups of 32 inputs with an f16 scale for each output, multiplied with int8
+    /// activations; the rest as in [`Int8`](Self::Int8), and the bits the same on every instruction set too.
+    Int4,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4];
 
-    /// 'f32', 'f16', 'bf16', 'int8'.
+    /// 'f32', 'f16', 'bf16', 'int8', 'int4'.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 
@@ -45,13 +49,14 @@ impl Precision {
             Self::F16 => Format::F16,
             Self::Bf16 => Format::Bf16,
             Self::Int8 if matches!(site, Site::Layer(..)) => Format::Int8,
-            Self::Int8 => Format::F32,
+            Self::Int4 if matches!(site, Site::Layer(..)) => Format::Int4,
+            Self::Int8 | Self::Int4 => Format::F32,
         }
     }
 
     /// Whether the layers' activations are quantised.
     pub(crate) const fn quantises(self) -> bool {
-        matches!(self, Self::Int8)
+        matches!(self, Self::Int8 | Self::Int4)
     }
 }
 

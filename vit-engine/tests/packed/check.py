@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads packed files by their documentation alone, with `gguf` (the reader of llama.cpp's project) and numpy, and compares
 every tensor with the checkpoint that the file was made of: f32 exactly, f16 and bf16 rounded to nearest even, int8 within
-half a step.
+half a step, int4 within half a step or at the end of its range.
 
   check.py [CHECKPOINT PACKED]...     pairs of a timm checkpoint's folder and a packed file
 
@@ -66,7 +66,39 @@ def bf16(values):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
 
 
-def check_matrix(name, tensors, want):
+def nibbles(panels):
+    """[n, k] of bytes [n/16][k/8][16][4], each with input i in its low nibble and input 4 + i in its high one."""
+    panels = panels.reshape(-1, *panels.shape[-3:]).view("u1")  # one panel: the outermost 1 is not written
+    both = np.stack([panels & 15, panels >> 4], axis=3)  # [n/16][k/8][16][2][4]
+    signed = (both.astype("i1") ^ 8) - 8  # two's complement
+    return signed.transpose(0, 2, 1, 3, 4).reshape(panels.shape[0] * LANES, -1)
+
+
+def check_int4(name, tensors, want):
+    """Scales are f16, [n/16][k/32][16]: the weight of largest magnitude of each output's 32 inputs / -8."""
+    n, k = want.shape
+    matrix, blocks = nibbles(stored(tensors[f"{name}.weight"])), -(-k // 32)
+    assert not matrix[n:].any() and not matrix[:, k:].any(), f"{name}: what fills the panels up is not 0"
+    scales = stored(tensors[f"{name}.scale"]).reshape(-1, blocks, LANES).transpose(0, 2, 1).reshape(-1, blocks)
+    assert scales.dtype == "<f2" and not scales[n:].any(), f"{name}: scales"
+    padded = np.zeros((n, blocks * 32), "<f4")
+    padded[:, :k] = want
+    groups = padded.reshape(n, blocks, 32)
+    at = np.abs(groups).argmax(axis=2)[:, :, None]
+    largest = np.take_along_axis(groups, at, axis=2)[:, :, 0]
+    assert (scales[:n] == (largest / np.float32(-8)).astype("<f2")).all(), f"{name}: scales"
+    steps = scales[:n].astype(np.float64)[:, :, None]
+    q = np.zeros((n, blocks * 32))
+    q[:, :k] = matrix[:n, :k]
+    error = np.abs(q.reshape(groups.shape) * steps - groups)
+    ends = (groups / np.where(steps == 0, 1, steps) > 7.5) & (q.reshape(groups.shape) == 7)
+    assert (error <= np.where(ends, 1.01, 0.501) * np.abs(steps) + 2.0**-22).all(), f"{name}: more than half a step"
+    return "int4"
+
+
+def check_matrix(name, tensors, want, precision):
+    if precision == "int4" and f"{name}.scale" in tensors:
+        return check_int4(name, tensors, want)
     tensor, (n, k) = tensors[f"{name}.weight"], want.shape
     matrix, kind = unpack(stored(tensor)), tensor.tensor_type
     assert not matrix[n:].any() and not matrix[:, k:].any(), f"{name}: what fills the panels up is not 0"
@@ -99,12 +131,12 @@ def check(checkpoint, path):
             continue
         want, seen = wanted(name, source), seen + 1
         if part == "weight" and module.rsplit(".", 1)[-1] in MATRICES:
-            kinds.add(check_matrix(module, tensors, want))
+            kinds.add(check_matrix(module, tensors, want, precision))
         else:
             assert tensor.tensor_type == Type.F32 and (stored(tensor).reshape(want.shape) == want).all(), name
     # Queries, keys and values are one tensor of timm's, two of the file's.
     assert seen == len(source) + sum(name.endswith("attn.qkv.weight") + name.endswith("attn.qkv.bias") for name in source)
-    assert {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "I8"}[precision] in kinds, (precision, kinds)
+    assert {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "I8", "int4": "int4"}[precision] in kinds, (precision, kinds)
     print(f"{Path(checkpoint).name} in {precision}: {seen} tensors are the checkpoint's")
 
 
