@@ -48,12 +48,13 @@ fn check(Input { rows, n, k, a, w }: &Input, format: Format) {
     for isa in Isa::available() {
         let mut got = vec![f32::NAN; rows * n];
         let (mut values, mut scales) = (vec![0; rows * quantised_len(*k)], vec![0.0; *rows]);
-        let (used, roundings) = if format == Format::Int8 {
+        let (used, roundings) = if format.quantises_activations() {
             Quantise::new(isa, a, *k, &mut values, &mut scales).unwrap().run();
             let quantised = Quantised::new(isa, *k, &values, &scales).unwrap();
             Matmul::new(isa, quantised, weights, Epilogue::default(), &mut got).unwrap().run();
-            // The dequantised factors are rounded to f32 here, and the exact sum is rounded three times there.
-            ((0..rows * k).map(|i| quantised.get(i / k, i % k)).collect(), 8)
+            // The dequantised factors are rounded to f32 here. The exact sum is rounded three times there; in int4, there
+            // is one for every 32 inputs.
+            ((0..rows * k).map(|i| quantised.get(i / k, i % k)).collect(), 8 + k / 32)
         } else {
             matmul(isa, a, weights, Epilogue::default(), &mut got).unwrap();
             (a.clone(), k + 1)

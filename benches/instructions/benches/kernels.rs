@@ -164,8 +164,8 @@ struct Int8Product {
     scales: Vec<f32>,
 }
 
-fn int8_product(name: &str, rows: usize) -> Int8Product {
-    let product = product(name, rows, Format::Int8);
+fn int8_product(name: &str, rows: usize, format: Format) -> Int8Product {
+    let product = product(name, rows, format);
     let (values, scales) = (vec![0; rows * quantised_len(K)], vec![0.0; rows]);
     quantise(Int8Product { product, values, scales })
 }
@@ -176,22 +176,35 @@ fn quantise(mut p: Int8Product) -> Int8Product {
     p
 }
 
-#[library_benchmark(setup = int8_product)]
-#[bench::portable("portable", 50)]
-#[bench::avx2("avx2", 50)]
-#[bench::portable_1_row("portable", 1)]
-#[bench::avx2_1_row("avx2", 1)]
-fn matmul_192x192_int8(mut p: Int8Product) -> Int8Product {
-    let Product { isa, lines, out, .. } = &mut p.product;
+fn multiply_int8(mut p: Int8Product) -> Int8Product {
+    let Product { isa, format, lines, out, .. } = &mut p.product;
     let a = Quantised::new(*isa, K, black_box(&p.values), &p.scales).expect("shapes fit");
-    let weights = Packed::new(Format::Int8, N, K, lines).expect("packed for this shape");
+    let weights = Packed::new(*format, N, K, lines).expect("packed for this shape");
     Matmul::new(*isa, a, weights, Epilogue::default(), out).expect("shapes fit").run();
     p
 }
 
 #[library_benchmark(setup = int8_product)]
-#[bench::portable("portable", 50)]
-#[bench::avx2("avx2", 50)]
+#[bench::portable("portable", 50, Format::Int8)]
+#[bench::avx2("avx2", 50, Format::Int8)]
+#[bench::portable_1_row("portable", 1, Format::Int8)]
+#[bench::avx2_1_row("avx2", 1, Format::Int8)]
+fn matmul_192x192_int8(p: Int8Product) -> Int8Product {
+    multiply_int8(p)
+}
+
+#[library_benchmark(setup = int8_product)]
+#[bench::portable("portable", 50, Format::Int4)]
+#[bench::avx2("avx2", 50, Format::Int4)]
+#[bench::portable_1_row("portable", 1, Format::Int4)]
+#[bench::avx2_1_row("avx2", 1, Format::Int4)]
+fn matmul_192x192_int4(p: Int8Product) -> Int8Product {
+    multiply_int8(p)
+}
+
+#[library_benchmark(setup = int8_product)]
+#[bench::portable("portable", 50, Format::Int8)]
+#[bench::avx2("avx2", 50, Format::Int8)]
 fn quantise_50x192(p: Int8Product) -> Int8Product {
     quantise(p)
 }
@@ -296,7 +309,7 @@ library_benchmark_group!(
     name = kernels;
     benchmarks = softmax_64x197, layer_norm_64x768, gelu_erf_16384, gelu_tanh_16384, gelu_quick_16384, exp_16384,
         erf_16384, scale_16384, add_16384, matmul_192x192, matmul_192x192_f16, matmul_192x192_bf16,
-        matmul_192x192_int8, quantise_50x192, pack_192x192, attention_50x3x64,
+        matmul_192x192_int8, matmul_192x192_int4, quantise_50x192, pack_192x192, attention_50x3x64,
         attention_biased_50x3x64, attention_maps_50x3x64, attention_int8_50x3x64, quantise_kv_50x3x64, rope_50x3x64, silu_16384
 );
 
