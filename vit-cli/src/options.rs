@@ -55,8 +55,8 @@ impl SourceOptions {
 /// How a model is loaded.
 #[derive(Args, Clone)]
 pub(crate) struct LoadOptions {
-    /// How weight matrices are stored and multiplied. Weights are rounded when loading. f16 and bf16 take half the memory
-    /// of f32; for the layers' matrices int8 takes a quarter and int4 a seventh, with activations in int8
+    /// How weight matrices are stored and multiplied. Weights are rounded when loading; f16 and bf16 take half the
+    /// memory of f32. int8 takes a quarter and int4 a seventh, for the layers' matrices, with activations in int8
     /// [default: that of a packed file, else f32]
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,

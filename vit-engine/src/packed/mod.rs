@@ -17,7 +17,7 @@
 //! [`Format`](vit_kernels::Format). Their dimensions, innermost first, are \[16, k, n/16\] in f32 and f16, and \[group,
 //! 16, k/group, n/16\] in other formats, with n and k rounded up. Names look like `blk.3.attn_q.weight`; keys and
 //! values are one matrix, `blk.3.attn_kv.weight`. Behind each int8 matrix there are `.scale` (F32) and `.sum` (I32),
-//! one element per output. int4 matrices are I8 bytes of two weights each, \[4, 16, k/8, n/16\]; behind each there is
+//! one element per output. An int4 matrix is I8 bytes of two weights each, \[4, 16, k/8, n/16\]; behind it there is
 //! `.scale` (F16), \[16, k/32, n/16\]. All other tensors are F32. The [metadata keys](keys) are the fields of [`Config`].
 pub mod keys;
 
