@@ -16,7 +16,8 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
             Ok(loaded) => {
                 repack(&loaded);
                 let model = loaded.model(Isa::best());
-                for output in [Output::Logits, Output::Embedding, Output::Patches, Output::Attention] {
+                let kinds = [Output::Logits, Output::Embedding, Output::Patches, Output::Layers, Output::Attention];
+                for output in kinds {
                     run(&model, output);
                 }
                 let c = model.config();
@@ -41,7 +42,7 @@ fn repack(loaded: &Loaded) {
     }
     let mut file = Vec::new();
     loaded.write_packed(&mut file).expect("memory takes everything");
-    let again = Checkpoint::from_bytes(b"null", &file).and_then(|checkpoint| checkpoint.load(loaded.precision()));
+    let again = Checkpoint::from_bytes(b"null", &file).and_then(|checkpoint| checkpoint.load(loaded.formats()));
     let again = again.expect("what was written can be read");
     assert_eq!(again.config(), loaded.config());
     assert!(again.weights() == loaded.weights());
