@@ -34,6 +34,11 @@ macro_rules! buffers {
                 bytes
             }
 
+            /// Calls `visit` with the name and the bytes of each buffer.
+            fn for_each($($arg: $type,)* visit: &mut dyn FnMut(&'static str, usize)) {
+                $(visit(stringify!($buffer), padded_bytes::<$element>(&$shape).unwrap_or(usize::MAX));)*
+            }
+
             /// Cuts the buffers off the front of the arena; also returns the rest of the arena.
             pub(crate) fn carve($($arg: $type,)* mut arena: &'a mut [u8]) -> (Self, &'a mut [u8]) {
                 (Self { $($buffer: take(&mut arena, &$shape),)* }, arena)
@@ -131,6 +136,39 @@ pub const fn arena_bytes(config: &Config, precision: Precision, images: usize, r
             plus(PassBuffers::bytes(config, images), Some(max(embed, max(layers, head))))
         }
         _ => None,
+    }
+}
+
+/// A part of the forward pass, by the buffers that it uses. The embedding, the layers and the head use the same part of
+/// the arena, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The whole pass.
+    Pass,
+    /// Pixels to tokens.
+    Embed,
+    /// Attention and feed-forward.
+    Layers,
+    /// Tokens to features.
+    Head,
+}
+
+/// Calls `visit` with the phase, the name and the bytes of each buffer of a pass.
+pub(crate) fn for_each_buffer(
+    c: &Config,
+    precision: Precision,
+    images: usize,
+    rows: usize,
+    visit: &mut dyn FnMut(Phase, &'static str, usize),
+) {
+    PassBuffers::for_each(c, images, &mut |name, bytes| visit(Phase::Pass, name, bytes));
+    EmbedBuffers::for_each(c, rows, &mut |name, bytes| visit(Phase::Embed, name, bytes));
+    LayerBuffers::for_each(c, precision, images, rows, &mut |name, bytes| visit(Phase::Layers, name, bytes));
+    let mut head = |name, bytes| visit(Phase::Head, name, bytes);
+    HeadBuffers::for_each(c, images, &mut head);
+    if let Some(pool) = &c.attention_pool {
+        PoolBuffers::for_each(c, pool, images, rows, &mut head);
     }
 }
 
@@ -272,6 +310,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn buffers_add_up_to_the_arena() {
+        for precision in Precision::ALL {
+            let mut bytes = [0; 4];
+            for_each_buffer(&CONFIG, precision, 2, 7, &mut |phase, _, more| bytes[phase as usize] += more);
+            let [pass, embed, layers, head] = bytes;
+            assert_eq!(arena_bytes(&CONFIG, precision, 2, 7), Some(pass + embed.max(layers).max(head)));
+        }
+    }
+
     buffers! {
         MixedBuffers(rows: usize) {
             codes: i8 = [rows, 13],
@@ -287,6 +335,10 @@ mod tests {
         let mut memory = Aligned([0; BYTES + ALIGN]);
         let (MixedBuffers { codes, scales, sums }, rest) = MixedBuffers::carve(5, &mut memory.0);
         assert_eq!((codes.len(), scales.len(), sums.len(), rest.len()), (65, 5, 10, ALIGN));
+        let mut named = [("", 0); 3];
+        let mut at = named.iter_mut();
+        MixedBuffers::for_each(5, &mut |name, bytes| *at.next().unwrap() = (name, bytes));
+        assert_eq!(named, [("codes", 2 * ALIGN), ("scales", ALIGN), ("sums", ALIGN)]);
         let starts = [codes.as_ptr().addr(), scales.as_ptr().addr(), sums.as_ptr().addr(), rest.as_ptr().addr()];
         assert_eq!(starts.map(|start| start - starts[0]), [0, 2 * ALIGN, 3 * ALIGN, 4 * ALIGN]);
     }

@@ -78,7 +78,7 @@ mod weights;
 pub mod zoo;
 
 pub use arena::{ALIGN, Aligned, MemoryError};
-pub use buffers::arena_bytes;
+pub use buffers::{Phase, arena_bytes};
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
 pub use executor::{Executor, Serial, Stage, Team};
 pub use forward::ForwardError;

@@ -5,7 +5,7 @@
 //! choice. [`buffers`](crate::buffers) declares the buffers.
 use core::fmt;
 
-use crate::buffers::arena_bytes;
+use crate::buffers::{Phase, arena_bytes, for_each_buffer};
 use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
 use crate::executor::Stage;
 use crate::output::Output;
@@ -142,6 +142,12 @@ impl Plan {
     /// The exact size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Calls `visit` with the phase, the name and the bytes of each buffer in the arena. [`arena_bytes`](Self::arena_bytes)
+    /// is the sum of [`Phase::Pass`] and the largest of the other phases.
+    pub fn for_each_buffer(&self, visit: &mut dyn FnMut(Phase, &'static str, usize)) {
+        for_each_buffer(&self.config, self.precision, self.images, self.rows, visit);
     }
 
     /// Elements of the output: the batch size × [`Output::len`].
