@@ -1,9 +1,9 @@
 //! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
 //! fashion-vit's feed-forward; against `matrixmultiply` and `gemm` on one thread.
 //!
-//! Weights are stored in each format; `a` and `out` are f32, for int8 and int4 `a` is quantised in every call. Our kernels
-//! get packed weights, because a model packs them once; the other libraries pack in every call. There is no epilogue,
-//! because the other libraries have none.
+//! Weights are stored in each format; `a` and `out` are f32. For int8 and int4, `a` is quantised in every call. Our
+//! kernels get packed weights, because a model packs them once; the other libraries pack in every call. There is no
+//! epilogue, because the other libraries have none.
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;

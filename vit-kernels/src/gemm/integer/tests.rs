@@ -1,13 +1,17 @@
 //! The product of int8 rows with int8 and int4 weights: the documented formula's bits on every level.
+mod vnni;
+
 use std::vec;
 use std::vec::Vec;
 
 use ::half::f16;
 use proptest::prelude::*;
+use vnni::PlainVnni;
 
 use super::super::format::int8::MOST_INPUTS;
 use super::super::{Accumulate, Epilogue, Format, Line, PackError, Packed};
 use super::*;
+use crate::arch::portable::Portable;
 use crate::quantise::Quantise;
 use crate::testing::{levels, nans, noise};
 use crate::{Activation, Isa, Job, activate};
@@ -122,6 +126,34 @@ fn every_level_gives_the_formulas_bits_around_every_edge() {
         check(isa, format, 197, 192, 768, 4);
         check(isa, format, 3, 50, 3072, 5);
         check(isa, format, 5, 40, 588, 6);
+    }
+}
+
+/// A level with a zero point gives the same bits, on machines too that have none.
+#[test]
+fn zero_points_cancel() {
+    for format in FORMATS {
+        for (rows, n, k) in [(1, 1, 1), (9, 50, 4), (3, 16, 37), (8, 48, 32), (17, 65, 75), (5, 33, 588), (2, 20, 768)]
+        {
+            let (a, w) = (noise(rows * k, 1, 2.0), noise(n * k, 2, 1.0));
+            let lines = packed(format, &w, n, k);
+            let weights = Packed::new(format, n, k, &lines).unwrap();
+            let (mut values, scales) = quantised(Isa::PORTABLE, &a, k);
+            let stored = Quantised::new(Isa::PORTABLE, k, &values, &scales).unwrap();
+            let (mut want, mut got) = (vec![0.0; rows * n], vec![9.0; rows * n]);
+            Matmul::new(Isa::PORTABLE, stored, weights, Epilogue::default(), &mut want).unwrap().run();
+
+            values.iter_mut().for_each(|q| *q = q.wrapping_add(-128));
+            let stored = Quantised::new(Isa::PORTABLE, k, &values, &scales).unwrap();
+            let job = Matmul::new(Isa::PORTABLE, stored, weights, Epilogue::default(), &mut got).unwrap();
+            let (panels, rows) = (0..n.div_ceil(LANES), 0..rows);
+            let level = PlainVnni(Portable);
+            match format {
+                Format::Int8 => IntegerPart { job: &job, a: stored, weights: weights.int8(), panels, rows }.run(level),
+                _ => IntegerPart { job: &job, a: stored, weights: weights.int4(), panels, rows }.run(level),
+            }
+            assert_eq!(got, want, "{format} {n}x{k}");
+        }
     }
 }
 
