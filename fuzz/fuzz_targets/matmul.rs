@@ -52,8 +52,8 @@ fn check(Input { rows, n, k, a, w }: &Input, format: Format) {
             Quantise::new(isa, a, *k, &mut values, &mut scales).unwrap().run();
             let quantised = Quantised::new(isa, *k, &values, &scales).unwrap();
             Matmul::new(isa, quantised, weights, Epilogue::default(), &mut got).unwrap().run();
-            // The dequantised factors are rounded to f32 here. The exact sum is rounded three times there; in int4, there
-            // is one for every 32 inputs.
+            // The dequantised factors are rounded to f32 here. The exact sum is rounded three times there; in int4,
+            // there is one for every 32 inputs.
             ((0..rows * k).map(|i| quantised.get(i / k, i % k)).collect(), 8 + k / 32)
         } else {
             matmul(isa, a, weights, Epilogue::default(), &mut got).unwrap();

@@ -56,7 +56,8 @@ for target in ("checkpoint", "config", "index", "matmul", "packed"):
 for name in ("vp-old-cls", "vp-middle-mean", "vp-new-mean", "vp-new-cls", "timm-token", "timm-avg"):
     config, weights = shrunk(name)
     (SEEDS / "checkpoint" / name).write_bytes(struct.pack("<H", len(config)) + config + weights)
-for name, precision in (("vp-old-cls", "f32"), ("timm-token", "f16"), ("vp-new-mean", "bf16"), ("timm-avg", "int8"), ("vp-new-cls", "int4")):
+PACKED = {"vp-old-cls": "f32", "timm-token": "f16", "vp-new-mean": "bf16", "timm-avg": "int8", "vp-new-cls": "int4"}
+for name, precision in PACKED.items():
     (SEEDS / "packed" / f"{name}-{precision}").write_bytes(packed(name, precision))
 for number, name in enumerate(FAMILIES):
     config = next((GOLDENS / name).glob("*config.json")).read_bytes()

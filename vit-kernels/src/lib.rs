@@ -29,8 +29,8 @@
 //! # Reproducibility
 //! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
 //! If the target has no fused multiply–add at compile time, the portable level rounds the product and the sum, and
-//! differs in the last bits. Kernels under [`Isa::unfused`], and int8 and int4 matmuls always, give the same bits on every
-//! level and target.
+//! differs in the last bits. Kernels under [`Isa::unfused`], and int8 and int4 matmuls always, give the same bits on
+//! every level and target.
 //!
 //! # Error bounds
 //! Bounds are given in ULP of the exact result (2⁻²³ of its binade) or relative to a stated scale, and are tested on

@@ -76,8 +76,8 @@ fn vector(len: usize) -> [usize; 4] {
     [len, 1, 1, 1]
 }
 
-/// The dimensions of a packed matrix, innermost first: \[elements of a group\], 16 outputs of a panel, groups of inputs,
-/// panels.
+/// The dimensions of a packed matrix, innermost first: \[elements of a group\], 16 outputs of a panel, groups of
+/// inputs, panels.
 fn panels(format: Format, n: usize, k: usize) -> [usize; 4] {
     let (group, panels) = (format.group(), n.div_ceil(LANES));
     if group == 1 { [LANES, k, panels, 1] } else { [format.group_elements(), LANES, k.div_ceil(group), panels] }

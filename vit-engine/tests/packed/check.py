@@ -136,7 +136,8 @@ def check(checkpoint, path):
             assert tensor.tensor_type == Type.F32 and (stored(tensor).reshape(want.shape) == want).all(), name
     # Queries, keys and values are one tensor of timm's, two of the file's.
     assert seen == len(source) + sum(name.endswith("attn.qkv.weight") + name.endswith("attn.qkv.bias") for name in source)
-    assert {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "I8", "int4": "int4"}[precision] in kinds, (precision, kinds)
+    expected = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "I8", "int4": "int4"}[precision]
+    assert expected in kinds, (precision, kinds)
     print(f"{Path(checkpoint).name} in {precision}: {seen} tensors are the checkpoint's")
 
 

@@ -152,7 +152,6 @@ fn zero_points_cancel() {
                 Format::Int8 => IntegerPart { job: &job, a: stored, weights: weights.int8(), panels, rows }.run(level),
                 _ => IntegerPart { job: &job, a: stored, weights: weights.int4(), panels, rows }.run(level),
             }
-            drop(job);
             assert_eq!(got, want, "{format} {n}x{k}");
         }
     }

@@ -1,5 +1,5 @@
-//! VNNI's arithmetic in plain integers, for machines without it: activations are stored with 128 added, int4 weights are
-//! loaded times 16.
+//! VNNI's arithmetic in plain integers, for machines without it: activations are stored with 128 added, and int4
+//! weights are loaded times 16.
 use ::half::{bf16, f16};
 
 use crate::arch::portable::Portable;
