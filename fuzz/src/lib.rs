@@ -41,7 +41,7 @@ fn repack(loaded: &Loaded) {
     }
     let mut file = Vec::new();
     loaded.write_packed(&mut file).expect("memory takes everything");
-    let again = Checkpoint::from_bytes(b"null", &file).and_then(|checkpoint| checkpoint.load(loaded.precision()));
+    let again = Checkpoint::from_bytes(b"null", &file).and_then(|checkpoint| checkpoint.load(loaded.formats()));
     let again = again.expect("what was written can be read");
     assert_eq!(again.config(), loaded.config());
     assert!(again.weights() == loaded.weights());

@@ -24,6 +24,7 @@ use crate::{inputs, model};
 Examples:
   vit convert --model vit-base --out vit-base.gguf
   vit convert --model facebook/dinov2-base --out dinov2.gguf --precision f16
+  vit convert --model vit-base --out m.gguf --precision int8 --keep-f32 'blk.0.*' --keep-f32 'blk.*.ffn_down'
   vit convert --out fashion-vit.gguf                 the built-in model
   vit classify photos/ --model vit-base.gguf")]
 pub(crate) struct Args {
@@ -42,6 +43,8 @@ struct Report {
     model: String,
     out: String,
     precision: &'static str,
+    /// Matrices that stay in f32.
+    keep_f32: Vec<String>,
     bytes: u64,
     weight_bytes: usize,
 }
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         model: args.source.name(),
         out: args.out.display().to_string(),
         precision: loaded.precision().name(),
+        keep_f32: model::kept(&loaded),
         bytes,
         weight_bytes: loaded.weights().len(),
     };
@@ -121,7 +125,11 @@ impl Write for Counted<'_> {
 
 impl Report {
     fn show(&self) -> Result<()> {
-        let Self { out, precision, bytes: size, .. } = self;
-        output::text(format!("{}: {precision}, {size} bytes ({})", output::name(out), bytes(*size as usize)))
+        let Self { out, precision, keep_f32, bytes: size, .. } = self;
+        let kept = match keep_f32.len() {
+            0 => String::new(),
+            count => format!(" with {count} matrices in f32"),
+        };
+        output::text(format!("{}: {precision}{kept}, {size} bytes ({})", output::name(out), bytes(*size as usize)))
     }
 }

@@ -55,6 +55,8 @@ struct Report {
 struct Packed {
     layout_version: u32,
     precision: &'static str,
+    /// Matrices that are f32 nevertheless.
+    keep_f32: Vec<String>,
     file_bytes: u64,
     /// Whether the weights are used directly in the mapped file.
     mapped: bool,
@@ -67,6 +69,7 @@ impl Packed {
         Ok(Some(Self {
             layout_version: LAYOUT_VERSION,
             precision: loaded.precision().name(),
+            keep_f32: model::kept(loaded),
             file_bytes: path.metadata().with_context(|| inputs::shown(path))?.len(),
             mapped: loaded.is_mapped(),
         }))
@@ -351,10 +354,13 @@ impl Report {
         let fact = |name: &str, value: String| output::text(format!("{name:<12} {value}"));
         let [height, width] = c.image;
         fact("model", output::name(&self.model))?;
-        if let Some(Packed { layout_version, precision, file_bytes, mapped }) = &self.packed {
+        if let Some(Packed { layout_version, precision, keep_f32, file_bytes, mapped }) = &self.packed {
             let size = number(*file_bytes as f64, "B");
             let how = if *mapped { "mapped" } else { "read" };
             fact("packed", format!("{precision}, layout version {layout_version}; a file of {size}, {how}"))?;
+            if !keep_f32.is_empty() {
+                fact("kept in f32", output::names(keep_f32))?;
+            }
         }
         fact("image", format!("{height}×{width}, {} channels; patches of {}×{}", c.channels, c.patch[0], c.patch[1]))?;
         fact("tokens", format!("{} of {}: {}", c.tokens, c.dim, c.kinds()))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use core_affinity::CoreId;
 use vit_engine::file::{Access, Checkpoint, Loaded};
-use vit_engine::{Config, Output, Precision, Session, SessionOptions, ThreadPool};
+use vit_engine::{Config, Formats, Output, Session, SessionOptions, ThreadPool};
 
 use crate::memory;
 use crate::options::{LoadOptions, ModelOptions, SourceOptions};
@@ -49,10 +49,20 @@ pub(crate) fn open(path: Option<&Path>, how: &LoadOptions) -> Result<Loaded> {
         Some(path) => Checkpoint::open(path, if how.no_mmap { Access::Read } else { Access::Map })?,
         None => Checkpoint::from_bytes(BUILT_IN[0], BUILT_IN[1])?,
     };
-    let packed = checkpoint.precision()?;
+    let packed = checkpoint.formats()?;
     ensure!(packed.is_none() || how.family.is_none(), "a packed file states its own family: leave --as out");
-    let precision = how.precision.or(packed).unwrap_or(Precision::F32);
-    let loaded = checkpoint.assume(how.family.as_deref()).load(precision)?;
+    ensure!(
+        packed.is_none() || how.keep_f32.is_empty(),
+        "a packed file states its own matrices in f32: leave --keep-f32 out"
+    );
+    let checkpoint = checkpoint.assume(how.family.as_deref());
+    let formats = match (packed, how.precision) {
+        // If the precisions differ, loading reports it.
+        (Some(own), Some(precision)) => Formats::new(precision, own.keep_f32()),
+        (Some(own), None) => own,
+        (None, _) => how.formats(&checkpoint.config()?)?,
+    };
+    let loaded = checkpoint.load(formats)?;
     if !loaded.unused.is_empty() {
         output::warning(format_args!("tensors that the model does not use: {}", output::names(&loaded.unused)));
     }
@@ -82,6 +92,11 @@ pub(crate) fn output(session: &mut Session, pixels: &[f32]) -> Result<Vec<f32>> 
         session.forward(pixels, &mut out)?;
     }
     Ok(out)
+}
+
+/// The names of the matrices that a model keeps in f32.
+pub(crate) fn kept(loaded: &Loaded) -> Vec<String> {
+    loaded.formats().keep_f32().matrices(loaded.config()).map(|matrix| matrix.to_string()).collect()
 }
 
 /// The shape of an image, \[channels, height, width\].

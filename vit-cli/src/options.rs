@@ -1,11 +1,14 @@
 //! Options that several commands share.
 use std::path::PathBuf;
 
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use vit_engine::{Isa, Precision};
+use glob::Pattern;
+use vit_engine::{Config, Formats, Isa, KeepF32, LayerMatrix, Precision};
 
 use crate::model::BUILT_IN_NAME;
+use crate::output;
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
@@ -61,6 +64,12 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,
 
+    /// Keep these matrices of the layers in f32, whatever the precision. PATTERN is a name as packed files have it, with *
+    /// for any text: blk.3.ffn_down, 'blk.*.ffn_down', 'blk.0.*'. Keys and values are one matrix, attn_kv; the others are
+    /// attn_q, attn_out, ffn_gate, ffn_up and ffn_down. May be repeated
+    #[arg(long, value_name = "PATTERN", value_parser = Pattern::new)]
+    pub(crate) keep_f32: Vec<Pattern>,
+
     /// Load the checkpoint as a model of this family, whatever its config says: a model_type, or an architecture of
     /// timm, which needs no config.json
     #[arg(long = "as", value_name = "NAME")]
@@ -70,6 +79,34 @@ pub(crate) struct LoadOptions {
     /// pages. If mapped, they are used in place, and the file must not change meanwhile
     #[arg(long)]
     pub(crate) no_mmap: bool,
+}
+
+impl LoadOptions {
+    /// How the weights of a model with these hyper-parameters are stored.
+    pub(crate) fn formats(&self, config: &Config) -> Result<Formats> {
+        let precision = self.precision.unwrap_or(Precision::F32);
+        let mut keep = KeepF32::NONE;
+        for pattern in &self.keep_f32 {
+            ensure!(
+                precision != Precision::F32,
+                "in f32 there is nothing to keep: --keep-f32 goes with another --precision"
+            );
+            let mut matching =
+                LayerMatrix::all(config).filter(|matrix| pattern.matches(&matrix.to_string())).peekable();
+            if matching.peek().is_none() {
+                let there =
+                    LayerMatrix::all(config).map_while(|matrix| (matrix.layer() == 0).then(|| matrix.to_string()));
+                bail!(
+                    "--keep-f32 {}: no matrix has such a name; there are {}, and the same up to blk.{}",
+                    output::name(pattern),
+                    there.collect::<Vec<_>>().join(", "),
+                    config.depth - 1
+                );
+            }
+            keep = matching.try_fold(keep, KeepF32::with)?;
+        }
+        Ok(Formats::new(precision, keep))
+    }
 }
 
 /// Parses the name of a precision. The help lists the names.

@@ -101,6 +101,46 @@ fn classify_eval_inspect_and_bench_take_packed_files() {
 }
 
 #[test]
+fn matrices_are_kept_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name)).to_owned();
+    let samples = here("models/fashion-vit/samples");
+    let keep = ["--precision", "int8", "--keep-f32", "blk.*.ffn_down", "--keep-f32", "blk.0.*"];
+    let plain = json(&["convert", "--out", &at("plain.gguf"), "--precision", "int8"]);
+    let kept = json(&[&["convert", "--out", &at("kept.gguf")][..], &keep].concat());
+    let names = kept["keep_f32"].as_array().unwrap();
+    assert_eq!(names.len(), 6 + 4, "all down-projections and the other four matrices of the first layer");
+    assert!(names.contains(&"blk.0.attn_kv".into()) && names.contains(&"blk.5.ffn_down".into()));
+    assert_eq!(plain["keep_f32"], Value::Array(vec![]));
+    let bytes = |report: &Value| report["weight_bytes"].as_u64().unwrap();
+    // Four times the bytes of what is kept, 64·128 in each layer and 64·(2·64 + 64 + 64 + 128) in the first, but for scales.
+    let more = 3 * (6 * 64 * 128 + 64 * 384) - 8 * (6 * 64 + 64 * 4 + 128);
+    assert_eq!(bytes(&kept) - bytes(&plain), more);
+
+    // The file keeps what the options keep, for every command.
+    let inspected = json(&["inspect", "--model", &at("kept.gguf")]);
+    assert_eq!(inspected["packed"]["keep_f32"], kept["keep_f32"]);
+    let classify = ["classify", text(&samples)];
+    let from_options = json(&[&classify[..], &keep].concat());
+    for more in [&["--model", &at("kept.gguf")][..], &["--model", &at("kept.gguf"), "--precision", "int8"]] {
+        assert_eq!(json(&[&classify[..], more].concat()), from_options);
+    }
+    assert_ne!(json(&[&classify[..], &["--precision", "int8"]].concat()), from_options);
+    let bench = json(&[&["bench", "--seconds", "0.01", "--threads", "1"][..], &keep].concat());
+    assert_eq!(bench[0]["weight_bytes"], kept["weight_bytes"]);
+
+    let out = at("m.gguf");
+    let convert = |keep: &[&str], message: &str| fails(&[&["convert", "--out", &out][..], keep].concat(), message);
+    let there = "blk.*.ffn_gate: no matrix has such a name; there are blk.0.attn_kv, blk.0.attn_q, blk.0.attn_out, \
+                 blk.0.ffn_up, blk.0.ffn_down, and the same up to blk.5";
+    convert(&["--precision", "int8", "--keep-f32", "blk.*.ffn_gate"], there);
+    convert(&["--keep-f32", "blk.0.*"], "in f32 there is nothing to keep");
+    convert(&["--model", &at("kept.gguf"), "--keep-f32", "blk.0.*"], "leave --keep-f32 out");
+    let usage = vit(&["convert", "--out", &out, "--precision", "int8", "--keep-f32", "blk.[0.*"]);
+    assert_eq!(usage.status.code(), Some(2), "{}", stderr(&usage));
+}
+
+#[test]
 fn run_gives_the_same_bits_at_every_size() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| text(&folder.path().join(name)).to_owned();

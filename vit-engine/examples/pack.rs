@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // It opens like any checkpoint, in the precision that it was packed in.
     let packed = Checkpoint::open(&out, Access::Map)?;
-    let reopened = packed.load(packed.precision()?.ok_or("not a packed file")?)?;
+    let reopened = packed.load(packed.formats()?.ok_or("not a packed file")?)?;
     println!("{}: {} bytes of weights in {precision}", out.display(), reopened.weights().len());
     Ok(())
 }

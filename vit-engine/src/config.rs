@@ -3,6 +3,8 @@ use core::fmt;
 
 use vit_kernels::Activation;
 
+use crate::weights::LayerMatrix;
+
 /// The hyper-parameters of a Vision Transformer: plain data, checked by [`validate`](Self::validate).
 ///
 /// The order of the tokens is class, distillation, registers, patches.
@@ -467,6 +469,8 @@ pub enum ConfigError {
     Odd,
     /// The attention scale or eps is not a finite number, or eps is negative.
     NotFinite,
+    /// The matrix that is to be kept in f32 is none of the model's.
+    NoMatrix(LayerMatrix),
 }
 
 impl fmt::Display for ConfigError {
@@ -498,6 +502,7 @@ impl fmt::Display for ConfigError {
             Self::PoolHeads => write!(f, "dim is not a multiple of the attention pool's heads"),
             Self::Odd => write!(f, "rotary positions need an even head_dim"),
             Self::NotFinite => write!(f, "the attention scale and eps must be finite, and eps must not be negative"),
+            Self::NoMatrix(matrix) => write!(f, "the model has no {matrix} to keep in f32"),
         }
     }
 }

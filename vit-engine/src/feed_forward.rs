@@ -16,14 +16,23 @@ impl Pass<'_> {
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             let (mut hidden, spare) = buffers.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
-            let x = self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales);
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
+                    let x = self.activations(norm, &gate.weight, buffers.quantised, buffers.row_scales);
                     self.linear(Stage::Up, x, gate, activation, &mut [], hidden);
+                    // One of the two may be kept in f32.
+                    let x = if gate.weight.format() == layer.up.weight.format() {
+                        x
+                    } else {
+                        self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales)
+                    };
                     self.linear(Stage::Up, x, layer.up, through, &mut [], hidden);
                 }
-                None => self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden),
+                None => {
+                    let x = self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales);
+                    self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden);
+                }
             }
             if let Some(hidden_norm) = layer.hidden_norm {
                 let normed = &mut spare[..hidden.len()];

@@ -95,4 +95,6 @@ pub use session::{Session, SessionError, SessionOptions};
 #[cfg(feature = "threads")]
 pub use threads::ThreadPool;
 pub use vit_kernels::{Activation, Isa, IsaError, Job};
-pub use weights::{FillError, Precision, Source, UnknownPrecision, Values};
+pub use weights::{
+    FillError, Formats, KeepF32, LayerMatrix, Precision, Source, TooManyLayers, UnknownMatrix, UnknownPrecision, Values,
+};

@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError};
 use crate::output::Output;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
-use crate::weights::{Fill, FillError, Linear, Norm, Precision, Source, WeightLayout};
+use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, WeightLayout};
 
 /// A model whose weights are in the caller's memory: RAM, flash or a mapped file.
 #[derive(Debug, Clone, Copy)]
@@ -60,9 +60,9 @@ impl<'a> Model<'a> {
     /// The exact size of a model's weights in bytes.
     ///
     /// # Errors
-    /// If the config is invalid.
-    pub fn bytes(config: &Config, precision: Precision) -> Result<usize, ConfigError> {
-        Ok(WeightLayout::new(config, precision)?.bytes())
+    /// If the config is invalid, or has no such matrix to keep in f32.
+    pub fn bytes(config: &Config, formats: impl Into<Formats>) -> Result<usize, ConfigError> {
+        Ok(WeightLayout::new(config, formats)?.bytes())
     }
 
     /// Fills `memory` with the parameters from `source`, packed. `memory` has [`bytes`](Self::bytes) bytes and is
@@ -73,15 +73,15 @@ impl<'a> Model<'a> {
     /// finite.
     pub fn fill<S: Source>(
         config: &Config,
-        precision: Precision,
+        formats: impl Into<Formats>,
         source: &S,
         memory: &mut [u8],
     ) -> Result<(), FillError<S::Error>> {
-        let layout = WeightLayout::new(config, precision).map_err(FillError::Config)?;
+        let layout = WeightLayout::new(config, formats).map_err(FillError::Config)?;
         Fill { layout: &layout, source, memory }.model(config)
     }
 
-    /// A model whose weights are in `memory`, which [`fill`](Self::fill) has filled for the same config and precision.
+    /// A model whose weights are in `memory`, which [`fill`](Self::fill) has filled for the same config and formats.
     /// It runs on `isa`.
     ///
     /// `memory` is exactly the filled part. Only its length and alignment are checked: that its contents are of this
@@ -89,15 +89,15 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// If the config is invalid, or `memory` is misaligned or not [`bytes`](Self::bytes) long.
-    pub fn new(config: &Config, precision: Precision, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
-        let layout = WeightLayout::new(config, precision).map_err(ModelError::Config)?;
+    pub fn new(config: &Config, formats: impl Into<Formats>, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
+        let layout = WeightLayout::new(config, formats).map_err(ModelError::Config)?;
         let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
         }
         let (data, tables) = aligned(memory, needed).map_err(ModelError::Memory)?.split_at(layout.tables_start);
         // A precision with the same bits on every level must not fuse multiplications and additions.
-        let isa = if precision.quantises() { isa.unfused() } else { isa };
+        let isa = if layout.formats.precision().quantises() { isa.unfused() } else { isa };
         Ok(Self { config: *config, isa, layout, data, tables })
     }
 
@@ -134,7 +134,7 @@ impl<'a> Model<'a> {
         if config.relative_bias && config.grid() != self.config.grid() {
             return Err(ModelError::OtherGrid { own: self.config.grid(), found: config.grid() });
         }
-        let layout = WeightLayout::new(&config, self.layout.precision).map_err(ModelError::Config)?;
+        let layout = WeightLayout::new(&config, self.layout.formats).map_err(ModelError::Config)?;
         let (needed, found) = (layout.table_bytes, tables.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
@@ -148,9 +148,14 @@ impl<'a> Model<'a> {
         &self.config
     }
 
-    /// How the weight matrices are stored.
+    /// How the weight matrices are stored, but for those that are kept in f32.
     pub fn precision(&self) -> Precision {
-        self.layout.precision
+        self.layout.formats.precision()
+    }
+
+    /// How each weight matrix is stored.
+    pub fn formats(&self) -> Formats {
+        self.layout.formats
     }
 
     /// [`Plan::new`] for this model.

@@ -144,6 +144,14 @@ impl<S: Copy + PartialEq> Entry<S> {
         }
     }
 
+    /// The first site of the entry.
+    pub(crate) fn site(&self) -> S {
+        match *self {
+            Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => site,
+            Self::KeysValues { sites, .. } => sites[0],
+        }
+    }
+
     /// The same entry with its sites mapped by a function.
     pub(crate) fn named<T>(self, name: impl Fn(S) -> T) -> Entry<T> {
         match self {
@@ -156,14 +164,6 @@ impl<S: Copy + PartialEq> Entry<S> {
 }
 
 impl Entry<Site> {
-    /// The first site of the entry.
-    pub(crate) fn site(&self) -> Site {
-        match *self {
-            Self::Rows { site, .. } | Self::Norm { site, .. } | Self::Linear { site, .. } => site,
-            Self::KeysValues { sites, .. } => sites[0],
-        }
-    }
-
     /// The shape of the matrix, \[n, k\]; a vector is one row.
     pub(crate) fn matrix_shape(&self) -> [usize; 2] {
         match *self {
@@ -172,14 +172,6 @@ impl Entry<Site> {
             Self::Linear { n, k, .. } => [n, k],
             Self::KeysValues { n, k, .. } => [2 * n, k],
         }
-    }
-
-    /// The same entry for another layer.
-    pub(crate) fn at_layer(self, index: usize) -> Self {
-        self.named(|site| match site {
-            Site::Layer(_, site) => Site::Layer(index, site),
-            other => other,
-        })
     }
 }
 
@@ -279,6 +271,29 @@ impl Site {
     /// Whether the parameter depends on the image size.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Positions | Self::Rope)
+    }
+}
+
+impl LayerSite {
+    /// The name in packed files. Keys and values are one matrix, and have one name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::AttentionNorm => "attn_norm",
+            Self::Key | Self::Value => "attn_kv",
+            Self::KeyNorm => "attn_k_norm",
+            Self::Query => "attn_q",
+            Self::QueryNorm => "attn_q_norm",
+            Self::RelativeBias => "attn_rel_bias",
+            Self::ContextNorm => "attn_context_norm",
+            Self::Out => "attn_out",
+            Self::AttentionScale => "attn_scale",
+            Self::MlpNorm => "ffn_norm",
+            Self::Gate => "ffn_gate",
+            Self::Up => "ffn_up",
+            Self::HiddenNorm => "ffn_hidden_norm",
+            Self::Down => "ffn_down",
+            Self::MlpScale => "ffn_scale",
+        }
     }
 }
 

@@ -114,7 +114,7 @@ impl Plan {
         &self.config
     }
 
-    /// The precision of the model that the plan is for.
+    /// The precision of the model that the plan is for. The matrices that the model keeps in f32 make no difference.
     pub fn precision(&self) -> Precision {
         self.precision
     }

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use support::{levels, run_plan};
 use vit_engine::{
-    Activation, AlignedBox, AttentionPool, Biases, Config, FillError, Isa, LayerSite, Model, ModelError, Output, Param,
-    Part, PatchOrder, Plan, PlanError, Pool, PoolSite, Positions, Precision, Readout, Serial, Site, Source, Stage,
-    Values, for_each_param,
+    Activation, AlignedBox, AttentionPool, Biases, Config, FillError, Formats, Isa, KeepF32, LayerMatrix, LayerSite,
+    Model, ModelError, Output, Param, Part, PatchOrder, Plan, PlanError, Pool, PoolSite, Positions, Precision, Readout,
+    Serial, Site, Source, Stage, Values, for_each_param,
 };
 
 const POOLS: [Pool; 8] = [
@@ -222,10 +222,10 @@ impl Source for Seeded {
 }
 
 /// Memory that is filled for a config.
-fn filled(c: &Config, precision: Precision, seed: u32) -> AlignedBox {
+fn filled(c: &Config, formats: Formats, seed: u32) -> AlignedBox {
     let source = Seeded { seed, opened: RefCell::default() };
-    let mut memory = AlignedBox::new(Model::bytes(c, precision).unwrap()).unwrap();
-    Model::fill(c, precision, &source, &mut memory).unwrap();
+    let mut memory = AlignedBox::new(Model::bytes(c, formats).unwrap()).unwrap();
+    Model::fill(c, formats, &source, &mut memory).unwrap();
     let mut expected = Vec::new();
     let all: Result<(), ()> = for_each_param(c, |param, shape| {
         expected.push((param, shape));
@@ -314,8 +314,13 @@ fn what_is_accepted_runs() {
         if bytes.is_err() {
             return;
         }
-        let memory = filled(&c, precision, seed);
-        let model = Model::new(&c, precision, isa, &memory).unwrap();
+        // Any matrices may be kept in f32; the plans, which are made for the precision, stay the same.
+        let choice = if d.flag() { d.below(1 << 16) } else { 0 };
+        let kept = LayerMatrix::all(&c).enumerate().filter(|(i, _)| choice >> (i % 16) & 1 == 1);
+        let kept = kept.fold(KeepF32::NONE, |keep, (_, matrix)| keep.with(matrix).unwrap());
+        let formats = Formats::new(precision, kept);
+        let memory = filled(&c, formats, seed);
+        let model = Model::new(&c, formats, isa, &memory).unwrap();
         passes.set(passes.get() + run_all(&model, batch, d));
         accepted.set(accepted.get() + 1);
 
@@ -326,8 +331,8 @@ fn what_is_accepted_runs() {
         match model.at(other.image, &tables) {
             Ok(at) => {
                 // It is the model that is filled for that size to begin with.
-                let whole = filled(&other, precision, seed);
-                let whole = Model::new(&other, precision, isa, &whole).unwrap();
+                let whole = filled(&other, formats, seed);
+                let whole = Model::new(&other, formats, isa, &whole).unwrap();
                 let plan = Plan::new(&other, precision, Output::Patches, batch, None).unwrap();
                 let pixels = pixels(&other, batch);
                 assert!(run_plan(&at, &plan, &pixels, &Serial) == run_plan(&whole, &plan, &pixels, &Serial));

@@ -39,7 +39,8 @@ fn every_golden_model_gives_the_same_bits_from_its_file() {
             assert!(!loaded.is_packed() && !loaded.is_mapped());
             let reopened = [Access::Map, Access::Read].map(|access| {
                 let checkpoint = Checkpoint::open(&path, access).unwrap();
-                assert_eq!(checkpoint.precision().unwrap(), Some(precision));
+                assert_eq!(checkpoint.formats().unwrap(), Some(precision.into()));
+                assert_eq!(checkpoint.config().unwrap(), *loaded.config());
                 let loaded = checkpoint.load(precision).unwrap();
                 assert!(loaded.is_packed() && loaded.is_mapped() == (access == Access::Map));
                 loaded
@@ -107,8 +108,8 @@ fn damaged_files_are_errors() {
 
 fn open_bytes(file: &[u8]) -> Result<Loaded, LoadError> {
     let checkpoint = Checkpoint::from_bytes(b"null", file)?;
-    let precision = checkpoint.precision()?.unwrap_or(Precision::F32);
-    checkpoint.load(precision)
+    let formats = checkpoint.formats()?.unwrap_or(Precision::F32.into());
+    checkpoint.load(formats)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use vit_engine::file::Loaded;
-use vit_engine::{AlignedBox, Config, Isa, Model, Precision, zoo::timm};
+use vit_engine::{AlignedBox, Config, Formats, Isa, Model, zoo::timm};
 
 use super::random::Random;
 use crate::model::open;
@@ -15,7 +15,7 @@ pub(super) enum Subject {
     /// A checkpoint, the milliseconds that loading took, and another image size if there is one.
     Checkpoint(Box<Loaded>, f64, Option<[usize; 2]>),
     /// The hyper-parameters of an architecture, and seeded weights.
-    Random(Config, Precision, AlignedBox),
+    Random(Box<Config>, Formats, AlignedBox),
 }
 
 impl Subject {
@@ -34,17 +34,17 @@ impl Subject {
         if let Some(size) = image_size {
             config.image = size;
         }
-        let precision = how.precision.unwrap_or(Precision::F32);
-        let mut memory = AlignedBox::new(Model::bytes(&config, precision)?)?;
-        Model::fill(&config, precision, &Random { seed: 1 }, &mut memory)?;
-        Ok(Self::Random(config, precision, memory))
+        let formats = how.formats(&config)?;
+        let mut memory = AlignedBox::new(Model::bytes(&config, formats)?)?;
+        Model::fill(&config, formats, &Random { seed: 1 }, &mut memory)?;
+        Ok(Self::Random(Box::new(config), formats, memory))
     }
 
     pub(super) fn model(&self, isa: Isa) -> Result<Model<'_>> {
         Ok(match self {
             Self::Checkpoint(loaded, _, None) => loaded.model(isa),
             Self::Checkpoint(loaded, _, Some(size)) => loaded.model_at(isa, *size)?,
-            Self::Random(config, precision, memory) => Model::new(config, *precision, isa, memory)?,
+            Self::Random(config, formats, memory) => Model::new(config, *formats, isa, memory)?,
         })
     }
 

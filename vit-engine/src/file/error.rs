@@ -51,6 +51,8 @@ pub enum Problem {
         /// The precision requested.
         wanted: &'static str,
     },
+    /// The packed file keeps other matrices in f32 than the ones requested.
+    OtherKeepF32,
     /// The number of labels differs from the number of classes.
     Labels {
         /// Number of label names in config.json.
@@ -152,6 +154,10 @@ impl fmt::Display for Problem {
                 f,
                 "the file is packed in {packed} and cannot become {wanted}: convert the original checkpoint with \
                  --precision {wanted}"
+            ),
+            Self::OtherKeepF32 => f.write_str(
+                "the file is packed with other matrices kept in f32: convert the checkpoint it was made of, with \
+                 --keep-f32",
             ),
             Self::Labels { labels, classes } => write!(f, "{labels} label names, but the model has {classes} classes"),
             Self::Channels { mean, channels } => {

@@ -10,13 +10,13 @@ use super::sizes::Cache;
 use crate::config::Config;
 use crate::memory::AlignedBox;
 use crate::model::Model;
-use crate::weights::Precision;
+use crate::weights::{Formats, Precision};
 use crate::zoo::{OtherSizes, Preprocessing, Rotary};
 
 /// A model in memory, with the metadata of its checkpoint.
 pub struct Loaded {
     pub(super) config: Config,
-    pub(super) precision: Precision,
+    pub(super) formats: Formats,
     pub(super) packed: bool,
     pub(super) memory: Memory,
     pub(super) other_sizes: OtherSizes,
@@ -56,8 +56,8 @@ impl Deref for Memory {
 impl Loaded {
     /// The model for images of the checkpoint's size, to run on `isa`.
     pub fn model(&self, isa: Isa) -> Model<'_> {
-        Model::new(&self.config, self.precision, isa, &self.memory)
-            .expect("the memory was filled for this config and precision")
+        Model::new(&self.config, self.formats, isa, &self.memory)
+            .expect("the memory was filled for this config and these formats")
     }
 
     /// The hyper-parameters.
@@ -65,9 +65,14 @@ impl Loaded {
         &self.config
     }
 
-    /// How the weight matrices are stored.
+    /// How the weight matrices are stored, but for those that are kept in f32.
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.formats.precision()
+    }
+
+    /// How each weight matrix is stored.
+    pub fn formats(&self) -> Formats {
+        self.formats
     }
 
     /// The packed weights, as [`Model::new`] takes them.

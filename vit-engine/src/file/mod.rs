@@ -33,7 +33,9 @@ use crate::memory::{AlignedBox, OutOfMemory};
 use crate::model::Model;
 use crate::packed::PackedFile;
 use crate::parameters::{Param, Part, for_each_param};
-use crate::weights::{FillError, Precision};
+#[cfg(doc)]
+use crate::weights::Precision;
+use crate::weights::{FillError, Formats};
 use crate::zoo;
 use folder::{Files, Index, Weights};
 use loaded::Memory;
@@ -137,50 +139,59 @@ impl<'a> Checkpoint<'a> {
         self
     }
 
-    /// The precision of a packed file, the only one that it can be loaded in; `None` for a checkpoint, which can be
+    /// The formats of a packed file, the only ones that it can be loaded in; `None` for a checkpoint, which can be
     /// loaded in any.
     ///
     /// # Errors
     /// If the file is damaged.
-    pub fn precision(&self) -> Result<Option<Precision>, LoadError> {
-        Ok(self.packed_file()?.map(|file| file.precision))
+    pub fn formats(&self) -> Result<Option<Formats>, LoadError> {
+        Ok(self.packed_file()?.map(|file| file.formats))
+    }
+
+    /// The hyper-parameters, before anything is loaded.
+    ///
+    /// # Errors
+    /// If the config or the names of the tensors are not those of a supported model.
+    pub fn config(&self) -> Result<Config, LoadError> {
+        match self.packed_file()? {
+            Some(file) => Ok(file.config),
+            None => Ok(self.recipe(&self.tensors()?)?.config),
+        }
     }
 
     /// The packed file, if the checkpoint is one.
     fn packed_file(&self) -> Result<Option<PackedFile<'_>>, LoadError> {
         match &*self.weights {
             [(_, file)] if file.starts_with(&crate::packed::MAGIC) => {
-                let at = |error| LoadError { path: self.weights_path.clone(), problem: Problem::Packed(error) };
-                PackedFile::open(file).map(Some).map_err(at)
+                PackedFile::open(file).map(Some).map_err(|error| self.in_weights(Problem::Packed(error)))
             }
             _ => Ok(None),
         }
     }
 
-    /// Reads the config and the tensors' names, checks every tensor that the model needs, and packs the weights in this
-    /// precision.
-    ///
-    /// Memory is allocated only after all tensors are found in the right shapes. Its size is that of the tensors in
-    /// this precision, plus the padding of each matrix to a multiple of 16 outputs.
-    ///
-    /// # Errors
-    /// The problem, with the file and the tensor.
-    pub fn load(&self, precision: Precision) -> Result<Loaded, LoadError> {
-        if let Some(file) = self.packed_file()? {
-            let loaded = packed::load(&file, &self.weights[0].1, precision);
-            return loaded.map_err(|problem| LoadError { path: self.weights_path.clone(), problem });
-        }
-        let in_config = |problem| LoadError { path: self.config_path.clone(), problem };
-        let in_weights = |problem| LoadError { path: self.weights_path.clone(), problem };
-        let tensors = match (&self.index, &*self.weights) {
+    fn in_config(&self, problem: Problem) -> LoadError {
+        LoadError { path: self.config_path.clone(), problem }
+    }
+
+    fn in_weights(&self, problem: Problem) -> LoadError {
+        LoadError { path: self.weights_path.clone(), problem }
+    }
+
+    fn tensors(&self) -> Result<Tensors<'_>, LoadError> {
+        match (&self.index, &*self.weights) {
             (None, [(_, bytes), ..]) => Tensors::of(bytes),
             (None, []) => Tensors::of(&[]),
             (Some(index), files) => {
                 Tensors::sharded(files.iter().map(|(name, bytes)| (&**name, &**bytes)), &index.weight_map)
             }
         }
-        .map_err(in_weights)?;
-        let recipe = zoo::recipe(&self.config, self.family.as_deref(), &tensors)
+        .map_err(|problem| self.in_weights(problem))
+    }
+
+    /// What the config says, checked for contradictions.
+    fn recipe(&self, tensors: &Tensors<'_>) -> Result<zoo::Recipe, LoadError> {
+        let in_config = |problem| self.in_config(problem);
+        let recipe = zoo::recipe(&self.config, self.family.as_deref(), tensors)
             .map_err(|error| in_config(Problem::Zoo(error)))?;
         let config = recipe.config;
         if config.classes > 0 && !recipe.labels.is_empty() && recipe.labels.len() != config.classes {
@@ -190,14 +201,38 @@ impl<'a> Checkpoint<'a> {
         if let Some(mean) = mean {
             return Err(in_config(Problem::Channels { mean, channels: config.channels }));
         }
+        Ok(recipe)
+    }
+
+    /// Reads config and names, checks every tensor the model needs, and packs the weights in those formats: those of a
+    /// [`Precision`], or some matrices kept in f32 as [`Formats`] has them.
+    ///
+    /// Memory is allocated once all tensors are known to be there in the right shapes, and is theirs in size, but for
+    /// the formats and the padding of each matrix to a multiple of 16 outputs.
+    ///
+    /// # Errors
+    /// What is wrong, with the file and the tensor.
+    pub fn load(&self, formats: impl Into<Formats>) -> Result<Loaded, LoadError> {
+        self.load_as(formats.into())
+    }
+
+    fn load_as(&self, formats: Formats) -> Result<Loaded, LoadError> {
+        if let Some(file) = self.packed_file()? {
+            let loaded = packed::load(&file, &self.weights[0].1, formats);
+            return loaded.map_err(|problem| self.in_weights(problem));
+        }
+        let (in_config, in_weights) = (|problem| self.in_config(problem), |problem| self.in_weights(problem));
+        let tensors = self.tensors()?;
+        let recipe = self.recipe(&tensors)?;
+        let config = recipe.config;
 
         let parameters = Parameters { tensors: &tensors, recipe: &recipe };
         let (used, unused) = parameters.check().map_err(in_weights)?;
         let rounding = parameters.rounding();
-        let bytes = Model::bytes(&config, precision).map_err(|error| in_config(Problem::Zoo(error.into())))?;
+        let bytes = Model::bytes(&config, formats).map_err(|error| in_config(Problem::Zoo(error.into())))?;
         let memory = AlignedBox::new(bytes);
         let mut memory = memory.map_err(|OutOfMemory { bytes }| in_weights(Problem::OutOfMemory { bytes }))?;
-        Model::fill(&config, precision, &parameters, &mut memory).map_err(|error| {
+        Model::fill(&config, formats, &parameters, &mut memory).map_err(|error| {
             in_weights(match error {
                 FillError::Source(problem) => problem,
                 FillError::OutOfRange { param, row, column, value, format } => {
@@ -215,7 +250,7 @@ impl<'a> Checkpoint<'a> {
         let labels = if config.classes > 0 { recipe.labels } else { Vec::new() };
         Ok(Loaded {
             config,
-            precision,
+            formats,
             packed: false,
             memory: Memory::Own(memory),
             other_sizes: recipe.other_sizes,

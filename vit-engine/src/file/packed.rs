@@ -21,7 +21,7 @@ use super::map::Bytes;
 use super::safetensors::Rounding;
 use crate::memory::{AlignedBox, OutOfMemory};
 use crate::packed::{self, Extra, PackedError, PackedFile, Value, kind};
-use crate::weights::Precision;
+use crate::weights::Formats;
 use crate::zoo::{CropMode, Filter, Interpolation, OtherSizes, Preprocessing, Rotary};
 
 const FILTERS: [(Option<Filter>, &str); 3] =
@@ -37,9 +37,13 @@ const CROP_MODES: [(CropMode, &str); 3] =
     [(CropMode::Center, "center"), (CropMode::Squash, "squash"), (CropMode::Border, "border")];
 
 /// The model of a packed file: in the mapping, or copied into huge pages if the file was read.
-pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precision) -> Result<Loaded, Problem> {
-    if precision != file.precision {
-        return Err(Problem::OtherPrecision { packed: file.precision.name(), wanted: precision.name() });
+pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -> Result<Loaded, Problem> {
+    let (packed, wanted) = (file.formats.precision(), formats.precision());
+    if wanted != packed {
+        return Err(Problem::OtherPrecision { packed: packed.name(), wanted: wanted.name() });
+    }
+    if formats != file.formats {
+        return Err(Problem::OtherKeepF32);
     }
     let memory = match bytes {
         #[cfg(feature = "mmap")]
@@ -91,7 +95,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, precision: Precisio
     }
     Ok(Loaded {
         config: file.config,
-        precision,
+        formats,
         packed: true,
         memory,
         other_sizes,
@@ -174,7 +178,7 @@ impl<'a> Said<'_, 'a> {
 
 /// Writes a loaded model with the metadata of its checkpoint.
 pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
-    let Loaded { config, precision, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
+    let Loaded { config, formats, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
     let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
     let OtherSizes { filter, whole_patches, by_count, from_square, rounded } = *other_sizes;
     let mut extras = vec![
@@ -216,7 +220,7 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     if !labels.is_empty() {
         extras.push(Extra::Strings("vit.labels", labels));
     }
-    packed::write(config, *precision, memory, &extras, out)
+    packed::write(config, *formats, memory, &extras, out)
 }
 
 fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {

@@ -6,6 +6,7 @@
 //! | `general.alignment` | u32 | 64 |
 //! | `vit.layout_version` | u32 | 1; other versions are refused |
 //! | `vit.precision` | string | a [`Precision`]'s name |
+//! | `vit.keep_f32` | string\[\] | the layers' matrices that are F32 nevertheless, as `blk.3.attn_q`; absent where there are none |
 //! | `vit.channels`, `vit.image_height`, `vit.image_width`, `vit.patch_height`, `vit.patch_width` | u32 | |
 //! | `vit.patch_order` | string | `channel_row_column`, `row_column_channel` |
 //! | `vit.patch_norm`, `vit.embed_norm`, `vit.class_token`, `vit.distillation_token`, `vit.pre_norm`, `vit.final_norm` | bool | |
@@ -24,9 +25,9 @@
 //! | `vit.projection_length`, `vit.class_count` | u32 | projection, classes |
 //! | `vit.distillation_head` | bool | |
 use super::PackedError;
-use super::gguf::{Gguf, Value, attempt, equal};
+use super::gguf::{Gguf, Value, attempt, equal, kind};
 use crate::config::{AttentionPool, Biases, Config, PatchOrder, Pool, Positions, Readout};
-use crate::weights::Precision;
+use crate::weights::{Formats, KeepF32, LayerMatrix, Precision};
 use vit_kernels::Activation;
 
 /// The version of the tensors' names, order and layout that this library writes and reads.
@@ -36,6 +37,7 @@ pub(super) const ARCHITECTURE: (&str, &str) = ("general.architecture", "vit");
 pub(super) const ALIGNMENT: &str = "general.alignment";
 pub(super) const VERSION: &str = "vit.layout_version";
 pub(super) const PRECISION: &str = "vit.precision";
+pub(super) const KEEP_F32: &str = "vit.keep_f32";
 
 /// A value and the word for it.
 type Words<T, const N: usize> = [(T, &'static str); N];
@@ -130,8 +132,22 @@ pub(super) const fn check(file: &Gguf<'_>) -> Result<(), PackedError> {
     if version != LAYOUT_VERSION as usize { Err(PackedError::LayoutVersion(version)) } else { Ok(()) }
 }
 
-pub(super) const fn precision(file: &Gguf<'_>) -> Result<Precision, PackedError> {
-    file.word(PRECISION, &PRECISIONS)
+pub(super) fn formats(file: &Gguf<'_>) -> Result<Formats, PackedError> {
+    Ok(Formats::new(file.word(PRECISION, &PRECISIONS)?, keep_f32(file)?))
+}
+
+fn keep_f32(file: &Gguf<'_>) -> Result<KeepF32, PackedError> {
+    match file.get(KEEP_F32)? {
+        None => Ok(KeepF32::NONE),
+        Some(Value::Array { kind: kind::STRING, count, mut elements }) => {
+            (0..count).try_fold(KeepF32::NONE, |keep, _| {
+                let name = core::str::from_utf8(elements.string()?).ok();
+                let matrix = name.and_then(|name| name.parse::<LayerMatrix>().ok());
+                matrix.and_then(|matrix| keep.with(matrix).ok()).ok_or(PackedError::Metadata(KEEP_F32))
+            })
+        }
+        Some(_) => Err(PackedError::Metadata(KEEP_F32)),
+    }
 }
 
 /// Reads the hyper-parameters. They are not validated yet.

@@ -33,7 +33,7 @@ use vit_kernels::Isa;
 use crate::arena::MemoryError;
 use crate::config::{Config, ConfigError};
 use crate::model::{Model, ModelError};
-use crate::weights::{Precision, WeightLayout};
+use crate::weights::{Formats, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
@@ -45,10 +45,10 @@ pub(crate) use {
 #[cfg(feature = "checkpoints")]
 pub(crate) const MAGIC: [u8; 4] = gguf::MAGIC;
 
-/// A packed file. Its table of tensors has been checked against its config and precision.
+/// A packed file. Its table of tensors has been checked against its config and formats.
 pub(crate) struct PackedFile<'a> {
     pub(crate) config: Config,
-    pub(crate) precision: Precision,
+    pub(crate) formats: Formats,
     /// The block of weights.
     pub(crate) weights: &'a [u8],
     #[cfg(feature = "checkpoints")]
@@ -59,15 +59,15 @@ impl<'a> PackedFile<'a> {
     pub(crate) fn open(file: &'a [u8]) -> Result<Self, PackedError> {
         let file = Gguf::open(file)?;
         keys::check(&file)?;
-        let (config, precision) = (keys::config(&file)?, keys::precision(&file)?);
-        let layout = WeightLayout::new(&config, precision).map_err(PackedError::Config)?;
+        let (config, formats) = (keys::config(&file)?, keys::formats(&file)?);
+        let layout = WeightLayout::new(&config, formats).map_err(PackedError::Config)?;
         tensors::check(&file, &layout, &config)?;
         if file.data.len() != layout.bytes() {
             return Err(PackedError::Data { expected: layout.bytes(), found: file.data.len() });
         }
         Ok(Self {
             config,
-            precision,
+            formats,
             weights: file.data,
             #[cfg(feature = "checkpoints")]
             file,
@@ -89,8 +89,8 @@ impl<'a> Model<'a> {
     /// # Errors
     /// If the file is not a packed model, is truncated or inconsistent, has another version, or is misaligned.
     pub fn from_packed(file: &'a [u8], isa: Isa) -> Result<Self, PackedError> {
-        let PackedFile { config, precision, weights, .. } = PackedFile::open(file)?;
-        Self::new(&config, precision, isa, weights).map_err(|error| match error {
+        let PackedFile { config, formats, weights, .. } = PackedFile::open(file)?;
+        Self::new(&config, formats, isa, weights).map_err(|error| match error {
             ModelError::Config(error) => PackedError::Config(error),
             ModelError::Memory(error) => PackedError::Memory(error),
             ModelError::OtherGrid { .. } => unreachable!("the image size is the model's own"),

@@ -6,7 +6,7 @@ use vit_kernels::{Format, LANES};
 use super::PackedError;
 use super::gguf::Gguf;
 use crate::config::Config;
-use crate::parameters::{Entry, LayerSite, PoolSite, Site};
+use crate::parameters::{Entry, PoolSite, Site};
 use crate::weights::{Slot, WeightLayout};
 
 /// A tensor of the table.
@@ -133,7 +133,7 @@ impl fmt::Display for Tensor {
             Site::PreNorm => "pre_norm",
             Site::Layer(index, site) => {
                 write!(f, "blk.{index}.")?;
-                layer_name(site)
+                site.name()
             }
             Site::FinalNorm => "final_norm",
             Site::Pool(site) => pool_name(site),
@@ -145,27 +145,6 @@ impl fmt::Display for Tensor {
             Site::Rope => "rope",
         };
         write!(f, "{name}.{}", self.role)
-    }
-}
-
-/// The entry of keys and values has the site of the keys.
-fn layer_name(site: LayerSite) -> &'static str {
-    match site {
-        LayerSite::AttentionNorm => "attn_norm",
-        LayerSite::Key | LayerSite::Value => "attn_kv",
-        LayerSite::KeyNorm => "attn_k_norm",
-        LayerSite::Query => "attn_q",
-        LayerSite::QueryNorm => "attn_q_norm",
-        LayerSite::RelativeBias => "attn_rel_bias",
-        LayerSite::ContextNorm => "attn_context_norm",
-        LayerSite::Out => "attn_out",
-        LayerSite::AttentionScale => "attn_scale",
-        LayerSite::MlpNorm => "ffn_norm",
-        LayerSite::Gate => "ffn_gate",
-        LayerSite::Up => "ffn_up",
-        LayerSite::HiddenNorm => "ffn_hidden_norm",
-        LayerSite::Down => "ffn_down",
-        LayerSite::MlpScale => "ffn_scale",
     }
 }
 

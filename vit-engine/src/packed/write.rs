@@ -7,7 +7,7 @@ use super::gguf::{MAGIC, VERSION, Value, kind};
 use super::{keys, tensors};
 use crate::arena::ALIGN;
 use crate::config::Config;
-use crate::weights::{Precision, WeightLayout};
+use crate::weights::{Formats, WeightLayout};
 
 /// Metadata besides the hyper-parameters.
 pub(crate) enum Extra<'a> {
@@ -22,19 +22,23 @@ pub(crate) enum Extra<'a> {
 /// The errors of `out`.
 pub(crate) fn write(
     config: &Config,
-    precision: Precision,
+    formats: Formats,
     weights: &[u8],
     extras: &[Extra<'_>],
     mut out: impl Write,
 ) -> io::Result<()> {
-    let layout = WeightLayout::new(config, precision).map_err(io::Error::other)?;
-    assert_eq!(weights.len(), layout.bytes(), "the weights are for this config and precision");
+    let layout = WeightLayout::new(config, formats).map_err(io::Error::other)?;
+    assert_eq!(weights.len(), layout.bytes(), "the weights are for this config and formats");
     let mut metadata = Table::default();
     let word = |text: &'static str| Value::String(text.as_bytes());
     metadata.value(keys::ARCHITECTURE.0, word(keys::ARCHITECTURE.1));
     metadata.value(keys::ALIGNMENT, Value::U32(ALIGN as u32));
     metadata.value(keys::VERSION, Value::U32(keys::LAYOUT_VERSION));
-    metadata.value(keys::PRECISION, word(precision.name()));
+    metadata.value(keys::PRECISION, word(formats.precision().name()));
+    let kept: Vec<String> = formats.keep_f32().matrices(config).map(|matrix| matrix.to_string()).collect();
+    if !kept.is_empty() {
+        metadata.strings(keys::KEEP_F32, &kept);
+    }
     keys::put_config(config, &mut |key, value| metadata.value(key, value));
     for extra in extras {
         match extra {
@@ -43,10 +47,7 @@ pub(crate) fn write(
                 metadata.array(key, kind::F32, values.len());
                 values.iter().for_each(|value| metadata.bytes.extend(value.to_le_bytes()));
             }
-            Extra::Strings(key, texts) => {
-                metadata.array(key, kind::STRING, texts.len());
-                texts.iter().for_each(|text| metadata.text(text.as_bytes()));
-            }
+            Extra::Strings(key, texts) => metadata.strings(key, texts),
         }
     }
     let mut table = Table::default();
@@ -90,6 +91,11 @@ impl Table {
         self.key(key, kind::ARRAY);
         self.bytes.extend(kind.to_le_bytes());
         self.bytes.extend((len as u64).to_le_bytes());
+    }
+
+    fn strings(&mut self, key: &str, texts: &[String]) {
+        self.array(key, kind::STRING, texts.len());
+        texts.iter().for_each(|text| self.text(text.as_bytes()));
     }
 
     fn value(&mut self, key: &str, value: Value<'_>) {

@@ -1,23 +1,23 @@
 //! The offset of every parameter in a model's block of memory.
 //!
-//! It depends only on the config and the precision. So the size is known before anything is loaded, and no index of
+//! It depends only on the config and the formats. So the size is known before anything is loaded, and no index of
 //! tensors is allocated.
 use vit_kernels::{Format, Packed};
 
-use super::{Linear, Norm, Precision, floats, lines};
+use super::{Formats, Linear, Norm, floats, lines};
 use crate::arena::ALIGN;
 use crate::config::{Config, ConfigError};
-use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, Site, TABLES};
+use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, LayerSite, Site, TABLES};
 
 /// The offsets of a model's parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct WeightLayout {
-    pub(crate) precision: Precision,
+    pub(crate) formats: Formats,
     before: [Option<Slot>; BEFORE],
-    /// The parameters of one layer, with offsets from the start of the layer. Layers follow each other every
-    /// `layer_len` bytes.
-    layer: [Option<Slot>; LAYER],
+    /// The parameters of every layer.
+    layer: [Option<LayerPart>; LAYER],
     layers_start: usize,
+    /// The bytes of a layer that keeps no matrix in f32.
     layer_len: usize,
     after: [Option<Slot>; AFTER],
     /// The tables, which depend on the image size, with offsets from `tables_start`.
@@ -40,9 +40,20 @@ pub(crate) struct Slot {
     pub(crate) bias: usize,
 }
 
+/// A parameter of every layer, with its sizes in bytes, padded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct LayerPart {
+    entry: Entry<LayerSite>,
+    /// The weight in the format of the precision.
+    weight: usize,
+    /// The weight in the layers that keep it in f32.
+    kept: usize,
+    bias: usize,
+}
+
 /// Reserves aligned ranges one after the other. `None` after an overflow.
 struct Cursor {
-    precision: Precision,
+    formats: Formats,
     at: Option<usize>,
 }
 
@@ -56,12 +67,36 @@ impl Cursor {
     fn slots<const N: usize>(&mut self, entries: [Option<Entry<Site>>; N]) -> [Option<Slot>; N] {
         entries.map(|entry| {
             let entry = entry?;
-            let format = self.precision.format(entry.site());
+            let format = self.formats.format(entry.site());
             let offset = self.reserve(entry.weight_bytes(format));
             let bias = self.reserve(row_bytes(1, entry.bias_len().unwrap_or(0)));
             Some(Slot { entry, format, offset, bias })
         })
     }
+}
+
+/// The parameters of every layer, in the order of memory; `None` on overflow.
+fn layer_parts(config: &Config, formats: Formats) -> Option<[Option<LayerPart>; LAYER]> {
+    let mut parts = [None; LAYER];
+    for (part, entry) in parts.iter_mut().zip(parameters::layer(config)) {
+        let Some(entry) = entry else { continue };
+        let in_layer = entry.of_layer(0);
+        let padded = |format| in_layer.weight_bytes(format)?.checked_next_multiple_of(ALIGN);
+        let weight = padded(formats.precision().format(in_layer.site()))?;
+        let bias = row_bytes(1, in_layer.bias_len().unwrap_or(0))?;
+        let kept = if formats.keep_f32().is_empty() { weight } else { padded(Format::F32)? };
+        *part = Some(LayerPart { entry, weight, kept, bias });
+    }
+    Some(parts)
+}
+
+/// The bytes of the first `count` layers, each `layer_len` long except for the matrices that are kept in f32.
+fn layers_len(parts: &[Option<LayerPart>; LAYER], layer_len: usize, count: usize, formats: Formats) -> Option<usize> {
+    let keep = formats.keep_f32();
+    parts.iter().flatten().try_fold(layer_len.checked_mul(count)?, |len, part| {
+        let kept = keep.count_before(count, part.entry.site());
+        len.checked_add(kept.checked_mul(part.kept)?).map(|len| len - kept * part.weight)
+    })
 }
 
 /// Bytes of rows of f32, rounded up so that the next range is aligned.
@@ -90,16 +125,18 @@ impl Entry<Site> {
 }
 
 impl WeightLayout {
-    pub(crate) fn new(config: &Config, precision: Precision) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, formats: impl Into<Formats>) -> Result<Self, ConfigError> {
         config.validate()?;
-        let start = || Cursor { precision, at: Some(0) };
-        let mut at = start();
-        let layer = at.slots(parameters::layer(config).map(|entry| entry.map(|entry| entry.of_layer(0))));
-        let layer_len = at.at.ok_or(ConfigError::TooLarge)?;
+        let formats = formats.into();
+        formats.keep_f32().check(config)?;
+        let layer = layer_parts(config, formats).ok_or(ConfigError::TooLarge)?;
+        let add = |sum: usize, part: &LayerPart| sum.checked_add(part.weight)?.checked_add(part.bias);
+        let layer_len = layer.iter().flatten().try_fold(0, add).ok_or(ConfigError::TooLarge)?;
 
+        let start = || Cursor { formats, at: Some(0) };
         let mut at = start();
         let before = at.slots(parameters::before_layers(config));
-        let layers_start = at.reserve(layer_len.checked_mul(config.depth));
+        let layers_start = at.reserve(layers_len(&layer, layer_len, config.depth, formats));
         let after = at.slots(parameters::after_layers(config));
         let tables_start = at.at.ok_or(ConfigError::TooLarge)?;
 
@@ -107,7 +144,7 @@ impl WeightLayout {
         let tables = at.slots(parameters::tables(config));
         let table_bytes = at.at.ok_or(ConfigError::TooLarge)?;
         tables_start.checked_add(table_bytes).ok_or(ConfigError::TooLarge)?;
-        Ok(Self { precision, before, layer, layers_start, layer_len, after, tables, tables_start, table_bytes })
+        Ok(Self { formats, before, layer, layers_start, layer_len, after, tables, tables_start, table_bytes })
     }
 
     /// Bytes of a model, including its tables.
@@ -128,12 +165,16 @@ impl WeightLayout {
 
     /// The slots of layer `index`, with offsets from the start of the model.
     pub(crate) fn layer(&self, index: usize) -> impl Iterator<Item = Slot> {
-        let start = self.layers_start + index * self.layer_len;
-        self.layer.into_iter().flatten().map(move |slot| Slot {
-            entry: slot.entry.at_layer(index),
-            offset: start + slot.offset,
-            bias: start + slot.bias,
-            ..slot
+        let before = layers_len(&self.layer, self.layer_len, index, self.formats);
+        let mut at = self.layers_start + before.expect("all layers fit");
+        let formats = self.formats;
+        self.layer.into_iter().flatten().map(move |part| {
+            let entry = part.entry.of_layer(index);
+            let format = formats.format(entry.site());
+            let kept = format == Format::F32;
+            let (offset, bias) = (at, at + if kept { part.kept } else { part.weight });
+            at = bias + part.bias;
+            Slot { entry, format, offset, bias }
         })
     }
 
@@ -190,6 +231,7 @@ mod tests {
     use crate::config::AttentionPool;
     use crate::parameters::{LayerSite, PoolSite};
     use crate::testing::tiny;
+    use crate::weights::Precision;
 
     /// Keys and values are one matrix. It is found with both of their sites, and not with one of them.
     #[test]

@@ -1,5 +1,6 @@
 //! A model's weights in one block of memory: their formats, their offsets, and how the block is filled.
 mod fill;
+mod formats;
 mod layout;
 mod precision;
 
@@ -7,6 +8,7 @@ use vit_kernels::{Line, Packed};
 
 pub(crate) use fill::Fill;
 pub use fill::{FillError, Source, Values};
+pub use formats::{Formats, KeepF32, LayerMatrix, TooManyLayers, UnknownMatrix};
 pub(crate) use layout::{Slot, WeightLayout};
 pub use precision::{Precision, UnknownPrecision};
 

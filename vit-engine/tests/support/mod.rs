@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use vit_engine::file::{Checkpoint, LoadError, Loaded};
-use vit_engine::{AlignedBox, Executor, Images, Isa, Model, Output, Plan, Precision, Serial};
+use vit_engine::{AlignedBox, Executor, Formats, Images, Isa, Model, Output, Plan, Serial};
 
 /// The levels to test: the one that `VIT_ISA` names, or all that the CPU has; `VIT_REQUIRE_ISA` names those it must have.
 pub fn levels() -> Vec<Isa> {
@@ -97,17 +97,17 @@ impl Golden {
         Some(Tensor { shape: view.shape().to_vec(), data })
     }
 
-    pub fn load(&self, precision: Precision) -> Loaded {
-        self.load_weights(&self.weights, precision)
+    pub fn load(&self, formats: impl Into<Formats>) -> Loaded {
+        self.load_weights(&self.weights, formats)
     }
 
     /// The model with other weights.
-    pub fn load_weights(&self, weights: &Weights, precision: Precision) -> Loaded {
-        self.try_load(&self.config, weights, precision).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    pub fn load_weights(&self, weights: &Weights, formats: impl Into<Formats>) -> Loaded {
+        self.try_load(&self.config, weights, formats).unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// The model with another config and other weights.
-    pub fn try_load(&self, config: &[u8], weights: &Weights, precision: Precision) -> Result<Loaded, LoadError> {
+    pub fn try_load(&self, config: &[u8], weights: &Weights, formats: impl Into<Formats>) -> Result<Loaded, LoadError> {
         match weights {
             Weights::One(weights) => Checkpoint::from_bytes(config, weights),
             Weights::Sharded { index, shards } => {
@@ -115,7 +115,7 @@ impl Golden {
                 Checkpoint::from_shards(config, index, &shards)
             }
         }
-        .and_then(|checkpoint| checkpoint.load(precision))
+        .and_then(|checkpoint| checkpoint.load(formats))
     }
 }
 
