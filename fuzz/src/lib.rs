@@ -16,7 +16,8 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
             Ok(loaded) => {
                 repack(&loaded);
                 let model = loaded.model(Isa::best());
-                for output in [Output::Logits, Output::Embedding, Output::Patches, Output::Attention] {
+                let kinds = [Output::Logits, Output::Embedding, Output::Patches, Output::Layers, Output::Attention];
+                for output in kinds {
                     run(&model, output);
                 }
                 let c = model.config();

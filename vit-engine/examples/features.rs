@@ -4,7 +4,7 @@
 //! cargo run -p vit-engine --example features -- \
 //!     vit-cli/models/fashion-vit patches features.npy vit-cli/models/fashion-vit/samples/*.png
 //! ```
-//! The third argument is one of `logits`, `class`, `patches`, `registers`, `embedding`, `layer:N` and `attention`.
+//! The third argument is one of `logits`, `class`, `patches`, `registers`, `embedding`, `layer:N`, `layers` and `attention`.
 use std::error::Error;
 use std::fs::File;
 use std::io::BufWriter;

@@ -83,6 +83,9 @@ impl Pass<'_> {
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = output.layers(c);
         for index in 0..layers {
+            if output == Output::Layers {
+                self.copy_tokens(index, residual, out);
+            }
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
             if output == Output::Attention {
@@ -101,6 +104,14 @@ impl Pass<'_> {
 
         self.head(residual, arena, out);
         Ok(())
+    }
+
+    /// The tokens after `index` layers, into their part of `out`, \[images, depth + 1, tokens, dim\].
+    pub(crate) fn copy_tokens(&self, index: usize, residual: &[f32], out: &mut [f32]) {
+        let len = self.model.config.tokens() * self.model.config.dim;
+        for (tokens, out) in residual.chunks_exact(len).zip(out.chunks_exact_mut((self.model.config.depth + 1) * len)) {
+            out[index * len..][..len].copy_from_slice(tokens);
+        }
     }
 
     /// Moves each image's first tokens to the front: \[images, tokens, dim\] → \[images, rows, dim\].

@@ -20,6 +20,7 @@ impl Pass<'_> {
             Output::Registers => self.final_norms(residual, patches - c.registers * c.dim..patches, out),
             Output::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
             Output::Layer(_) => out.copy_from_slice(residual),
+            Output::Layers => self.copy_tokens(c.depth, residual, out),
             // Each layer has written its maps already.
             Output::Attention => {}
             Output::Embedding => {

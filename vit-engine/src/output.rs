@@ -21,6 +21,8 @@ pub enum Output {
     /// All tokens after this many layers, without the final norm, \[batch, tokens, dim\]; 0 is the input of the first
     /// layer.
     Layer(usize),
+    /// The tokens of [`Layer`](Self::Layer) for every number of layers from 0 on, \[batch, depth + 1, tokens, dim\].
+    Layers,
     /// The attention probabilities of all layers (after the softmax), \[batch, depth, heads, queries, keys\]; queries
     /// and keys are all tokens.
     Attention,
@@ -38,6 +40,7 @@ impl Output {
             Self::Embedding => c.embedding_len(),
             Self::Layer(layer) if layer <= c.depth => c.tokens().checked_mul(c.dim),
             Self::Layer(_) => None,
+            Self::Layers => c.depth.checked_add(1)?.checked_mul(c.tokens().checked_mul(c.dim)?),
             Self::Attention => {
                 let map = c.tokens().checked_mul(c.tokens())?;
                 c.depth.checked_mul(c.heads)?.checked_mul(map).filter(|len| *len > 0)
@@ -60,7 +63,7 @@ impl Output {
             Self::Embedding => config.embedding.map_or(0, |readout| readout.pool.rows(config)),
             Self::Class => 1,
             Self::Registers => config.prefix(),
-            Self::Patches | Self::Layer(_) | Self::Attention => config.tokens(),
+            Self::Patches | Self::Layer(_) | Self::Layers | Self::Attention => config.tokens(),
         }
     }
 }
@@ -74,6 +77,7 @@ impl fmt::Display for Output {
             Self::Registers => "registers",
             Self::Embedding => "embedding",
             Self::Attention => "attention",
+            Self::Layers => "layers",
             Self::Layer(layer) => return write!(f, "layer:{layer}"),
         })
     }
@@ -91,6 +95,7 @@ impl FromStr for Output {
             "registers" => Self::Registers,
             "embedding" => Self::Embedding,
             "attention" => Self::Attention,
+            "layers" => Self::Layers,
             _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownOutput)?),
         })
     }
@@ -103,8 +108,8 @@ pub struct UnknownOutput;
 impl fmt::Display for UnknownOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "expected logits, class, patches, registers, embedding, attention, layer:0 (the input of the first layer) or \
-             layer:N (the tokens after N layers)",
+            "expected logits, class, patches, registers, embedding, attention, layer:0 (the input of the first layer), \
+             layer:N (the tokens after N layers) or layers (all of these)",
         )
     }
 }
@@ -130,7 +135,9 @@ mod tests {
 
     #[test]
     fn they_are_read_as_they_are_written() {
-        for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "attention"] {
+        for text in
+            ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "layers", "attention"]
+        {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
         for text in ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"] {

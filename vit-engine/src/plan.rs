@@ -242,7 +242,7 @@ impl fmt::Display for PlanError {
                 Output::Registers => write!(f, "the model has no registers"),
                 Output::Embedding => write!(f, "the model pools no tokens: use patches"),
                 Output::Layer(layer) => write!(f, "the model has fewer than {layer} layers"),
-                Output::Attention | Output::Patches => write!(f, "the model has no layers"),
+                Output::Attention | Output::Patches | Output::Layers => write!(f, "the model has no layers"),
             },
             Self::Budget { minimum, budget } => {
                 write!(f, "a memory budget of {budget} bytes is too small: this model needs at least {minimum}")

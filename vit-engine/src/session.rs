@@ -170,6 +170,7 @@ impl Session {
             Output::Registers => vec![c.registers, c.dim],
             Output::Embedding => c.embedding_len().into_iter().collect(),
             Output::Layer(_) => vec![c.tokens(), c.dim],
+            Output::Layers => vec![c.depth + 1, c.tokens(), c.dim],
             Output::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
         }
     }

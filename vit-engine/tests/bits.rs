@@ -7,7 +7,7 @@ use vit_engine::{
     arena_bytes,
 };
 
-const KINDS: [Output; 8] = [
+const KINDS: [Output; 9] = [
     Output::Logits,
     Output::Class,
     Output::Patches,
@@ -15,6 +15,7 @@ const KINDS: [Output; 8] = [
     Output::Embedding,
     Output::Layer(0),
     Output::Layer(1),
+    Output::Layers,
     Output::Attention,
 ];
 

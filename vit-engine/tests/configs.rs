@@ -29,7 +29,7 @@ const ACTIVATIONS: [Activation; 5] =
     [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
 
 /// Every kind of output, also those that no model has.
-const KINDS: [Output; 10] = [
+const KINDS: [Output; 11] = [
     Output::Logits,
     Output::Class,
     Output::Patches,
@@ -40,6 +40,7 @@ const KINDS: [Output; 10] = [
     Output::Layer(1),
     Output::Layer(2),
     Output::Layer(usize::MAX),
+    Output::Layers,
 ];
 
 /// Choices, one after the other; they shrink towards the first of each.

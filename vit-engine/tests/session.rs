@@ -51,6 +51,26 @@ fn it_gives_the_same_bits_whatever_the_batch() {
     }
 }
 
+/// What each of them gives by itself.
+#[test]
+fn all_layers_in_one_pass() {
+    for name in ["dinov2-model", "timm-token", "timm-avg"] {
+        let golden = golden(name);
+        let loaded = golden.load(Precision::F32);
+        let (model, pixels) = (loaded.model(Isa::best()), golden.tensor("pixels").unwrap());
+        let all = run(&model, Output::Layers, &pixels);
+        let c = model.config();
+        let images = all.chunks_exact(all.len() / pixels.shape[0]);
+        for layer in 0..=c.depth {
+            let want = run(&model, Output::Layer(layer), &pixels);
+            let len = c.tokens() * c.dim;
+            let got: Vec<_> = images.clone().flat_map(|image| &image[layer * len..][..len]).copied().collect();
+            assert!(got == want, "{name}, layer {layer}");
+        }
+        assert_eq!(all.len(), pixels.shape[0] * (c.depth + 1) * c.tokens() * c.dim);
+    }
+}
+
 #[test]
 fn it_is_owned_and_changes_its_size() {
     let golden = golden("dinov2-model");

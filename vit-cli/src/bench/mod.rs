@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive, default_value = "1")]
     batch: Vec<usize>,
 
-    /// What the model computes: logits, class, patches, registers, embedding, layer:N, attention
+    /// What the model computes: logits, class, patches, registers, embedding, layer:N, layers, attention
     #[arg(long, value_name = "KIND", default_value = "logits")]
     features: Output,
 
