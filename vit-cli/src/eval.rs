@@ -1,21 +1,18 @@
 //! `vit eval`: the accuracy of a model.
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use image::{DynamicImage, GrayImage};
 use serde::Serialize;
 use vit_engine::Output;
 
-use crate::idx::Idx;
-use crate::inputs::Input;
+use crate::data::Data;
 use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
-use crate::{inputs, model, npy, output, picture};
+use crate::{model, npy, output};
 
 /// Measure a model's accuracy on labelled pictures
 ///
@@ -72,12 +69,6 @@ struct Report {
     classes_from: &'static str,
 }
 
-/// Labelled pictures from either source.
-enum Data {
-    Idx { images: Box<Idx>, labels: Box<Idx>, classes: usize },
-    Files(Vec<(PathBuf, usize)>),
-}
-
 /// The number of pictures in a batch.
 const BATCH: usize = 64;
 
@@ -86,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config = *loaded.config();
     let (data, classes_from) = match (&args.images, &args.labels, &args.folder) {
         (Some(images), Some(labels), _) => {
-            (Data::idx(images, labels, config.classes, args.picture.max_pixels)?, "labels file")
+            (Data::idx(images, Some(labels), config.classes, args.picture.max_pixels)?, "labels file")
         }
         (_, _, Some(folder)) => Data::folder(folder, &loaded.labels, config.classes)?,
         _ => bail!("give --images and --labels, or --folder"),
@@ -103,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let results = batch.range.clone().zip(logits.chunks_exact(config.classes)).zip(batch.results.drain(..));
         for ((index, logits), result) in results {
             progress.inc(1);
-            let label = data.label(index)?;
+            let label = data.label(index)?.context("a picture without label")?;
             let logits = match result {
                 Ok(()) => Logits::new(logits).inspect_err(|_| not_finite += 1),
                 // If one file holds all pictures, an error in it ends the run.
@@ -156,103 +147,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         report.show()?
     }
     Ok(if failed + not_finite > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-impl Data {
-    fn idx(images: &Path, labels: &Path, classes: usize, max_pixels: u64) -> Result<Self> {
-        let (images, labels) = (Idx::open(images, 3)?, Idx::open(labels, 1)?);
-        let name = &images.name;
-        let (&[found, height, width], &[labelled]) = (images.shape(), labels.shape()) else {
-            bail!("{name}: not pictures and labels");
-        };
-        ensure!(found == labelled, "{found} pictures in {name}, but {labelled} labels");
-        ensure!(found > 0, "{name}: no pictures");
-        ensure!(height > 0 && width > 0, "{name}: pictures without pixels");
-        picture::check_size(width as u64, height as u64, max_pixels).with_context(|| name.clone())?;
-        Ok(Self::Idx { images: Box::new(images), labels: Box::new(labels), classes })
-    }
-
-    /// Class folders are matched to the model's label names if all of them have such names, and otherwise taken in
-    /// sorted order.
-    fn folder(folder: &Path, labels: &[String], classes: usize) -> Result<(Self, &'static str)> {
-        let entries = inputs::entries(folder).with_context(|| inputs::shown(folder))?;
-        let folders: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path).filter(|path| path.is_dir()).collect();
-        // Of equal label names the first class is used.
-        let classes_of: HashMap<String, usize> =
-            labels.iter().enumerate().rev().map(|(class, label)| (slug(label), class)).collect();
-        let position =
-            |path: &PathBuf| classes_of.get(&slug(&path.file_name().unwrap_or_default().to_string_lossy())).copied();
-        let matched: Option<Vec<usize>> = folders.iter().map(position).collect();
-        let (order, how) = match matched {
-            Some(order) if !order.is_empty() => (order, "folders named like the labels"),
-            _ => ((0..folders.len()).collect(), "folders in sorted order"),
-        };
-        if how == "folders in sorted order" && folders.len() != classes {
-            bail!(
-                "{}: {} folders, not all named like the model's labels; to match them in sorted order there must be {classes}",
-                inputs::shown(folder),
-                folders.len()
-            );
-        }
-        let mut files = Vec::new();
-        for (folder, class) in folders.iter().zip(order) {
-            for Input { path, problem } in inputs::pictures(folder) {
-                // If a folder cannot be listed, the number of missing pictures is unknown, so the run ends.
-                ensure!(problem.is_none(), "{}: {}", inputs::shown(&path), problem.unwrap_or_default());
-                files.push((path, class));
-            }
-        }
-        ensure!(!files.is_empty(), "{}: no PNG or JPEG files in its class folders", inputs::shown(folder));
-        Ok((Self::Files(files), how))
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Idx { labels, .. } => labels.shape()[0],
-            Self::Files(files) => files.len(),
-        }
-    }
-
-    /// The class of a picture. It can be read only once, because labels are taken from their file.
-    fn label(&self, index: usize) -> Result<usize> {
-        match self {
-            Self::Idx { labels, classes, .. } => {
-                let name = &labels.name;
-                let label = usize::from(labels.take(index).with_context(|| name.clone())?[0]);
-                ensure!(label < *classes, "{name}: label {label}, but the model has {classes} classes");
-                Ok(label)
-            }
-            Self::Files(files) => Ok(files[index].1),
-        }
-    }
-
-    /// The name of a picture in messages.
-    fn name(&self, index: usize) -> String {
-        match self {
-            Self::Idx { images, .. } => format!("{}, picture {index}", images.name),
-            Self::Files(files) => inputs::shown(&files[index].0),
-        }
-    }
-
-    fn read(&self, index: usize, preparer: &Preparer<'_>, out: &mut [f32]) -> Result<()> {
-        match self {
-            Self::Idx { images, .. } => {
-                let gray = match *images.shape() {
-                    [_, height, width] => {
-                        GrayImage::from_raw(u32::try_from(width)?, u32::try_from(height)?, images.take(index)?)
-                    }
-                    _ => None,
-                };
-                preparer.prepare(DynamicImage::ImageLuma8(gray.context("not a whole picture")?), out)
-            }
-            Self::Files(files) => preparer.read(&files[index].0, out),
-        }
-    }
-}
-
-/// The letters and digits of a name: the class 'T-shirt/top' matches a folder named 't-shirt-top'.
-fn slug(name: &str) -> String {
-    name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect()
 }
 
 impl Report {

@@ -5,7 +5,9 @@
 
 mod bench;
 mod classify;
+mod compare;
 mod convert;
+mod data;
 mod eval;
 mod idx;
 mod inputs;
@@ -47,12 +49,14 @@ Examples:
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
+  vit compare --model vit-base --precision int8 --images photos/    what a precision buys and what it costs
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
 
 #[derive(Subcommand)]
 enum Command {
     Classify(classify::Args),
+    Compare(compare::Args),
     Convert(convert::Args),
     Eval(eval::Args),
     Run(run::Args),
@@ -63,6 +67,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Run(args) => run::run(&args),

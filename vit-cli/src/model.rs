@@ -8,7 +8,7 @@ use vit_engine::file::{Access, Checkpoint, Loaded};
 use vit_engine::{Config, Formats, Output, Session, SessionOptions, ThreadPool};
 
 use crate::memory;
-use crate::options::{LoadOptions, ModelOptions, SourceOptions};
+use crate::options::{LoadOptions, ModelOptions, RunOptions, SourceOptions};
 use crate::output;
 
 /// The files of the built-in model.
@@ -78,10 +78,20 @@ pub(crate) fn session(
     (batch, image): (usize, Option<[usize; 2]>),
 ) -> Result<(Session, Arc<ThreadPool>)> {
     let pool = Arc::new(pool(options.threads())?);
-    let run = &options.run;
-    let executor = pool.clone();
-    let session = SessionOptions { output, image, batch, budget: run.memory, isa: run.isa(), executor };
-    Ok((Session::new(loaded, session)?, pool))
+    Ok((session_on(&pool, loaded, &options.run, output, (batch, image))?, pool))
+}
+
+/// A session on threads that others may share.
+pub(crate) fn session_on(
+    pool: &Arc<ThreadPool>,
+    loaded: Arc<Loaded>,
+    run: &RunOptions,
+    output: Output,
+    (batch, image): (usize, Option<[usize; 2]>),
+) -> Result<Session> {
+    let executor = Arc::clone(pool);
+    let options = SessionOptions { output, image, batch, budget: run.memory, isa: run.isa(), executor };
+    Ok(Session::new(loaded, options)?)
 }
 
 /// Runs the session on whole images and returns the output, \[batch, …\].

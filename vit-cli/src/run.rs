@@ -24,6 +24,7 @@ KIND is one of
   embedding   [B,E]             what the family calls so: CLIP's projection (not normalised), SigLIP's
                                 attention pool, DINO's class token, what a classifier's head reads
   layer:N     [B,T,D]           all tokens after N layers, before the final norm; 0 goes into the first
+  layers      [B,L+1,T,D]       layer:0 to layer:L, of a model of L layers
   attention   [B,L,heads,T,T]   what every query gives to every key, after the softmax
 
 Examples:
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Reads the images of a .npy file, \[B,C,H,W\], and their shape.
-fn read(path: &Path, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
+pub(crate) fn read(path: &Path, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
     let npy = npy::open(path)?;
     let shape = <[usize; 4]>::try_from(npy.shape()).ok().filter(|shape| shape[0] > 0 && shape[1] == channels);
     let shape = shape.with_context(|| {
