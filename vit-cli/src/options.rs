@@ -64,9 +64,9 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,
 
-    /// Keep these matrices of the layers in f32, whatever the precision. PATTERN is a name in packed files, where * stands
-    /// for any text: blk.3.ffn_down, 'blk.*.ffn_down', 'blk.0.*'. The matrices of a layer are attn_kv (keys and values),
-    /// attn_q, attn_out, ffn_gate, ffn_up and ffn_down. The option can be repeated
+    /// Keep these matrices of the layers in f32, whatever the precision. PATTERN is a name in packed files, where *
+    /// stands for any text: blk.3.ffn_down, 'blk.*.ffn_down', 'blk.0.*'. The matrices of a layer are attn_kv (keys and
+    /// values), attn_q, attn_out, ffn_gate, ffn_up and ffn_down. The option can be repeated
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::new)]
     pub(crate) keep_f32: Vec<Pattern>,
 

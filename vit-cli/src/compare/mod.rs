@@ -26,13 +26,13 @@ use subject::{check_alike, file_bytes, main_output};
 
 /// Compare a model with itself in a lower precision, or with another of the same shape
 ///
-/// Both models run on the same pictures. --precision and --keep-f32 apply to the second model; --model runs in f32, or in
-/// the precision of its packed file. Signal to noise is 10·log₁₀(Σ a² ÷ Σ (b − a)²) in dB, where a are the numbers of
-/// --model and b those of the second model, over all tokens of all pictures. An error of 10 % is 20 dB. Speed is measured
-/// on this machine with one picture at a time, both models in turn.
+/// Both models run on the same pictures. --precision and --keep-f32 apply to the second model; --model runs in f32, or
+/// in the precision of its packed file. Signal to noise is 10·log₁₀(Σ a² ÷ Σ (b − a)²) in dB, where a are the numbers of
+/// --model and b those of the second model, over all tokens of all pictures. An error of 10 % is 20 dB. Speed is
+/// measured on this machine with one picture at a time, both models in turn.
 ///
-/// A picture that cannot be read, or for which a model computes NaN or infinite numbers, is reported and left out. The exit
-/// code is then 1.
+/// A picture that cannot be read, or for which a model computes NaN or infinite numbers, is reported and left out. The
+/// exit code is then 1.
 #[derive(clap::Args)]
 #[command(after_help = "\
 --max-loss limits, in percent: with labels, the loss of top-1 accuracy; without labels, the pictures for which the two

@@ -180,7 +180,8 @@ pub struct Formats {
 }
 
 impl Formats {
-    /// A precision, with these matrices kept in f32. With [`Precision::F32`] all matrices are f32 and the set is ignored.
+    /// A precision, with these matrices kept in f32. With [`Precision::F32`] all matrices are f32 and the set is
+    /// ignored.
     pub fn new(precision: Precision, keep_f32: KeepF32) -> Self {
         let keep_f32 = if precision == Precision::F32 { KeepF32::NONE } else { keep_f32 };
         Self { precision, keep_f32 }
