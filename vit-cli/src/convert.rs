@@ -43,7 +43,7 @@ struct Report {
     model: String,
     out: String,
     precision: &'static str,
-    /// Matrices that stay in f32.
+    /// The matrices that are kept in f32.
     keep_f32: Vec<String>,
     bytes: u64,
     weight_bytes: usize,

@@ -55,7 +55,7 @@ struct Report {
 struct Packed {
     layout_version: u32,
     precision: &'static str,
-    /// Matrices that are f32 nevertheless.
+    /// The matrices that are kept in f32.
     keep_f32: Vec<String>,
     file_bytes: u64,
     /// Whether the weights are used directly in the mapped file.

@@ -49,7 +49,7 @@ Examples:
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
-  vit compare --model vit-base --precision int8 --images photos/    what a precision buys and what it costs
+  vit compare --model vit-base --precision int8 --images photos/    speed and accuracy in int8
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
 

@@ -58,15 +58,15 @@ impl SourceOptions {
 /// How a model is loaded.
 #[derive(Args, Clone)]
 pub(crate) struct LoadOptions {
-    /// How weight matrices are stored and multiplied. Weights are rounded when loading; f16 and bf16 take half the
-    /// memory of f32. int8 takes a quarter and int4 a seventh, for the layers' matrices, with activations in int8
+    /// How weight matrices are stored and multiplied. Weights are rounded when loading. f16 and bf16 take half the memory
+    /// of f32; for the layers' matrices int8 takes a quarter and int4 a seventh, with activations in int8
     /// [default: that of a packed file, else f32]
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,
 
-    /// Keep these matrices of the layers in f32, whatever the precision. PATTERN is a name as packed files have it, with *
-    /// for any text: blk.3.ffn_down, 'blk.*.ffn_down', 'blk.0.*'. Keys and values are one matrix, attn_kv; the others are
-    /// attn_q, attn_out, ffn_gate, ffn_up and ffn_down. May be repeated
+    /// Keep these matrices of the layers in f32, whatever the precision. PATTERN is a name in packed files, where *
+    /// stands for any text: blk.3.ffn_down, 'blk.*.ffn_down', 'blk.0.*'. The matrices of a layer are attn_kv (keys and
+    /// values), attn_q, attn_out, ffn_gate, ffn_up and ffn_down. The option can be repeated
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::new)]
     pub(crate) keep_f32: Vec<Pattern>,
 
@@ -82,7 +82,7 @@ pub(crate) struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// How the weights of a model with these hyper-parameters are stored.
+    /// The formats of a model with these hyper-parameters.
     pub(crate) fn formats(&self, config: &Config) -> Result<Formats> {
         let precision = self.precision.unwrap_or(Precision::F32);
         let mut keep = KeepF32::NONE;

@@ -215,7 +215,7 @@ fn what_cannot_be_compared_is_an_error() {
     fails(&["--precision", "int8", "--images", samples, "--max-loss", "nan"], 2, "finite");
     fails(&["--precision", "int8", "--images", text(&empty)], 1, "no PNG or JPEG files");
     fails(&["--precision", "int8", "--images", "no/such/folder"], 1, "no/such/folder");
-    fails(&["--precision", "int8", "--images", samples, "--labels", "x"], 1, "for a folder use --folder");
+    fails(&["--precision", "int8", "--images", samples, "--labels", "x"], 1, "for a folder of classes use --folder");
     let other = golden("timm-token");
     fails(&["--against", text(&other), "--images", samples], 1, "of different shapes, channels: 1 and 3");
     fails(&["--precision", "f32", "--images", samples, "--rank"], 1, "every matrix of the layers is f32 already");

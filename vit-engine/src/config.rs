@@ -469,7 +469,7 @@ pub enum ConfigError {
     Odd,
     /// The attention scale or eps is not a finite number, or eps is negative.
     NotFinite,
-    /// The matrix that is to be kept in f32 is none of the model's.
+    /// The model does not have this matrix, which was to be kept in f32.
     NoMatrix(LayerMatrix),
 }
 

@@ -106,7 +106,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The tokens after `index` layers, into their part of `out`, \[images, depth + 1, tokens, dim\].
+    /// Copies the tokens after `index` layers to their place in `out`, \[images, depth + 1, tokens, dim\].
     pub(crate) fn copy_tokens(&self, index: usize, residual: &[f32], out: &mut [f32]) {
         let len = self.model.config.tokens() * self.model.config.dim;
         for (tokens, out) in residual.chunks_exact(len).zip(out.chunks_exact_mut((self.model.config.depth + 1) * len)) {

@@ -148,12 +148,13 @@ impl<'a> Model<'a> {
         &self.config
     }
 
-    /// How the weight matrices are stored, but for those that are kept in f32.
+    /// The precision of the weight matrices. Single matrices of the layers may be kept in f32: see
+    /// [`formats`](Self::formats).
     pub fn precision(&self) -> Precision {
         self.layout.formats.precision()
     }
 
-    /// How each weight matrix is stored.
+    /// The precision, and which matrices are kept in f32.
     pub fn formats(&self) -> Formats {
         self.layout.formats
     }

@@ -1,10 +1,10 @@
-//! How far the outputs of two models are apart, added up over pictures.
+//! Differences between the outputs of two models, accumulated over pictures.
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::logits::Logits;
 
-/// Energy of the first model's numbers and of the differences.
+/// The sums of squares of the first model's numbers and of the differences.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Noise {
     signal: f64,
@@ -20,13 +20,13 @@ impl Noise {
         }
     }
 
-    /// 10·log₁₀(Σ want² / Σ (got − want)²), in dB; infinite where nothing differs.
+    /// 10·log₁₀(Σ want² / Σ (got − want)²), in dB; infinite if nothing differs.
     pub(super) fn decibels(&self) -> f64 {
         if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
     }
 }
 
-/// The cosine between two vectors: 1 where both are zero, 0 where one is.
+/// The cosine between two vectors: 1 if both are zero, 0 if one is.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let (aa, bb) = (dot(a, a), dot(b, b));
@@ -37,12 +37,12 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     }
 }
 
-/// Cosines of a vector of each picture.
+/// The cosine between the models' vectors, for each picture.
 #[derive(Default)]
 pub(super) struct Cosines {
     count: usize,
     sum: f64,
-    /// The least, and its picture.
+    /// The smallest cosine and its picture.
     worst: Option<(f64, usize)>,
 }
 
@@ -74,13 +74,13 @@ pub(super) struct Classes {
     top1: usize,
     top5: usize,
     labelled: usize,
-    /// Of the first model and of the second: the right class first, and among the first five.
+    /// For each model: how often the right class is first, and how often it is among the first five.
     right: [[usize; 2]; 2],
 }
 
 impl Classes {
     /// # Errors
-    /// When logits are not finite.
+    /// If logits are not finite.
     pub(super) fn add(&mut self, logits: [&[f32]; 2], label: Option<usize>) -> Result<()> {
         let [want, got] = [Logits::new(logits[0])?, Logits::new(logits[1])?];
         let rank = got.rank(want.best());
@@ -103,7 +103,7 @@ impl Classes {
         Agreement { top1: share(self.top1), top5: share(self.top5) }
     }
 
-    /// Of a model, 0 or 1; `None` without labels.
+    /// The accuracy of model 0 or 1; `None` without labels.
     pub(super) fn accuracy(&self, model: usize) -> Option<Agreement> {
         let share = |count: usize| count as f64 / self.labelled as f64;
         let [top1, top5] = self.right[model];
@@ -111,7 +111,7 @@ impl Classes {
     }
 }
 
-/// Shares of the pictures.
+/// Fractions of the pictures.
 #[derive(Serialize, Clone, Copy)]
 pub(super) struct Agreement {
     pub(super) top1: f64,

@@ -1,4 +1,4 @@
-//! Both models over all pictures, and what is added up of their numbers.
+//! Runs both models on all pictures and accumulates the differences.
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,13 +15,13 @@ use super::subject::{Outputs, Subject};
 use crate::output;
 use crate::pipeline::{self, Batch};
 
-/// Pictures computed together, at most.
+/// The most pictures in a batch.
 pub(super) const BATCH: usize = 32;
 
-/// Numbers of a batch's layers, at most: 64 MB for each model.
+/// The most numbers in the layers' output of a batch: 64 MB for each model.
 const LAYER_NUMBERS: usize = 16 << 20;
 
-/// What was found over all pictures.
+/// The accumulated differences.
 #[derive(Default)]
 pub(super) struct Found {
     pictures: usize,
@@ -32,11 +32,11 @@ pub(super) struct Found {
     logits: (Noise, Cosines),
     embedding: (Noise, Cosines),
     pub(super) classes: Classes,
-    /// For [`rank`] and [`speed`].
+    /// Pictures for [`rank`] and for measuring speed.
     pub(super) sample: Sample,
 }
 
-/// Runs both models over all pictures.
+/// Runs both models on all pictures.
 pub(super) fn compare(
     args: &Args,
     pool: &Arc<ThreadPool>,
@@ -75,7 +75,7 @@ pub(super) fn compare(
                 continue;
             }
             found.add(index, &outputs, i, label)?;
-            // The first that is any good, and every so many.
+            // The first picture without an error, and for the ranking an evenly spaced selection.
             if found.sample.pictures == 0 || (args.rank && index.is_multiple_of(every)) {
                 let pixels = &pixels[i * pictures.image_len()..][..pictures.image_len()];
                 found.sample.add(pixels, outputs[0].of(i).main(config.depth));
@@ -84,12 +84,12 @@ pub(super) fn compare(
         Ok(())
     })?;
     progress.finish_and_clear();
-    ensure!(found.pictures > 0, "no picture is left that both models could be compared by");
+    ensure!(found.pictures > 0, "no picture is left to compare the models on");
     Ok(found)
 }
 
 impl Found {
-    /// A picture for which both models give finite numbers.
+    /// Adds a picture for which both models give finite numbers.
     fn add(&mut self, index: usize, outputs: &[Outputs; 2], place: usize, label: Option<usize>) -> Result<()> {
         let [a, b] = outputs.each_ref().map(|outputs| outputs.of(place));
         let depth = self.layers.len() - 1;
@@ -101,7 +101,7 @@ impl Found {
         for ((noise, cosines), (a, b)) in
             [&mut self.tokens, &mut self.logits, &mut self.embedding].into_iter().zip(outputs)
         {
-            // What the models do not have is empty.
+            // An output that the models do not have is empty.
             if !a.is_empty() {
                 noise.add(a, b);
                 cosines.add(index, a, b);
@@ -110,7 +110,7 @@ impl Found {
         if a.logits.is_empty() { Ok(()) } else { self.classes.add([a.logits, b.logits], label) }
     }
 
-    /// What was found, with the models and their speed.
+    /// The report about the differences, the models and their speed.
     pub(super) fn report(
         &self,
         args: &Args,
@@ -127,7 +127,7 @@ impl Found {
         let agreement = logits.is_some().then(|| self.classes.agreement());
         let loss = match (models[0].accuracy.zip(models[1].accuracy), &agreement, &embedding) {
             (Some((first, second)), ..) => (first.top1 - second.top1, "top-1 accuracy"),
-            (_, Some(agreement), _) => (1.0 - agreement.top1, "pictures put into another class"),
+            (_, Some(agreement), _) => (1.0 - agreement.top1, "pictures with a different class"),
             (.., Some(embedding)) => (1.0 - embedding.cosine.mean, "1 − mean cosine of the embedding"),
             _ => (1.0 - tokens.cosine.mean, "1 − mean cosine of the tokens"),
         };
@@ -154,7 +154,7 @@ impl Found {
 }
 
 /// # Errors
-/// When a model's numbers of a picture are not all finite.
+/// If some numbers of either model are NaN or infinite.
 fn finite(outputs: &[Outputs; 2], picture: usize) -> Result<()> {
     for (outputs, model) in outputs.iter().zip(["--model", "the second model"]) {
         if let Some(part) = outputs.of(picture).broken() {

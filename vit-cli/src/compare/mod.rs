@@ -1,4 +1,4 @@
-//! `vit compare`: what a lower precision buys, and what it costs.
+//! `vit compare`: the speed and the accuracy of two models, such as a model and its int8 version.
 mod difference;
 mod found;
 mod pictures;
@@ -22,21 +22,21 @@ use crate::{inputs, model, output};
 use found::compare;
 use pictures::Pictures;
 use report::Model;
-use subject::{check_alike, file_bytes, main_features};
+use subject::{check_alike, file_bytes, main_output};
 
 /// Compare a model with itself in a lower precision, or with another of the same shape
 ///
-/// Both run over the same pictures. Signal to noise is 10·log₁₀(Σ a² ÷ Σ (b − a)²) in dB over all tokens of all pictures, a
-/// being the numbers of --model and b those of the other: 20 dB are an error of a tenth. Speed is measured on this machine,
-/// one picture at a time, both models in turn. --precision and --keep-f32 are those of the second model; --model runs in
-/// f32, or as it is packed.
+/// Both models run on the same pictures. --precision and --keep-f32 apply to the second model; --model runs in f32, or
+/// in the precision of its packed file. Signal to noise is 10·log₁₀(Σ a² ÷ Σ (b − a)²) in dB, where a are the numbers of
+/// --model and b those of the second model, over all tokens of all pictures. An error of 10 % is 20 dB. Speed is
+/// measured on this machine with one picture at a time, both models in turn.
 ///
-/// A picture that cannot be read, or of which a model computes NaN or infinite numbers, is reported and not counted, and the
-/// exit code is 1.
+/// A picture that cannot be read, or for which a model computes NaN or infinite numbers, is reported and left out. The
+/// exit code is then 1.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The loss that --max-loss limits is, in percent: with labels the accuracy (top-1) that is lost; without, the pictures for
-which the models name different classes; for a model without classes 100·(1 − the mean cosine of what it gives).
+--max-loss limits, in percent: with labels, the loss of top-1 accuracy; without labels, the pictures for which the two
+models find different classes; for a model without classes, 100·(1 − mean cosine of the embedding).
 
 Examples:
   vit compare --precision int8 --images photos/                       the built-in model
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR|FILE")]
     images: Option<PathBuf>,
 
-    /// The classes of an IDX file's pictures as an IDX file, plain or gzipped
+    /// The classes of the pictures in an IDX file, as an IDX file, plain or gzipped
     #[arg(long, value_name = "FILE", requires = "images")]
     labels: Option<PathBuf>,
 
@@ -68,8 +68,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pixels: Option<PathBuf>,
 
-    /// Measure which matrices to keep in f32: quantises the model anew for each kind of matrix and for each layer, and
-    /// runs each over up to 64 of the pictures
+    /// Measure which matrices to keep in f32: quantise the model again with each kind of matrix, and then each layer,
+    /// kept in f32, and run it on up to 64 of the pictures
     #[arg(long, conflicts_with = "against")]
     rank: bool,
 
@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let path = args.model.source.model.as_deref();
     let first = Arc::new(model::open(path, &as_it_is)?);
     let second = Arc::new(match &args.against {
-        // A second checkpoint has a config of its own.
+        // --as is for --model alone.
         Some(path) => model::open(Some(path), &LoadOptions { family: None, ..args.model.source.how.clone() })?,
         None => model::open(path, &args.model.source.how)?,
     });
@@ -115,13 +115,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let pictures = Pictures::open(args, &first)?;
     let mut warnings = Vec::new();
     if args.pixels.is_none() && first.preprocessing != second.preprocessing {
-        warnings.push("the models' configs prepare pictures differently; both get what --model takes".to_owned());
+        warnings.push(
+            "the configs of the models prepare pictures differently; both models get the pixels of --model".to_owned(),
+        );
     }
 
     let pool = Arc::new(model::pool(args.model.threads())?);
     let found = compare(args, &pool, [&first, &second], &pictures)?;
     let size = pictures.size();
-    let features = main_features(&first.config_at(size.unwrap_or(first.config().image))?);
+    let features = main_output(&first.config_at(size.unwrap_or(first.config().image))?);
     let picture = (&found.sample.pixels[..pictures.image_len()], size);
     let speed = speed::measure(&pool, [&first, &second], &args.model.run, features, picture, args.seconds)?;
     let ranking = args.rank.then(|| rank::measure(args, &pool, &second, features, &found.sample)).transpose()?;

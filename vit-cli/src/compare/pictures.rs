@@ -1,4 +1,4 @@
-//! What both models see: pictures that are prepared, or pixels as they are.
+//! The input of both models: pictures to prepare, or pixels.
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Args;
@@ -32,7 +32,10 @@ impl<'a> Pictures<'a> {
         }
         let Some(images) = &args.images else { bail!("give --images, --folder or --pixels") };
         if images.is_dir() {
-            ensure!(args.labels.is_none(), "--labels belong to an IDX file of pictures; for a folder use --folder");
+            ensure!(
+                args.labels.is_none(),
+                "--labels is for an IDX file of pictures; for a folder of classes use --folder"
+            );
             return prepared(Data::pictures(images)?);
         }
         prepared(Data::idx(images, args.labels.as_deref(), config.classes, max_pixels)?)
@@ -45,7 +48,7 @@ impl<'a> Pictures<'a> {
         }
     }
 
-    /// Elements of a picture as the model takes it.
+    /// Elements of an image: channels × height × width.
     pub(super) fn image_len(&self) -> usize {
         match self {
             Self::Prepared(_, preparer) => preparer.len(),
@@ -53,7 +56,7 @@ impl<'a> Pictures<'a> {
         }
     }
 
-    /// Height and width, if they are others than the model's own.
+    /// Height and width of the images, if they may differ from the model's.
     pub(super) fn size(&self) -> Option<[usize; 2]> {
         match self {
             Self::Prepared(..) => None,
@@ -71,7 +74,7 @@ impl<'a> Pictures<'a> {
         }
     }
 
-    /// What a picture is called.
+    /// The name of a picture in messages.
     pub(super) fn name(&self, index: usize) -> String {
         match self {
             Self::Prepared(data, _) => data.name(index),
@@ -86,7 +89,7 @@ impl<'a> Pictures<'a> {
         }
     }
 
-    /// Whether a picture that cannot be read makes all that follow it worthless.
+    /// Whether all pictures are in one file, so that an error in it ends the run.
     pub(super) fn is_one_file(&self) -> bool {
         !matches!(self, Self::Prepared(Data::Files(_), _))
     }

@@ -1,9 +1,9 @@
-//! Signal to noise by layer as an SVG file that is readable on light and on dark pages.
+//! A plot of the signal to noise by layer, as SVG for light and dark pages.
 use std::fmt::{self, Write};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 320.0;
-/// The corners of the plot itself.
+/// The edges of the plot area.
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = WIDTH - 16.0;
 const TOP: f64 = 40.0;
@@ -20,11 +20,10 @@ const STYLE: &str = "\
   </style>
 ";
 
-/// More decibels than this are f32's own rounding.
+/// Differences above this many dB are only rounding of f32.
 const MOST: f64 = 100.0;
 
-/// `decibels` by layers, from 0 on. Those above [`MOST`] are left out, and with them those where nothing
-/// differs.
+/// Plots `decibels[n]`, the signal to noise after n layers. Values above [`MOST`] are left out.
 pub(super) fn svg(title: &str, decibels: &[f64]) -> Result<String, fmt::Error> {
     let shown = || decibels.iter().copied().enumerate().filter(|point| point.1.is_finite() && point.1 <= MOST);
     let [low, high, step] = scale(shown().map(|point| point.1));
@@ -66,14 +65,14 @@ pub(super) fn svg(title: &str, decibels: &[f64]) -> Result<String, fmt::Error> {
     Ok(svg)
 }
 
-/// The axis of the decibels: its ends, and the step between lines, at most ten of them.
+/// The ends of the vertical axis and the step between its lines.
 fn scale(decibels: impl Iterator<Item = f64>) -> [f64; 3] {
     let [low, high] = decibels.fold([0.0f64, 10.0], |[low, high], decibel| [low.min(decibel), high.max(decibel)]);
     let step = [5.0, 10.0, 20.0, 50.0, 100.0].into_iter().find(|step| (high - low) / step <= 8.0).unwrap_or(1000.0);
     [(low / step).floor() * step, (high / step).ceil() * step, step]
 }
 
-/// Text within XML, which has no control characters.
+/// Escapes text for XML, and replaces control characters, which XML does not allow.
 fn escaped(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")

@@ -1,4 +1,4 @@
-//! Which matrices to keep in f32: each kind and each layer by itself, measured.
+//! Measures how much is gained by keeping each kind of matrix, and each layer, in f32.
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -12,17 +12,17 @@ use super::difference::Noise;
 use crate::options::LoadOptions;
 use crate::{model, output};
 
-/// Pictures that are measured with, at most; evenly spaced among all.
+/// The most pictures to measure with. They are evenly spaced among all pictures.
 pub(super) const MOST: usize = 64;
 
-/// What these pictures are: their pixels, and what the first model gives for them.
+/// The pictures to measure with.
 #[derive(Default)]
 pub(super) struct Sample {
     pub(super) pictures: usize,
     pub(super) pixels: Vec<f32>,
-    /// Of [`main_features`](super::subject::main_features).
+    /// The [`main_output`](super::subject::main_output) of the first model.
     pub(super) want: Vec<f32>,
-    /// Height and width, if they are others than the model's own.
+    /// Height and width of the images, if they may differ from the model's.
     pub(super) size: Option<[usize; 2]>,
 }
 
@@ -34,18 +34,18 @@ impl Sample {
     }
 }
 
-/// What comes of keeping some matrices in f32 that were not.
+/// The gain of keeping a group of matrices in f32.
 #[derive(Serialize)]
 pub(super) struct Kept {
     pub(super) keep_f32: String,
-    /// Of the output, over the sample; null where nothing differs.
+    /// Signal to noise of the output on the sample; null if nothing differs.
     pub(super) snr_db: f64,
-    /// More than without it.
+    /// The signal to noise gained.
     pub(super) gain_db: f64,
     pub(super) more_weight_bytes: usize,
 }
 
-/// Quantises the model anew for each group of matrices that stays in f32; the best first.
+/// Quantises the model again for each group of matrices that is kept in f32. The best group is first.
 pub(super) fn measure(
     args: &Args,
     pool: &Arc<ThreadPool>,
@@ -81,14 +81,14 @@ pub(super) fn measure(
     Ok(ranking)
 }
 
-/// Whether `--rank` can do its work: it quantises the first model itself.
+/// Checks that there is a checkpoint to quantise, and something to keep in f32.
 pub(super) fn check(first: &Loaded, second: &Loaded) -> Result<()> {
-    ensure!(!first.is_packed(), "--rank quantises the model anew, which a packed file cannot be: give its checkpoint");
+    ensure!(!first.is_packed(), "--rank quantises the model again, and a packed file cannot be: give its checkpoint");
     ensure!(!groups(second).is_empty(), "--rank: every matrix of the layers is f32 already");
     Ok(())
 }
 
-/// Patterns: each kind of matrix in all layers, and each layer; those that keep what is not kept yet.
+/// Patterns for each kind of matrix and for each layer that are not yet kept in f32 as a whole.
 fn groups(second: &Loaded) -> Vec<String> {
     let config = second.config();
     if second.precision() == vit_engine::Precision::F32 {

@@ -1,26 +1,26 @@
-//! What a comparison comes to.
+//! The results of a comparison.
 use serde::Serialize;
 
 use super::difference::{Agreement, Cosine};
 use super::rank::Kept;
 use super::speed::Speed;
 
-/// The result. Decibels are null where nothing differs.
+/// The results. Decibels are null if nothing differs.
 #[derive(Serialize)]
 pub(super) struct Report {
-    /// That of --model, and the second.
+    /// `--model`, and the second model.
     pub(super) models: [Model; 2],
     pub(super) pictures: usize,
     pub(super) failed: usize,
-    /// Pictures of which a model computes numbers that are not finite.
+    /// The number of pictures for which a model computes NaN or infinite numbers.
     pub(super) not_finite: usize,
-    /// Of the tokens after 0, 1, … layers.
+    /// Signal to noise of the tokens after 0, 1, … layers.
     pub(super) layers_snr_db: Vec<f64>,
-    /// Of the tokens after the last layer.
+    /// The tokens after the last layer.
     pub(super) tokens: Difference,
     pub(super) logits: Option<Difference>,
     pub(super) embedding: Option<Difference>,
-    /// Pictures for which the class that --model names is the second's first, or among its first five.
+    /// How often the best class of `--model` is the best of the second model, or among its best five.
     pub(super) agreement: Option<Agreement>,
     pub(super) speed: Speed,
     pub(super) loss: Loss,
@@ -34,15 +34,15 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) precision: &'static str,
     pub(super) keep_f32: Vec<String>,
-    /// As a packed file.
+    /// The size as a packed file.
     pub(super) file_bytes: u64,
     pub(super) weight_bytes: usize,
-    /// For one picture at a time.
+    /// The arena for one picture at a time.
     pub(super) arena_bytes: usize,
     pub(super) accuracy: Option<Agreement>,
 }
 
-/// How far one output of the models is apart.
+/// The difference in one output of the models.
 #[derive(Serialize)]
 pub(super) struct Difference {
     pub(super) snr_db: f64,
@@ -57,7 +57,7 @@ pub(super) struct Loss {
 }
 
 impl Report {
-    /// A warning if the second model is stored in less and runs no faster.
+    /// A warning if the second model is smaller and not faster.
     pub(super) fn slow(&self) -> Option<String> {
         let [first, second] = &self.models;
         let Speed { median_ms: [a, b], ratio, isa, threads, .. } = &self.speed;
@@ -68,7 +68,7 @@ impl Report {
         })
     }
 
-    /// A warning if the second model loses too much.
+    /// A warning if the loss is above the limit.
     pub(super) fn lossy(&self) -> Option<String> {
         let Loss { percent, most, of } = &self.loss;
         let second = self.models[1].precision;

@@ -1,4 +1,4 @@
-//! The comparison, for a person.
+//! Shows the results as tables.
 use anyhow::Result;
 
 use super::difference::Agreement;
@@ -6,7 +6,7 @@ use super::report::{Difference, Loss, Report};
 use super::speed::Speed;
 use crate::output::{self, bytes};
 
-/// Rows of the ranking that are shown.
+/// The number of groups of the ranking to show.
 const RANKED: usize = 10;
 
 impl Report {

@@ -1,4 +1,4 @@
-//! How fast both models are on this machine.
+//! Measures the speed of both models on this machine.
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,19 +13,19 @@ use crate::options::RunOptions;
 #[derive(Serialize)]
 pub(super) struct Speed {
     pub(super) features: String,
-    /// Milliseconds of a picture, of the first model and of the second: medians.
+    /// The median time of a picture in ms, for each model.
     pub(super) median_ms: [f64; 2],
-    /// How many times as fast the second is: the median of the rounds' ratios.
+    /// The time of the first model ÷ the time of the second: the median over the rounds.
     pub(super) ratio: f64,
     pub(super) rounds: usize,
     pub(super) isa: &'static str,
     pub(super) threads: usize,
-    /// The arenas of these passes.
+    /// The bytes of arena of each model.
     #[serde(skip)]
     pub(super) arena_bytes: [usize; 2],
 }
 
-/// Passes of both models over one picture in turn, so that both see the same machine, for at least `seconds`.
+/// Runs both models on one picture in turn for at least `seconds`. So both are measured under the same conditions.
 pub(super) fn measure(
     pool: &Arc<ThreadPool>,
     models: [&Arc<Loaded>; 2],
@@ -34,7 +34,7 @@ pub(super) fn measure(
     (picture, size): (&[f32], Option<[usize; 2]>),
     seconds: f64,
 ) -> Result<Speed> {
-    /// Passes before the first that counts, and rounds at least.
+    /// The number of rounds that are not measured, and the least number that are.
     const WARM_UP: usize = 3;
     const LEAST: usize = 11;
     let session = |loaded: &Arc<Loaded>| model::session_on(pool, Arc::clone(loaded), run, features, (1, size));
@@ -52,7 +52,7 @@ pub(super) fn measure(
         if round >= WARM_UP + LEAST && start.elapsed().as_secs_f64() >= seconds {
             break;
         }
-        // The first of a round finds the caches as the other left them: they change places.
+        // The order changes every round, so that neither model is always first.
         let mut ms = [0.0; 2];
         for i in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             ms[i] = pass(&mut sessions[i])?;

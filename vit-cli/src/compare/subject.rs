@@ -1,4 +1,4 @@
-//! One of the two models, and what it computes.
+//! One of the two models and its outputs.
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ pub(super) struct Subject {
     sessions: [Option<Session>; 3],
 }
 
-/// What a model gives for a batch.
+/// The outputs for a batch.
 pub(super) struct Outputs {
     lens: [usize; 3],
     numbers: [Vec<f32>; 3],
 }
 
-/// The tokens after each layer, logits, embedding; these where the model has them.
+/// The outputs that are compared. A model may have no logits or no embedding.
 const KINDS: [Output; 3] = [Output::Layers, Output::Logits, Output::Embedding];
 
 impl Subject {
@@ -39,7 +39,7 @@ impl Subject {
         Ok(Self { sessions })
     }
 
-    /// What the model gives for whole images.
+    /// Computes the outputs for whole images.
     pub(super) fn outputs(&mut self, pixels: &[f32]) -> Result<Outputs> {
         let mut outputs = Outputs { lens: [0; 3], numbers: Default::default() };
         for (i, session) in self.sessions.iter_mut().enumerate() {
@@ -52,7 +52,7 @@ impl Subject {
     }
 }
 
-/// What a model gives for one picture; empty is what it does not have.
+/// The outputs for one picture. An output that the model does not have is empty.
 #[derive(Clone, Copy)]
 pub(super) struct Numbers<'a> {
     pub(super) layers: &'a [f32],
@@ -73,7 +73,7 @@ impl<'a> Numbers<'a> {
         self.layers.chunks_exact(self.layers.len() / (depth + 1))
     }
 
-    /// That of [`main_features`].
+    /// The output that [`main_output`] names.
     pub(super) fn main(&self, depth: usize) -> &'a [f32] {
         match (self.logits, self.embedding) {
             ([], []) => self.each_layer(depth).last().unwrap_or_default(),
@@ -82,20 +82,20 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// The first part that is not finite.
+    /// The first output that has NaN or infinite numbers.
     pub(super) fn broken(&self) -> Option<&'static str> {
         let parts = [(self.layers, "tokens"), (self.logits, "logits"), (self.embedding, "embedding")];
         parts.into_iter().find(|(numbers, _)| numbers.iter().any(|x| !x.is_finite())).map(|(_, name)| name)
     }
 }
 
-/// What stands for a model where one output has to do.
-pub(super) fn main_features(config: &Config) -> Output {
+/// The output to measure speed and gains with.
+pub(super) fn main_output(config: &Config) -> Output {
     let kinds = [Output::Logits, Output::Embedding];
     kinds.into_iter().find(|kind| kind.len(config).is_some()).unwrap_or(Output::Layer(config.depth))
 }
 
-/// Checks that two models compute the same kind of numbers from the same kind of images.
+/// Checks that two models take the same images and have the same outputs.
 pub(super) fn check_alike(a: &Config, b: &Config) -> Result<()> {
     let facts = |c: &Config| {
         [
@@ -118,14 +118,14 @@ pub(super) fn check_alike(a: &Config, b: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of a model as a packed file.
+/// The size of a model as a packed file, in bytes.
 pub(super) fn file_bytes(loaded: &Loaded) -> Result<u64> {
     let mut count = Count(0);
     loaded.write_packed(&mut count)?;
     Ok(count.0)
 }
 
-/// Counts what is written.
+/// Counts the bytes that are written.
 struct Count(u64);
 
 impl Write for Count {

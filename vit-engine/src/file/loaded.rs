@@ -65,12 +65,13 @@ impl Loaded {
         &self.config
     }
 
-    /// How the weight matrices are stored, but for those that are kept in f32.
+    /// The precision of the weight matrices. Single matrices of the layers may be kept in f32: see
+    /// [`formats`](Self::formats).
     pub fn precision(&self) -> Precision {
         self.formats.precision()
     }
 
-    /// How each weight matrix is stored.
+    /// The precision, and which matrices are kept in f32.
     pub fn formats(&self) -> Formats {
         self.formats
     }

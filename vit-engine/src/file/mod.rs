@@ -188,7 +188,7 @@ impl<'a> Checkpoint<'a> {
         .map_err(|problem| self.in_weights(problem))
     }
 
-    /// What the config says, checked for contradictions.
+    /// Reads the config and checks that it is consistent.
     fn recipe(&self, tensors: &Tensors<'_>) -> Result<zoo::Recipe, LoadError> {
         let in_config = |problem| self.in_config(problem);
         let recipe = zoo::recipe(&self.config, self.family.as_deref(), tensors)
@@ -204,14 +204,14 @@ impl<'a> Checkpoint<'a> {
         Ok(recipe)
     }
 
-    /// Reads config and names, checks every tensor the model needs, and packs the weights in those formats: those of a
-    /// [`Precision`], or some matrices kept in f32 as [`Formats`] has them.
+    /// Reads the config and the tensors' names, checks every tensor that the model needs, and packs the weights in
+    /// these formats: a [`Precision`], or [`Formats`] that keep some matrices in f32.
     ///
-    /// Memory is allocated once all tensors are known to be there in the right shapes, and is theirs in size, but for
-    /// the formats and the padding of each matrix to a multiple of 16 outputs.
+    /// Memory is allocated only after all tensors are found in the right shapes. Its size is that of the tensors in
+    /// these formats, plus the padding of each matrix to a multiple of 16 outputs.
     ///
     /// # Errors
-    /// What is wrong, with the file and the tensor.
+    /// The problem, with the file and the tensor.
     pub fn load(&self, formats: impl Into<Formats>) -> Result<Loaded, LoadError> {
         self.load_as(formats.into())
     }

@@ -6,7 +6,7 @@
 //! | `general.alignment` | u32 | 64 |
 //! | `vit.layout_version` | u32 | 1; other versions are refused |
 //! | `vit.precision` | string | a [`Precision`]'s name |
-//! | `vit.keep_f32` | string\[\] | the layers' matrices that are F32 nevertheless, as `blk.3.attn_q`; absent where there are none |
+//! | `vit.keep_f32` | string\[\] | names of the layers' matrices that are kept in F32, such as `blk.3.attn_q`; absent if there are none |
 //! | `vit.channels`, `vit.image_height`, `vit.image_width`, `vit.patch_height`, `vit.patch_width` | u32 | |
 //! | `vit.patch_order` | string | `channel_row_column`, `row_column_channel` |
 //! | `vit.patch_norm`, `vit.embed_norm`, `vit.class_token`, `vit.distillation_token`, `vit.pre_norm`, `vit.final_norm` | bool | |

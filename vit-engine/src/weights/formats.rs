@@ -1,4 +1,4 @@
-//! A precision, and the matrices of the layers that stay in f32 nevertheless.
+//! A precision, and the matrices of the layers that are kept in f32 beside it.
 use core::fmt;
 use core::str::FromStr;
 
@@ -12,7 +12,7 @@ use crate::parameters::{self, Entry, LayerSite, Site};
 const MATRICES: [LayerSite; 6] =
     [LayerSite::Key, LayerSite::Query, LayerSite::Out, LayerSite::Gate, LayerSite::Up, LayerSite::Down];
 
-/// A weight matrix of a layer. Its text is its name in [packed](crate::packed) files: 'blk.3.attn_q'.
+/// A weight matrix of a layer. `Display` writes its name in [packed](crate::packed) files, such as 'blk.3.attn_q'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerMatrix {
     layer: usize,
@@ -21,7 +21,7 @@ pub struct LayerMatrix {
 }
 
 impl LayerMatrix {
-    /// The matrix at a site of layer `layer`; keys and values are one matrix. `None` for what is no matrix.
+    /// The matrix at a site of layer `layer`. Keys and values are one matrix. `None` if the site has no matrix.
     pub fn new(layer: usize, site: LayerSite) -> Option<Self> {
         let site = if site == LayerSite::Value { LayerSite::Key } else { site };
         MATRICES.contains(&site).then_some(Self { layer, site })
@@ -33,12 +33,12 @@ impl LayerMatrix {
         (0..config.depth).flat_map(move |layer| sites.into_iter().flatten().map(move |site| Self { layer, site }))
     }
 
-    /// Its layer, from 0 on.
+    /// The index of the layer.
     pub fn layer(self) -> usize {
         self.layer
     }
 
-    /// Its site within the layer.
+    /// The site within the layer.
     pub fn site(self) -> LayerSite {
         self.site
     }
@@ -70,20 +70,21 @@ impl FromStr for LayerMatrix {
     }
 }
 
-/// A text that names no matrix of a layer.
+/// The text is not the name of a layer's matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownMatrix;
 
 impl fmt::Display for UnknownMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no matrix of a layer has this name; the names are blk.N.attn_kv")?;
+        write!(f, "expected the name of a layer's matrix: blk.N.attn_kv")?;
         MATRICES[1..].iter().try_for_each(|site| write!(f, ", blk.N.{}", site.name()))
     }
 }
 
 impl core::error::Error for UnknownMatrix {}
 
-/// Matrices of the layers that stay in f32, whatever the precision. Any of the first [`LAYERS`](Self::LAYERS) layers.
+/// A set of matrices that are kept in f32 whatever the precision. It can hold matrices of the first
+/// [`LAYERS`](Self::LAYERS) layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeepF32 {
     /// For each of [`MATRICES`], a bit for each layer.
@@ -91,16 +92,16 @@ pub struct KeepF32 {
 }
 
 impl KeepF32 {
-    /// No matrix.
+    /// The empty set.
     pub const NONE: Self = Self { layers: [0; MATRICES.len()] };
 
-    /// How many layers there is room for.
+    /// The number of layers whose matrices the set can hold.
     pub const LAYERS: usize = u128::BITS as usize;
 
-    /// These matrices and one more.
+    /// The set with one more matrix.
     ///
     /// # Errors
-    /// When the layer is not one of the first [`LAYERS`](Self::LAYERS).
+    /// If the layer is not one of the first [`LAYERS`](Self::LAYERS).
     pub fn with(mut self, matrix: LayerMatrix) -> Result<Self, TooManyLayers> {
         if matrix.layer >= Self::LAYERS {
             return Err(TooManyLayers { layer: matrix.layer });
@@ -111,22 +112,22 @@ impl KeepF32 {
         Ok(self)
     }
 
-    /// Whether it is one of them.
+    /// Whether the set holds this matrix.
     pub fn contains(&self, matrix: LayerMatrix) -> bool {
         matrix.layer < Self::LAYERS && self.layers_of(matrix.site) >> matrix.layer & 1 == 1
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::NONE
     }
 
-    /// Those of a model's matrices, in the order of memory.
+    /// The matrices of a model that the set holds, in the order of memory.
     pub fn matrices(self, config: &Config) -> impl Iterator<Item = LayerMatrix> {
         LayerMatrix::all(config).filter(move |matrix| self.contains(*matrix))
     }
 
-    /// How many of the layers before `layer` keep the matrix of that site.
+    /// How many of the layers before `layer` keep the matrix at this site.
     pub(crate) fn count_before(&self, layer: usize, site: LayerSite) -> usize {
         let before = if layer < Self::LAYERS { (1 << layer) - 1 } else { u128::MAX };
         (self.layers_of(site) & before).count_ones() as usize
@@ -136,7 +137,7 @@ impl KeepF32 {
         MATRICES.iter().position(|own| *own == site).map_or(0, |index| self.layers[index])
     }
 
-    /// Checks that a model has all these matrices.
+    /// Checks that a model has all matrices of the set.
     pub(crate) fn check(&self, config: &Config) -> Result<(), ConfigError> {
         let there = sites(config);
         for (site, layers) in MATRICES.into_iter().zip(self.layers) {
@@ -155,7 +156,7 @@ impl KeepF32 {
     }
 }
 
-/// There is no room for the matrices of a layer that far up.
+/// The layer is too high for [`KeepF32`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyLayers {
     /// The layer.
@@ -171,7 +172,7 @@ impl fmt::Display for TooManyLayers {
 
 impl core::error::Error for TooManyLayers {}
 
-/// The format of every weight matrix: that of a precision, but for the matrices that are kept in f32.
+/// The format of every weight matrix: a precision, and the matrices that are kept in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Formats {
     precision: Precision,
@@ -179,7 +180,8 @@ pub struct Formats {
 }
 
 impl Formats {
-    /// A precision, but for these matrices. With [`Precision::F32`] all matrices are f32, and none is kept.
+    /// A precision, with these matrices kept in f32. With [`Precision::F32`] all matrices are f32 and the set is
+    /// ignored.
     pub fn new(precision: Precision, keep_f32: KeepF32) -> Self {
         let keep_f32 = if precision == Precision::F32 { KeepF32::NONE } else { keep_f32 };
         Self { precision, keep_f32 }
@@ -190,7 +192,7 @@ impl Formats {
         self.precision
     }
 
-    /// The matrices of the layers that are f32 nevertheless.
+    /// The matrices that are kept in f32.
     pub fn keep_f32(&self) -> KeepF32 {
         self.keep_f32
     }

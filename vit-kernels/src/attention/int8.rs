@@ -421,7 +421,7 @@ mod tests {
             let p: Vec<f32> = scores.iter().map(|score| exp2(score - max)).collect();
             let rescale = exp2(before - max);
             sum = sum * rescale + p.iter().fold(0.0, |a, p| a + p);
-            let weighted: Vec<f32> = p.iter().zip(&values).map(|(p, v)| p * v.1).collect();
+            let weighted: Vec<f32> = p.iter().zip(values).map(|(p, v)| p * v.1).collect();
             let (p8, scale) = quantise(&weighted);
             for (dim, out) in out.iter_mut().enumerate() {
                 let column: Vec<i32> = values.iter().map(|v| v.0[dim]).collect();
