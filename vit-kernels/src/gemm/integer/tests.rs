@@ -116,14 +116,14 @@ fn check(isa: Isa, format: Format, rows: usize, n: usize, k: usize, seed: u64) {
 #[test]
 fn every_level_gives_the_formulas_bits_around_every_edge() {
     for (isa, format) in levels().into_iter().flat_map(|isa| FORMATS.map(|format| (isa, format))) {
-        for rows in (1..=18).chain([50]) {
-            for n in [1, 15, 16, 17, 33, 48, 49, 65, 113] {
-                for k in [1, 3, 4, 5, 8, 9, 16, 31, 33, 37, 64, 77] {
+        for rows in (1..=9).chain([17, 50]) {
+            for n in [1, 16, 17, 33, 49, 113] {
+                for k in [1, 4, 5, 9, 31, 33, 64, 77] {
                     check(isa, format, rows, n, k, 3);
                 }
             }
         }
-        check(isa, format, 197, 192, 768, 4);
+        check(isa, format, 50, 40, 768, 4);
         check(isa, format, 3, 50, 3072, 5);
         check(isa, format, 5, 40, 588, 6);
     }
