@@ -20,6 +20,7 @@ mod options;
 mod output;
 mod picture;
 mod pipeline;
+mod plan;
 mod run;
 
 use std::alloc::System;
@@ -51,6 +52,7 @@ Examples:
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
   vit compare --model vit-base --precision int8 --images photos/    speed and accuracy in int8
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
+  vit plan --chip nrf52840                    whether it fits a microcontroller
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
 
 #[derive(Subcommand)]
@@ -61,6 +63,7 @@ enum Command {
     Eval(eval::Args),
     Run(run::Args),
     Inspect(inspect::Args),
+    Plan(plan::Args),
     Bench(bench::Args),
 }
 
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

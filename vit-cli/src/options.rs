@@ -186,7 +186,7 @@ pub(crate) fn image_size(text: &str) -> Result<[usize; 2], String> {
 }
 
 /// A number of bytes, with K, M or G for 1024, 1024² or 1024³.
-fn bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     let unit = match text.bytes().last() {
         Some(b'k' | b'K') => 1 << 10,
         Some(b'm' | b'M') => 1 << 20,
