@@ -51,7 +51,7 @@ FAMILIES = (
     "siglip-vision", "dinov3-gated", "beit-relative", "timm-siglip", "eva02-tiny", "open_clip-native",
 )  # fmt: skip
 
-for target in ("checkpoint", "config", "index", "matmul", "packed"):
+for target in ("checkpoint", "config", "index", "matmul", "packed", "picture", "processor"):
     (SEEDS / target).mkdir(exist_ok=True)
 for name in ("vp-old-cls", "vp-middle-mean", "vp-new-mean", "vp-new-cls", "timm-token", "timm-avg"):
     config, weights = shrunk(name)
@@ -69,3 +69,13 @@ index = (GOLDENS / "vit-sharded/model.safetensors.index.json").read_text()
 for rows, n, k in ((1, 80, 60), (40, 80, 60), (7, 33, 16), (6, 48, 1), (0, 5, 5), (13, 17, 0)):
     noise = bytes(i * i * 31 % 251 for i in range(61))
     (SEEDS / "matmul" / f"{rows}x{n}x{k}").write_bytes(bytes([rows, n, k]) + noise)
+
+# One picture of each format, one processor of each library's.
+PICTURES = SEEDS.parent.parent / "vit-image/tests/goldens"
+for name in ("rgba-16.png", "palette-transparent.png", "420.jpg", "cmyk.jpg", "lossy.webp", "small-frame.gif", "palette.bmp", "palette-lzw.tif"):
+    (SEEDS / "picture" / name).write_bytes((PICTURES / "formats" / name).read_bytes())
+configs = json.loads((PICTURES / "processors.json").read_text())["configs"]
+for name in ("vit-24", "clip-nested-24", "convnext-pct-24", "dinov3-24", "timm-border-tall-24", "open_clip-longest-24"):
+    files = configs[name]
+    keys = {"config.json": "config", "open_clip_config.json": "config", "preprocessor_config.json": "preprocessor", "processor_config.json": "processor"}
+    (SEEDS / "processor" / name).write_text(json.dumps({keys[file]: content for file, content in files.items()}))

@@ -12,7 +12,7 @@ use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Batch};
-use crate::{inputs, model, output};
+use crate::{inputs, labels, model, output};
 
 /// Classify pictures
 ///
@@ -25,7 +25,7 @@ Examples:
   vit classify photos/ --top 1
   find . -name '*.png' | vit classify - --jsonl")]
 pub(crate) struct Args {
-    /// PNG or JPEG files, folders of them, or - for paths on stdin
+    /// PNG, JPEG, WebP, GIF, BMP or TIFF files, folders of them, or - for paths on stdin
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Print one JSON object per line, each as soon as it is known
     #[arg(long, conflicts_with = "json")]
     jsonl: bool,
+
+    /// Names of the classes, one per line [default: the model's own]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
 
     #[command(flatten)]
     json: JsonOption,
@@ -69,8 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let inputs = inputs::expand(&args.images)?;
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
     let loaded = Arc::new(model::load(&args.model.source)?);
-    let preparer = Preparer::new(loaded.config(), loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
-    let batch = (BATCH.min(inputs.len()), None);
+    let preparer = Preparer::new(&loaded, &args.picture)?;
+    let names = labels::of(&loaded, args.labels.as_deref())?;
+    let batch = (BATCH.min(inputs.len()), preparer.other_size(loaded.config()));
     let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let mut answers = Vec::new();
@@ -81,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Input { path, .. } => preparer.read(path, pixels),
     };
     let times = pipeline::run(&pool, (inputs.len(), BATCH, preparer.len()), read, |batch| {
-        for answer in classify(batch, &inputs, &mut session, args.top, &loaded.labels)? {
+        for answer in classify(batch, &inputs, &mut session, args.top, &names)? {
             progress.inc(1);
             if let Some(error) = &answer.error {
                 failed = true;
@@ -139,11 +144,7 @@ fn classify(
 
 /// The `top` classes by probability, most probable first.
 fn best(logits: Logits<'_>, top: usize, labels: &[String]) -> Vec<Prediction> {
-    let prediction = |(class, probability)| Prediction {
-        class,
-        label: labels.get(class).cloned().unwrap_or_else(|| format!("class {class}")),
-        probability,
-    };
+    let prediction = |(class, probability)| Prediction { class, label: labels::name(labels, class), probability };
     logits.probabilities().take(top).map(prediction).collect()
 }
 

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use image::{DynamicImage, GrayImage};
+use vit_image::Picture;
 
 use crate::idx::Idx;
 use crate::inputs::{self, Input};
@@ -34,7 +34,7 @@ impl Data {
     pub(crate) fn pictures(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         add(&mut files, folder, None)?;
-        ensure!(!files.is_empty(), "{}: no PNG or JPEG files in this folder", inputs::shown(folder));
+        ensure!(!files.is_empty(), "{}: no picture files in this folder", inputs::shown(folder));
         Ok(Self::Files(files))
     }
 
@@ -66,7 +66,7 @@ impl Data {
         for (folder, class) in folders.iter().zip(order) {
             add(&mut files, folder, Some(class))?;
         }
-        ensure!(!files.is_empty(), "{}: no PNG or JPEG files in its class folders", inputs::shown(folder));
+        ensure!(!files.is_empty(), "{}: no picture files in its class folders", inputs::shown(folder));
         Ok((Self::Files(files), how))
     }
 
@@ -100,16 +100,16 @@ impl Data {
     }
 
     /// Reads a picture into the input of the model. It can be read only once.
-    pub(crate) fn read(&self, index: usize, preparer: &Preparer<'_>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn read(&self, index: usize, preparer: &Preparer, out: &mut [f32]) -> Result<()> {
         match self {
             Self::Idx { images, .. } => {
-                let gray = match *images.shape() {
-                    [_, height, width] => {
-                        GrayImage::from_raw(u32::try_from(width)?, u32::try_from(height)?, images.take(index)?)
-                    }
-                    _ => None,
+                let &[_, height, width] = images.shape() else { bail!("not a whole picture") };
+                let grey = images.take(index)?;
+                let samples = match preparer.channels() {
+                    1 => grey,
+                    channels => grey.iter().flat_map(|level| std::iter::repeat_n(*level, channels)).collect(),
                 };
-                preparer.prepare(DynamicImage::ImageLuma8(gray.context("not a whole picture")?), out)
+                preparer.prepare(&Picture::new([height, width], preparer.channels(), samples)?, out)
             }
             Self::Files(files) => preparer.read(&files[index].0, out),
         }

@@ -12,7 +12,7 @@ use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
-use crate::{model, npy, output};
+use crate::{labels, model, npy, output};
 
 /// Measure a model's accuracy on labelled pictures
 ///
@@ -30,8 +30,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "labels", conflicts_with = "folder")]
     images: Option<PathBuf>,
 
-    /// Their classes as an IDX file, plain or gzipped
-    #[arg(long, value_name = "FILE", requires = "images")]
+    /// Their classes as an IDX file, plain or gzipped; with --folder, the names of the classes, one per line
+    #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 
     /// A folder with a folder of pictures for each class
@@ -79,11 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (Some(images), Some(labels), _) => {
             (Data::idx(images, Some(labels), config.classes, args.picture.max_pixels)?, "labels file")
         }
-        (_, _, Some(folder)) => Data::folder(folder, &loaded.labels, config.classes)?,
+        (_, names, Some(folder)) => Data::folder(folder, &labels::of(&loaded, names.as_deref())?, config.classes)?,
         _ => bail!("give --images and --labels, or --folder"),
     };
-    let preparer = Preparer::new(&config, loaded.preprocessing.as_ref(), args.picture.max_pixels)?;
-    let batch = (BATCH.min(data.len()), None);
+    let preparer = Preparer::new(&loaded, &args.picture)?;
+    let batch = (BATCH.min(data.len()), preparer.other_size(&config));
     let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
 
     let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());

@@ -36,7 +36,7 @@ pub(crate) fn expand(arguments: &[PathBuf]) -> Result<Vec<Input>> {
         } else if argument.is_dir() {
             let found = pictures(argument);
             if found.is_empty() {
-                inputs.push(Input::failed(argument, &"no PNG or JPEG files in this folder"));
+                inputs.push(Input::failed(argument, &"no picture files in this folder"));
             }
             inputs.extend(found);
         } else {
@@ -120,9 +120,12 @@ pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// What the names of picture files end with.
+const EXTENSIONS: [&str; 10] = ["png", "apng", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
+
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    extension.is_some_and(|extension| ["png", "jpg", "jpeg"].contains(&&*extension))
+    extension.is_some_and(|extension| EXTENSIONS.contains(&&*extension))
 }
 
 /// Opens a regular file.

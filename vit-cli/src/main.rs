@@ -12,6 +12,7 @@ mod eval;
 mod idx;
 mod inputs;
 mod inspect;
+mod labels;
 mod logits;
 mod memory;
 mod model;
@@ -21,6 +22,7 @@ mod output;
 mod picture;
 mod pipeline;
 mod plan;
+mod preprocess;
 mod run;
 
 use std::alloc::System;
@@ -51,6 +53,7 @@ Examples:
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
   vit compare --model vit-base --precision int8 --images photos/    speed and accuracy in int8
+  vit preprocess cat.jpg --model vit-base --out x.npy    the tensor that the model is given
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
   vit plan --chip nrf52840                    whether it fits a microcontroller
   vit bench --model vit-base-patch16-224      how fast, and how close to this CPU's limit";
@@ -61,6 +64,7 @@ enum Command {
     Compare(compare::Args),
     Convert(convert::Args),
     Eval(eval::Args),
+    Preprocess(preprocess::Args),
     Run(run::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Preprocess(args) => preprocess::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),

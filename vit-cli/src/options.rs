@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use glob::Pattern;
 use vit_engine::{Config, Formats, Isa, KeepF32, LayerMatrix, Precision};
+use vit_image::Filter;
 
 use crate::model::BUILT_IN_NAME;
 use crate::output;
@@ -141,12 +142,59 @@ pub(crate) struct JsonOption {
     pub(crate) json: bool,
 }
 
-/// Limits on pictures.
-#[derive(Args, Clone, Copy)]
+/// How pictures are prepared, where it is not as the model's files say; and how large they may be.
+#[derive(Args, Clone)]
 pub(crate) struct PictureOptions {
     /// Refuse pictures with more pixels than this
     #[arg(long, value_name = "N", default_value_t = 100_000_000)]
     pub(crate) max_pixels: u64,
+
+    /// Prepare and compute at another size; what pictures are resized to keeps its ratio to the crop
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub(crate) image_size: Option<[usize; 2]>,
+
+    /// Mean that is subtracted, a number for each channel or one for all [default: what the model's files say, here and
+    /// below]
+    #[arg(long, value_name = "X,…", value_delimiter = ',', allow_negative_numbers = true)]
+    pub(crate) mean: Option<Vec<f32>>,
+
+    /// Standard deviation that is divided by, as many numbers
+    #[arg(long, value_name = "X,…", value_delimiter = ',')]
+    pub(crate) std: Option<Vec<f32>>,
+
+    /// Resize the shorter side to N pixels, or both sides to HxW
+    #[arg(long, value_name = "N|HxW", value_parser = resize)]
+    pub(crate) resize: Option<ResizeTo>,
+
+    /// Cut N×N or H×W pixels out of the centre
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub(crate) crop: Option<[usize; 2]>,
+
+    /// Filter for resizing: nearest, box, bilinear, hamming, bicubic, lanczos
+    #[arg(long, value_name = "NAME", value_parser = filter())]
+    pub(crate) filter: Option<Filter>,
+}
+
+/// The size to resize pictures to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum ResizeTo {
+    /// The shorter side.
+    Shortest(usize),
+    /// Height and width.
+    Exact([usize; 2]),
+}
+
+fn resize(text: &str) -> Result<ResizeTo, String> {
+    if text.contains(['x', '×']) {
+        image_size(text).map(ResizeTo::Exact)
+    } else {
+        positive(text).map(ResizeTo::Shortest)
+    }
+}
+
+/// Parses a filter's name; the help lists the values.
+fn filter() -> impl TypedValueParser<Value = Filter> {
+    PossibleValuesParser::new(Filter::ALL.map(|(_, name)| name)).try_map(|name| Filter::by_name(&name).ok_or("unknown"))
 }
 
 /// The environment variable that selects a level. An empty value counts as unset.

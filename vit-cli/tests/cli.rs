@@ -153,13 +153,17 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(&["classify", sample, "--memory", "1000"], 1, "needs at least");
     fails(&["classify", sample, "--model", "no/such/model"], 1, "no/such/model");
     fails(&["classify", sample, "--model", sample], 1, "not a valid safetensors file");
-    fails(&["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()], 1, "pretrained_cfg");
+    fails(
+        &["classify", sample, "--model", golden("vp-new-cls").to_str().unwrap()],
+        1,
+        "--mean, --std, --resize, --crop and --filter",
+    );
     fails(&["bench", "--model", "vit-gigantic"], 1, "'vit_gigantic' is not supported");
     fails(&["bench", "--model", "vit-base-patch16-225"], 1, "similar names: vit_base_patch16_224,");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "layer:x"], 2, "layer:0");
     fails(&["run", "--pixels", "x", "--out", "y", "--features", "pooler"], 2, "embedding");
     let empty = tempfile::tempdir().unwrap();
-    fails(&["classify", empty.path().to_str().unwrap()], 1, "no PNG or JPEG");
+    fails(&["classify", empty.path().to_str().unwrap()], 1, "no picture files");
     fails(&["eval", "--folder", empty.path().to_str().unwrap()], 1, "0 folders");
     fails(&["eval", "--images", sample, "--labels", sample], 1, "not an IDX file");
 }
@@ -402,4 +406,111 @@ fn eval_agrees_with_pytorch_on_every_test_image() {
     let (got, want) = (report["correct"].as_f64().unwrap(), metrics["correct"].as_f64().unwrap());
     assert!((got - want).abs() <= 2.0, "{got} right, PyTorch has {want}");
     assert!(want >= 9000.0);
+}
+
+/// A golden checkpoint in a folder of its own, with a file of preprocessing.
+fn with_preprocessor(name: &str, preprocessor: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    fs::write(folder.path().join("preprocessor_config.json"), preprocessor).unwrap();
+    folder
+}
+
+/// The numbers of a .npy file.
+fn npy(path: &str) -> (Vec<u64>, Vec<f32>) {
+    let file = fs::read(path).unwrap();
+    let npy = npyz::NpyFile::new(&*file).unwrap();
+    (npy.shape().to_vec(), npy.into_vec().unwrap())
+}
+
+/// What `preprocess` shows is what the files say, in a packed file too, and what `classify` gives to the model.
+#[test]
+fn pictures_are_prepared_as_the_models_files_say() {
+    let processor = r#"{"image_processor_type": "ViTImageProcessorFast", "size": 32, "image_mean": [0.25, 0.5, 0.75]}"#;
+    let model = with_preprocessor("vit-classes", processor);
+    let at = |name: &str| model.path().join(name).to_str().unwrap().to_owned();
+    let path = model.path().to_str().unwrap();
+    // Without resizing to another size, levels are what they were: (level / 255 - mean) / 0.5.
+    let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 255]));
+    picture.save(at("x.png")).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = vit(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        output
+    };
+    run(&["preprocess", &at("x.png"), "--model", path, "--out", &at("x.npy")]);
+    let (shape, pixels) = npy(&at("x.npy"));
+    assert_eq!(shape, [1, 3, 32, 32]);
+    for (i, x) in pixels.iter().enumerate() {
+        let (channel, y, column) = (i / 1024, i / 32 % 32, i % 32);
+        let level = [column as f32 * 8.0, y as f32 * 8.0, 255.0][channel];
+        let want = (level / 255.0 - [0.25, 0.5, 0.75][channel]) / 0.5;
+        assert!((x - want).abs() < 1e-6, "{i}: {x}, {want}");
+    }
+    let packed = at("m.gguf");
+    run(&["convert", "--model", path, "--out", &packed]);
+    run(&["preprocess", &at("x.png"), "--model", &packed, "--out", &at("y.npy")]);
+    assert_eq!(npy(&at("y.npy")), (shape, pixels));
+    // 'classify' gives the model the same: as 'run' on the tensor.
+    run(&["run", "--model", path, "--pixels", &at("x.npy"), "--out", &at("logits.npy")]);
+    let (shape, logits) = npy(&at("logits.npy"));
+    let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+    let names: Vec<String> = (0..shape[1]).map(|class| format!("thing {class}")).collect();
+    fs::write(at("names.txt"), names.join("\n")).unwrap();
+    let answers = json(&["classify", &at("x.png"), "--model", path, "--labels", &at("names.txt"), "--json"]);
+    assert_eq!(answers[0]["predictions"][0]["label"], format!("thing {best}"));
+    fails(&["classify", &at("x.png"), "--model", path, "--labels", &at("config.json")], 1, "names, one a line");
+    // Options change what the files say.
+    run(&[
+        "preprocess",
+        &at("x.png"),
+        "--model",
+        path,
+        "--out",
+        &at("x.npy"),
+        "--image-size",
+        "48x64",
+        "--mean",
+        "0.5",
+    ]);
+    assert_eq!(npy(&at("x.npy")).0, [1, 3, 48, 64]);
+    fs::write(at("preprocessor_config.json"), r#"{"image_processor_type": "FooImageProcessor"}"#).unwrap();
+    fails(&["classify", &at("x.png"), "--model", path], 1, "'FooImageProcessor' is not supported");
+    run(&["inspect", "--model", path]);
+    let how = ["--mean", "0.5", "--std", "0.5", "--resize", "32x32", "--filter", "bilinear"];
+    run(&[&["classify", &at("x.png"), "--model", path][..], &how].concat());
+}
+
+/// Formats by what they begin with, not by their names; what is no picture is reported.
+#[test]
+fn formats_and_what_only_looks_like_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vit-image/tests/goldens/formats");
+    for name in ["cmyk.jpg", "lossy.webp", "transparent.gif", "palette.bmp", "palette-lzw.tif", "rgba-16.png"] {
+        let bytes = fs::read(formats.join(name)).unwrap();
+        fs::write(at(name), &bytes).unwrap();
+        fs::write(at(&format!("cut-{name}")), &bytes[..bytes.len() * 2 / 3]).unwrap();
+    }
+    fs::copy(formats.join("420.jpg"), at("mislabelled.png")).unwrap();
+    fs::write(at("notes.txt"), "no picture").unwrap();
+    let mut bomb = fs::read(formats.join("rgb.png")).unwrap();
+    bomb[16..24].copy_from_slice(&[0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);
+    fs::write(at("bomb.png"), bomb).unwrap();
+    image::GrayImage::new(1, 1).save(at("one.png")).unwrap();
+    image::GrayImage::new(10_000, 1).save(at("long.png")).unwrap();
+    let output = vit(&["classify", folder.path().to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut good = 0;
+    for answer in answers.as_array().unwrap() {
+        let path = Path::new(answer["path"].as_str().unwrap()).file_name().unwrap().to_string_lossy().into_owned();
+        let bad = path.starts_with("cut-") || path == "bomb.png";
+        assert_eq!(answer.get("error").is_some(), bad, "{answer}");
+        good += usize::from(!bad);
+    }
+    assert_eq!(good, 9);
 }

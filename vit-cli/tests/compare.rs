@@ -213,7 +213,7 @@ fn what_cannot_be_compared_is_an_error() {
     fails(&["--precision", "int8"], 2, "--images");
     fails(&["--precision", "int8", "--images", samples, "--folder", samples], 2, "cannot be used with");
     fails(&["--precision", "int8", "--images", samples, "--max-loss", "nan"], 2, "finite");
-    fails(&["--precision", "int8", "--images", text(&empty)], 1, "no PNG or JPEG files");
+    fails(&["--precision", "int8", "--images", text(&empty)], 1, "no picture files");
     fails(&["--precision", "int8", "--images", "no/such/folder"], 1, "no/such/folder");
     fails(&["--precision", "int8", "--images", samples, "--labels", "x"], 1, "for a folder of classes use --folder");
     let other = golden("timm-token");

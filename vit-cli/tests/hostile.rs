@@ -277,7 +277,7 @@ fn a_folder_that_cannot_be_listed_leaves_the_rest() {
     let empty = tempfile::tempdir().unwrap();
     let output = run(&mut command(&["classify", text(empty.path()), text(&sample())]));
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).contains("Bag") && stderr(&output).contains("no PNG or JPEG files in this folder"));
+    assert!(stdout(&output).contains("Bag") && stderr(&output).contains("no picture files in this folder"));
 }
 
 #[test]

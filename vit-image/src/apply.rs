@@ -58,7 +58,7 @@ impl Preprocessing {
     }
 
     fn bytes<P: PixelTrait>(&self, picture: &Picture, to: &Placement, out: &mut [f32]) -> Result<(), Error> {
-        let samples = self.resize::<P, u8>(picture.samples(), to)?;
+        let samples = self.resized_samples::<P, u8>(picture.samples(), to)?;
         let samples = samples.as_deref().unwrap_or(picture.samples());
         for channel in 0..to.channels {
             let (mean, std, fill) = self.statistics(channel);
@@ -73,7 +73,7 @@ impl Preprocessing {
         let mut rescaled: Vec<f32> = zeros(picture.samples().len())?;
         let levels: [f32; 256] = std::array::from_fn(|level| self.rescaled(level as u8));
         rescaled.iter_mut().zip(picture.samples()).for_each(|(x, sample)| *x = levels[usize::from(*sample)]);
-        let samples = self.resize::<P, f32>(&rescaled, to)?;
+        let samples = self.resized_samples::<P, f32>(&rescaled, to)?;
         let samples = samples.as_deref().unwrap_or(&rescaled);
         for channel in 0..to.channels {
             let (mean, std, fill) = self.statistics(channel);
@@ -84,7 +84,11 @@ impl Preprocessing {
     }
 
     /// Resizes interleaved samples in two passes, each rounded to the samples' type. `None`: they stay as they are.
-    fn resize<P: PixelTrait, T: Sample>(&self, samples: &[T], to: &Placement) -> Result<Option<Vec<T>>, Error> {
+    fn resized_samples<P: PixelTrait, T: Sample>(
+        &self,
+        samples: &[T],
+        to: &Placement,
+    ) -> Result<Option<Vec<T>>, Error> {
         let Some(resize) = self.resize.filter(|_| to.sides.iter().any(|side| side.changes())) else { return Ok(None) };
         let [y, x] = to.sides;
         let Some(options) = options(resize.filter) else {

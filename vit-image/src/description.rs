@@ -17,7 +17,7 @@ pub struct Preprocessing {
     pub rescale: f64,
     /// Then subtracted: a number for each channel, or one for all.
     pub mean: Vec<f32>,
-    /// Then divided by: as many.
+    /// Then divided by: a number for each channel, or one for all.
     pub std: Vec<f32>,
     /// Height and width to which zeros are added below and to the right, at last.
     pub pad: Option<[usize; 2]>,
@@ -159,7 +159,8 @@ impl Preprocessing {
         });
         let crops = crop.as_ref().is_none_or(|crop| sides(&crop.size) && !crop.fill.is_empty());
         let normalises = !mean.is_empty()
-            && mean.len() == std.len()
+            && (mean.len() == std.len() || mean.len() == 1 || std.len() == 1)
+            && !std.is_empty()
             && mean.iter().chain(std).all(|x| x.is_finite())
             && std.iter().all(|x| *x > 0.0);
         for (valid, field) in [
@@ -294,7 +295,8 @@ mod tests {
         assert!(!changed(&|p| p.std = vec![0.0]));
         assert!(!changed(&|p| p.mean = vec![f32::NAN]));
         assert!(!changed(&|p| p.mean = vec![]));
-        assert!(!changed(&|p| p.mean = vec![0.5, 0.5, 0.5]));
+        assert!(!changed(&|p| (p.mean, p.std) = (vec![0.5; 3], vec![0.5; 2])));
+        assert!(changed(&|p| p.mean = vec![0.5; 3]));
         assert!(!changed(&|p| p.rescale = f64::INFINITY));
         assert!(!changed(&|p| p.crop.as_mut().unwrap().size = [0, 224]));
         assert!(!changed(&|p| p.pad = Some([1 << 30, 1])));

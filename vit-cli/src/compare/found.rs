@@ -41,7 +41,7 @@ pub(super) fn compare(
     args: &Args,
     pool: &Arc<ThreadPool>,
     models: [&Arc<Loaded>; 2],
-    pictures: &Pictures<'_>,
+    pictures: &Pictures,
 ) -> Result<Found> {
     let size = pictures.size();
     let config = models[0].config_at(size.unwrap_or(models[0].config().image))?;
@@ -111,13 +111,7 @@ impl Found {
     }
 
     /// The report about the differences, the models and their speed.
-    pub(super) fn report(
-        &self,
-        args: &Args,
-        pictures: &Pictures<'_>,
-        models: [Model; 2],
-        speed: Speed,
-    ) -> Result<Report> {
+    pub(super) fn report(&self, args: &Args, pictures: &Pictures, models: [Model; 2], speed: Speed) -> Result<Report> {
         let difference = |(noise, cosines): &(Noise, Cosines)| {
             let cosine = cosines.report(|index| pictures.name(index))?;
             Some(Difference { snr_db: noise.decibels(), cosine })

@@ -7,8 +7,8 @@ use crate::inputs;
 use crate::picture::Preparer;
 use crate::run;
 
-pub(super) enum Pictures<'a> {
-    Prepared(Data, Preparer<'a>),
+pub(super) enum Pictures {
+    Prepared(Data, Preparer),
     /// \[B,C,H,W\].
     Pixels {
         file: String,
@@ -17,11 +17,10 @@ pub(super) enum Pictures<'a> {
     },
 }
 
-impl<'a> Pictures<'a> {
-    pub(super) fn open(args: &Args, loaded: &'a vit_engine::file::Loaded) -> Result<Self> {
+impl Pictures {
+    pub(super) fn open(args: &Args, loaded: &vit_engine::file::Loaded) -> Result<Self> {
         let (config, max_pixels) = (loaded.config(), args.picture.max_pixels);
-        let prepared =
-            |data| Ok(Self::Prepared(data, Preparer::new(config, loaded.preprocessing.as_ref(), max_pixels)?));
+        let prepared = |data| Ok(Self::Prepared(data, Preparer::new(loaded, &args.picture)?));
         if let Some(path) = &args.pixels {
             let file = inputs::shown(path);
             let (shape, pixels) = run::read(path, config.channels).with_context(|| file.clone())?;
@@ -59,7 +58,7 @@ impl<'a> Pictures<'a> {
     /// Height and width of the images, if they may differ from the model's.
     pub(super) fn size(&self) -> Option<[usize; 2]> {
         match self {
-            Self::Prepared(..) => None,
+            Self::Prepared(_, preparer) => Some(preparer.size()),
             Self::Pixels { shape: [.., height, width], .. } => Some([*height, *width]),
         }
     }

@@ -60,13 +60,6 @@ pub enum Problem {
         /// Number of classes of the model.
         classes: usize,
     },
-    /// The preprocessing has another number of channels than the model.
-    Channels {
-        /// Number of elements of the mean.
-        mean: usize,
-        /// Number of channels of the model.
-        channels: usize,
-    },
     /// The file is not a safetensors file, is truncated, or has offsets that overlap or point outside.
     Safetensors(String),
     /// Tensors that the model needs are missing.
@@ -160,9 +153,6 @@ impl fmt::Display for Problem {
                  --keep-f32",
             ),
             Self::Labels { labels, classes } => write!(f, "{labels} label names, but the model has {classes} classes"),
-            Self::Channels { mean, channels } => {
-                write!(f, "mean and std have {mean} channels, but the model has {channels}")
-            }
             Self::Safetensors(error) => write!(f, "not a valid safetensors file: {}", Shown(error)),
             Self::Missing { tensors, more } => {
                 let list = tensors.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");

@@ -3,6 +3,8 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::Deref;
 
+use vit_image::Preprocessing;
+use vit_image::config::ConfigError;
 use vit_kernels::Isa;
 
 use super::safetensors::Rounding;
@@ -11,7 +13,7 @@ use crate::config::Config;
 use crate::memory::AlignedBox;
 use crate::model::Model;
 use crate::weights::{Formats, Precision};
-use crate::zoo::{OtherSizes, Preprocessing, Rotary};
+use crate::zoo::{OtherSizes, Rotary};
 
 /// A model in memory, with the metadata of its checkpoint.
 pub struct Loaded {
@@ -25,8 +27,8 @@ pub struct Loaded {
     pub(super) rotary: Option<Rotary>,
     /// The tables for other image sizes that have been used.
     pub(super) cache: Cache,
-    /// How pictures are preprocessed, if the checkpoint states it.
-    pub preprocessing: Option<Preprocessing>,
+    /// How pictures are preprocessed, or why that is not known.
+    pub preprocessing: Result<Preprocessing, ConfigError>,
     /// The names of the classes; empty if the checkpoint has none.
     pub labels: Vec<String>,
     pub(super) used: HashSet<String>,

@@ -15,6 +15,7 @@ pub mod hub;
 mod loaded;
 mod map;
 mod packed;
+mod preprocessing;
 mod safetensors;
 mod sizes;
 
@@ -40,6 +41,7 @@ use crate::zoo;
 use folder::{Files, Index, Weights};
 use loaded::Memory;
 use map::Bytes;
+use preprocessing::Processors;
 use safetensors::{Parameters, Tensors};
 use sizes::Cache;
 
@@ -52,6 +54,7 @@ pub struct Checkpoint<'a> {
     config: Value,
     config_path: PathBuf,
     family: Option<String>,
+    processors: Processors,
 }
 
 /// The largest config that is read: real ones have a few kilobytes.
@@ -98,7 +101,8 @@ impl<'a> Checkpoint<'a> {
                 (path.clone(), parse(&text).map_err(|problem| at(&path, problem))?)
             }
         };
-        Ok(Self { weights, index, weights_path, config, config_path, family: None })
+        let processors = if packed { Processors::default() } else { Processors::beside(&weights_path, LARGEST_CONFIG) };
+        Ok(Self { weights, index, weights_path, config, config_path, family: None, processors })
     }
 
     /// A checkpoint in memory: the contents of `config.json` and `model.safetensors`.
@@ -128,7 +132,18 @@ impl<'a> Checkpoint<'a> {
     ) -> Result<Self, LoadError> {
         let config_path = PathBuf::from("config.json");
         let config = parse(config).map_err(|problem| LoadError { path: config_path.clone(), problem })?;
-        Ok(Self { weights, index, weights_path: "model.safetensors".into(), config, config_path, family: None })
+        let (weights_path, processors) = ("model.safetensors".into(), Processors::default());
+        Ok(Self { weights, index, weights_path, config, config_path, family: None, processors })
+    }
+
+    /// Adds what a folder has beside its config: the contents of `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// If it is not JSON.
+    pub fn with_preprocessor(mut self, preprocessor: &[u8]) -> Result<Self, LoadError> {
+        let path = PathBuf::from("preprocessor_config.json");
+        self.processors.preprocessor = Some(parse(preprocessor).map_err(|problem| LoadError { path, problem })?);
+        Ok(self)
     }
 
     /// Reads the checkpoint as a model of this family, whatever its config says. `family` is a `model_type`, or an
@@ -197,10 +212,6 @@ impl<'a> Checkpoint<'a> {
         if config.classes > 0 && !recipe.labels.is_empty() && recipe.labels.len() != config.classes {
             return Err(in_config(Problem::Labels { labels: recipe.labels.len(), classes: config.classes }));
         }
-        let mean = recipe.preprocessing.as_ref().map(|p| p.mean.len()).filter(|mean| *mean != config.channels);
-        if let Some(mean) = mean {
-            return Err(in_config(Problem::Channels { mean, channels: config.channels }));
-        }
         Ok(recipe)
     }
 
@@ -257,7 +268,7 @@ impl<'a> Checkpoint<'a> {
             rounding,
             rotary: recipe.rotary,
             cache: Cache::default(),
-            preprocessing: recipe.preprocessing,
+            preprocessing: self.processors.find(&self.config, config.image),
             labels,
             used,
             unused,

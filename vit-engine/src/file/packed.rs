@@ -9,32 +9,34 @@
 //! | `vit.rotary.base`, `vit.rotary.offset` | f64 | |
 //! | `vit.rotary.reference_rows`, `.reference_columns` | u32 | absent if grids are not scaled |
 //! | `vit.rotary.x_first` | bool | |
-//! | `vit.preprocess.mean`, `vit.preprocess.std` | f32\[\] | absent if the preprocessing is unknown |
-//! | `vit.preprocess.interpolation`, `.crop_mode` | string | timm's words |
-//! | `vit.preprocess.crop_pct` | f32 | |
+//! | `vit.preprocess.rescale` | f64 | what 8-bit levels are multiplied by; absent if the preprocessing is unknown |
+//! | `vit.preprocess.mean`, `vit.preprocess.std` | f32\[\] | one for each channel, or one for all |
+//! | `vit.preprocess.arithmetic` | string | what is resized: `bytes`, `floats` |
+//! | `vit.preprocess.resize` | string | a [`Target`](vit_image::Target): `exact`, `shortest`, `cover`, `contain`, `within` |
+//! | `vit.preprocess.resize_height`, `.resize_width` | u32 | its size, twice the edge of `shortest`; absent if nothing is resized |
+//! | `vit.preprocess.resize_limit` | u32 | the limit of `shortest`; may be absent |
+//! | `vit.preprocess.filter` | string | `nearest`, `box`, `bilinear`, `hamming`, `bicubic`, `lanczos` |
+//! | `vit.preprocess.crop_height`, `.crop_width` | u32 | absent if nothing is cropped |
+//! | `vit.preprocess.crop_cuts`, `.crop_pads` | string | how halves are rounded: `down`, `up`, `even` |
+//! | `vit.preprocess.crop_fill` | f32\[\] | 8-bit levels, one for each channel or one for all |
+//! | `vit.preprocess.crop_pct` | f64 | the crop's share of the resized side; may be absent |
+//! | `vit.preprocess.pad_height`, `.pad_width` | u32 | absent if nothing is padded |
 //! | `vit.labels` | string\[\] | the names of the classes |
 use std::io;
 
 use super::error::Problem;
 use super::loaded::{Loaded, Memory};
 use super::map::Bytes;
+use super::preprocessing;
 use super::safetensors::Rounding;
 use crate::memory::{AlignedBox, OutOfMemory};
 use crate::packed::{self, Extra, PackedError, PackedFile, Value, kind};
 use crate::weights::Formats;
-use crate::zoo::{CropMode, Filter, Interpolation, OtherSizes, Preprocessing, Rotary};
+use crate::zoo::{Filter, OtherSizes, Rotary};
 
 const FILTERS: [(Option<Filter>, &str); 3] =
     [(None, "none"), (Some(Filter::Bicubic), "bicubic"), (Some(Filter::BicubicAntialiased), "bicubic_antialiased")];
 const ROUNDINGS: [(Rounding, &str); 3] = [(Rounding::None, "f32"), (Rounding::F16, "f16"), (Rounding::Bf16, "bf16")];
-const INTERPOLATIONS: [(Interpolation, &str); 4] = [
-    (Interpolation::Bicubic, "bicubic"),
-    (Interpolation::Bilinear, "bilinear"),
-    (Interpolation::Nearest, "nearest"),
-    (Interpolation::Lanczos, "lanczos"),
-];
-const CROP_MODES: [(CropMode, &str); 3] =
-    [(CropMode::Center, "center"), (CropMode::Squash, "squash"), (CropMode::Border, "border")];
 
 /// The model of a packed file: in the mapping, or copied into huge pages if the file was read.
 pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -> Result<Loaded, Problem> {
@@ -76,19 +78,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
         from_square: said("vit.other_sizes.from_square").flag()?,
         rounded: said("vit.other_sizes.rounded").flag()?,
     };
-    let preprocessing = match said("vit.preprocess.mean").floats()? {
-        None => None,
-        Some(mean) => Some(Preprocessing {
-            std: said("vit.preprocess.std").floats()?.filter(|std| std.len() == mean.len()).unwrap_or_default(),
-            mean,
-            interpolation: said("vit.preprocess.interpolation").word(&INTERPOLATIONS)?,
-            crop_pct: said("vit.preprocess.crop_pct").float()?,
-            crop_mode: said("vit.preprocess.crop_mode").word(&CROP_MODES)?,
-        }),
-    };
-    if preprocessing.as_ref().is_some_and(|p| p.mean.len() != file.config.channels || !p.is_valid()) {
-        return Err(said("vit.preprocess.mean").wrong());
-    }
+    let preprocessing = preprocessing::read(&said)?;
     let labels = said("vit.labels").texts()?;
     if !labels.is_empty() && labels.len() != file.config.classes {
         return Err(Problem::Labels { labels: labels.len(), classes: file.config.classes });
@@ -110,17 +100,17 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
 }
 
 /// The value of a key, if the file has it.
-struct Said<'f, 'a> {
+pub(super) struct Said<'f, 'a> {
     file: &'f PackedFile<'a>,
     key: &'static str,
 }
 
 impl<'a> Said<'_, 'a> {
-    fn wrong(&self) -> Problem {
+    pub(super) fn wrong(&self) -> Problem {
         Problem::Packed(PackedError::Metadata(self.key))
     }
 
-    fn text(&self) -> Result<Option<&'a str>, Problem> {
+    pub(super) fn text(&self) -> Result<Option<&'a str>, Problem> {
         match self.file.get(self.key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(core::str::from_utf8(text).map_err(|_| self.wrong())?)),
@@ -128,7 +118,7 @@ impl<'a> Said<'_, 'a> {
         }
     }
 
-    fn word<T: Copy>(&self, words: &[(T, &str)]) -> Result<T, Problem> {
+    pub(super) fn word<T: Copy>(&self, words: &[(T, &str)]) -> Result<T, Problem> {
         let found = self.text()?;
         words.iter().find(|(_, word)| found == Some(word)).map(|(value, _)| *value).ok_or_else(|| self.wrong())
     }
@@ -137,15 +127,15 @@ impl<'a> Said<'_, 'a> {
         if let Some(Value::Bool(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
     }
 
-    fn float(&self) -> Result<f32, Problem> {
-        if let Some(Value::F32(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
+    pub(super) fn double_if_there(&self) -> Result<Option<f64>, Problem> {
+        if self.file.get(self.key).is_none() { Ok(None) } else { self.double().map(Some) }
     }
 
     fn double(&self) -> Result<f64, Problem> {
         if let Some(Value::F64(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
     }
 
-    fn size(&self) -> Result<Option<usize>, Problem> {
+    pub(super) fn size(&self) -> Result<Option<usize>, Problem> {
         match self.file.get(self.key) {
             None => Ok(None),
             Some(Value::U32(value)) => Ok(Some(value as usize)),
@@ -153,7 +143,7 @@ impl<'a> Said<'_, 'a> {
         }
     }
 
-    fn floats(&self) -> Result<Option<Vec<f32>>, Problem> {
+    pub(super) fn floats(&self) -> Result<Option<Vec<f32>>, Problem> {
         match self.file.get(self.key) {
             None => Ok(None),
             Some(Value::Array { kind: kind::F32, count, mut elements }) => {
@@ -179,7 +169,6 @@ impl<'a> Said<'_, 'a> {
 /// Writes a loaded model with the metadata of its checkpoint.
 pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     let Loaded { config, formats, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
-    let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
     let OtherSizes { filter, whole_patches, by_count, from_square, rounded } = *other_sizes;
     let mut extras = vec![
         Extra::Value("vit.other_sizes.filter", word(filter, &FILTERS)),
@@ -208,14 +197,9 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
             }
         }
     }
-    if let Some(Preprocessing { mean, std, interpolation, crop_pct, crop_mode }) = preprocessing {
-        extras.extend([
-            Extra::Floats("vit.preprocess.mean", mean),
-            Extra::Floats("vit.preprocess.std", std),
-            Extra::Value("vit.preprocess.interpolation", word(*interpolation, &INTERPOLATIONS)),
-            Extra::Value("vit.preprocess.crop_pct", Value::F32(*crop_pct)),
-            Extra::Value("vit.preprocess.crop_mode", word(*crop_mode, &CROP_MODES)),
-        ]);
+    let fill = preprocessing.as_ref().map(preprocessing::fill).unwrap_or_default();
+    if let Ok(known) = preprocessing {
+        preprocessing::write(known, &fill, &mut extras);
     }
     if !labels.is_empty() {
         extras.push(Extra::Strings("vit.labels", labels));
@@ -223,7 +207,12 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     packed::write(config, *formats, memory, &extras, out)
 }
 
-fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
+/// A size as u32.
+pub(super) fn size(value: usize) -> Value<'static> {
+    Value::U32(u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+pub(super) fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
     let found = words.iter().find(|(known, _)| *known == value);
     Value::String(found.expect("the table has a word for every value").1.as_bytes())
 }

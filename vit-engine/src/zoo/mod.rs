@@ -22,8 +22,8 @@ pub mod clip;
 pub mod dinov2;
 pub mod dinov3;
 mod hf;
+mod labels;
 pub mod open_clip;
-mod preprocessing;
 pub mod resample;
 pub mod rotary;
 pub mod siglip;
@@ -38,7 +38,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use vit_kernels::Activation;
 
-pub use preprocessing::{CropMode, Interpolation, Preprocessing};
 pub use resample::{Filter, OtherSizes};
 pub use rotary::Rotary;
 
@@ -132,15 +131,13 @@ pub struct Recipe {
     pub other_sizes: OtherSizes,
     /// The angles that rotate queries and keys.
     pub rotary: Option<Rotary>,
-    /// How pictures are preprocessed, if the checkpoint states it.
-    pub preprocessing: Option<Preprocessing>,
     /// The names of the classes, if the checkpoint has them.
     pub labels: Vec<String>,
 }
 
 impl Recipe {
     fn new(config: Config, names: impl Names + 'static, other_sizes: OtherSizes) -> Self {
-        Self { config, names: Box::new(names), other_sizes, rotary: None, preprocessing: None, labels: Vec::new() }
+        Self { config, names: Box::new(names), other_sizes, rotary: None, labels: Vec::new() }
     }
 }
 
@@ -185,7 +182,7 @@ pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Re
         (None, None, None) if config.get("model_cfg").is_some() => open_clip::recipe(config, tensors)?,
         (None, None, None) => by_family(unknown::family(config, tensors)?, config, tensors)?,
     };
-    (recipe.preprocessing, recipe.labels) = preprocessing::read(config)?;
+    recipe.labels = labels::read(config)?;
     recipe.config.validate().map_err(ZooError::Config)?;
     Ok(recipe)
 }

@@ -1,0 +1,59 @@
+//! The names of a model's classes.
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use vit_engine::file::Loaded;
+
+use crate::{inputs, output};
+
+/// ImageNet-1k's names; lines with # say where they come from.
+const IMAGENET: &str = include_str!("../data/imagenet-1k.txt");
+
+/// The names: those of a file, else the model's own, else ImageNet-1k's for a nameless head of 1,000, which is said aloud.
+pub(crate) fn of(loaded: &Loaded, file: Option<&Path>) -> Result<Vec<String>> {
+    let classes = loaded.config().classes;
+    if let Some(path) = file {
+        return read(path, classes).with_context(|| inputs::shown(path));
+    }
+    if classes == 1000 && loaded.labels.is_empty() {
+        output::warning(
+            "the model names none of its 1000 classes: assumed to be ImageNet-1k's (--labels FILE names them)",
+        );
+        return Ok(IMAGENET.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect());
+    }
+    Ok(loaded.labels.clone())
+}
+
+/// The name of a class, if it has one.
+pub(crate) fn name(labels: &[String], class: usize) -> String {
+    labels.get(class).filter(|label| !label.is_empty()).cloned().unwrap_or_else(|| format!("class {class}"))
+}
+
+/// One name a line.
+fn read(path: &Path, classes: usize) -> Result<Vec<String>> {
+    /// Names of 200 characters for 100,000 classes.
+    const MOST: u64 = 20 << 20;
+    let file = inputs::open_file(path)?;
+    ensure!(file.metadata()?.len() <= MOST, "too long for a list of names");
+    let text = std::io::read_to_string(file)?;
+    let labels: Vec<String> = text.lines().map(str::to_owned).collect();
+    ensure!(labels.len() == classes, "{} names, one a line, but the model has {classes} classes", labels.len());
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_imagenet() {
+        let names: Vec<&str> = IMAGENET.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!((names.len(), names[0], names[281], names[999]), (1000, "tench", "tabby", "toilet tissue"));
+    }
+
+    #[test]
+    fn an_empty_name_is_none() {
+        let labels = ["cat".to_owned(), String::new()];
+        assert_eq!([0, 1, 2].map(|class| name(&labels, class)), ["cat", "class 1", "class 2"]);
+    }
+}
