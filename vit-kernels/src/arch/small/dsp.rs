@@ -9,6 +9,15 @@ use core::arch::asm;
 /// registers.
 pub(super) const ROWS: usize = 4;
 
+/// Columns that are summed at a time for tiles of that many rows.
+pub(super) const fn columns(rows: usize) -> usize {
+    match rows {
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    }
+}
+
 /// Four int8 as pairs of i16: inputs 0 and 2, inputs 1 and 3.
 #[derive(Clone, Copy)]
 #[repr(transparent)]

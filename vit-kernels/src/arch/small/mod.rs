@@ -14,6 +14,8 @@ mod dsp;
 #[cfg(not(arm_dsp))]
 mod plain;
 mod root;
+#[cfg(arm_thumb1)]
+mod thumb1;
 
 use ::half::{bf16, f16};
 
@@ -21,10 +23,14 @@ use crate::gemm::int8::Int8Tile;
 use crate::math::Function;
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 #[cfg(arm_dsp)]
-use dsp::{ROWS, Wide, add_products};
+use dsp::{ROWS, Wide, add_products, columns};
 #[cfg(not(arm_dsp))]
-use plain::{ROWS, Wide, add_products};
+use plain::{ROWS, Wide};
+#[cfg(not(any(arm_dsp, arm_thumb1)))]
+use plain::{add_products, columns};
 use root::sqrt;
+#[cfg(arm_thumb1)]
+use thumb1::{add_products, columns};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Small;
@@ -275,8 +281,8 @@ impl Simd for Small {
         let mut sums = [[[0; LANES]; P]; M];
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            match M {
-                1 => by_columns::<M, P, 4>(tile, &mut sums),
+            match columns(M) {
+                4 => by_columns::<M, P, 4>(tile, &mut sums),
                 2 => by_columns::<M, P, 2>(tile, &mut sums),
                 _ => by_columns::<M, P, 1>(tile, &mut sums),
             }

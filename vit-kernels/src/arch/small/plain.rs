@@ -1,7 +1,13 @@
 //! Products of int8 where there is one multiplication at a time.
 
-/// Rows of the int8 tile: Cortex-M0 has eight registers that its instructions can name.
+/// Rows of the int8 tile. Most instructions of a Cortex-M0 can name eight registers only.
 pub(super) const ROWS: usize = 2;
+
+/// Columns that are summed at a time for tiles of that many rows.
+#[cfg(not(arm_thumb1))]
+pub(super) const fn columns(rows: usize) -> usize {
+    4 / rows
+}
 
 /// Four int8 as i32.
 #[derive(Clone, Copy)]
@@ -32,6 +38,7 @@ impl Wide {
 ///
 /// # Safety
 /// The weights of as many groups are readable.
+#[cfg(not(arm_thumb1))]
 #[inline(always)]
 pub(super) unsafe fn add_products<const M: usize, const C: usize>(
     a: &[[Wide; M]],
