@@ -18,7 +18,7 @@
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
 use crate::math::{Apply, Function, exp_lanes, polynomial};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Arithmetic, Kernel, Simd};
 
 /// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors
 /// of 10⁻² to 10⁻⁴.
@@ -74,11 +74,11 @@ impl Activation {
     #[inline(always)]
     pub(crate) fn lanes<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {
-            Self::Gelu => ByErf.apply(s, x),
-            Self::GeluTanh => ByTanh.apply(s, x),
-            Self::QuickGelu => BySigmoid(1.702).apply(s, x),
-            Self::Silu => BySigmoid(1.0).apply(s, x),
-            Self::Relu => Positive.apply(s, x),
+            Self::Gelu => s.apply(ByErf, x),
+            Self::GeluTanh => s.apply(ByTanh, x),
+            Self::QuickGelu => s.apply(BySigmoid(1.702), x),
+            Self::Silu => s.apply(BySigmoid(1.0), x),
+            Self::Relu => s.apply(Positive, x),
         }
     }
 }
@@ -117,7 +117,7 @@ const PHI_END: f32 = 5.2;
 
 impl Function for ByErf {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         let square = s.min(s.splat(PHI_END * PHI_END), s.mul(x, x));
         let u = s.mul_add(square, s.splat(2.0 / (PHI_END * PHI_END)), s.splat(-1.0));
         let phi = s.mul_add(x, polynomial(s, u, PHI), s.splat(0.5));
@@ -130,7 +130,7 @@ impl Function for ByErf {
 impl Function for ByTanh {
     /// ½·(1 + tanh y) = σ(2y), which does not cancel for very negative y.
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         let (two_over_pi, cubic) = (0.797_884_6, 0.044_715);
         let inner = s.mul_add(s.mul(x, x), s.splat(2.0 * two_over_pi * cubic), s.splat(2.0 * two_over_pi));
         x_sigmoid(s, x, s.mul(x, inner))
@@ -139,14 +139,14 @@ impl Function for ByTanh {
 
 impl Function for BySigmoid {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         x_sigmoid(s, x, s.mul(x, s.splat(self.0)))
     }
 }
 
 impl Function for Positive {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         // If either is NaN, `max` returns its second argument.
         s.max(s.splat(0.0), x)
     }
@@ -154,7 +154,7 @@ impl Function for Positive {
 
 /// x·σ(y) = x / (1 + e⁻ʸ).
 #[inline(always)]
-fn x_sigmoid<S: Simd>(s: S, x: S::V, y: S::V) -> S::V {
+fn x_sigmoid<S: Arithmetic>(s: S, x: S::V, y: S::V) -> S::V {
     let e = exp_lanes(s, s.sub(s.splat(0.0), y));
     s.div(x, s.add(e, s.splat(1.0)))
 }

@@ -5,7 +5,7 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::math::{Apply, Function};
-use crate::simd::{Kernel, Simd, lanes, lanes_mut};
+use crate::simd::{Arithmetic, Kernel, Simd, lanes, lanes_mut};
 
 /// x += y, both of the same length.
 ///
@@ -27,7 +27,7 @@ struct Times(f32);
 
 impl Function for Times {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         s.mul(x, s.splat(self.0))
     }
 }

@@ -1,7 +1,9 @@
 //! The instruction-set level: detected once, stored by value, passed down.
 use core::fmt;
 
-use crate::arch::portable::Portable;
+use crate::arch::Portable;
+#[cfg(test)]
+use crate::arch::small::Small;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{Features, avx2::Avx2, avx512::Avx512};
 use crate::simd::{Kernel, Simd};
@@ -13,11 +15,13 @@ use crate::unfused;
 ///
 /// | Name | Needs |
 /// |---|---|
-/// | `portable` | nothing: it uses the target's compile-time features, through `wide` |
+/// | `portable` | nothing: it uses the target's compile-time features |
 /// | `avx2` | AVX2, FMA, F16C |
 /// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 and int4 only |
 /// | `avx512` | those of `avx2`, and AVX-512 F and BW |
 /// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 and int4 only |
+///
+/// `portable` has code of its own for cores without vectors, such as Cortex-M and 32-bit RISC-V.
 #[derive(Debug, Clone, Copy)]
 pub struct Isa {
     level: Level,
@@ -27,6 +31,9 @@ pub struct Isa {
 #[derive(Debug, Clone, Copy)]
 enum Level {
     Portable,
+    /// The portable level of cores without vectors.
+    #[cfg(test)]
+    Small,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
@@ -43,6 +50,10 @@ const NAMES: [&str; 5] = ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnn
 impl Isa {
     /// The level that every target has.
     pub const PORTABLE: Self = Self { level: Level::Portable, unfused: false };
+
+    /// What [`PORTABLE`](Self::PORTABLE) is on cores without vectors.
+    #[cfg(test)]
+    pub(crate) const SMALL: Self = Self { level: Level::Small, unfused: false };
 
     /// The highest level that this CPU has.
     pub fn best() -> Self {
@@ -67,6 +78,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self.level {
             Level::Portable => NAMES[0],
+            #[cfg(test)]
+            Level::Small => "small",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => NAMES[1],
             #[cfg(target_arch = "x86_64")]
@@ -89,6 +102,8 @@ impl Isa {
     pub(crate) fn call<K: Kernel>(self, kernel: K) -> K::Output {
         match self.level {
             Level::Portable => self.enter(Portable, kernel),
+            #[cfg(test)]
+            Level::Small => self.enter(Small, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(token) => self.enter(token, kernel),
             #[cfg(target_arch = "x86_64")]
@@ -108,6 +123,8 @@ impl Isa {
     pub(crate) fn call_int8<K: Kernel>(self, kernel: K) -> K::Output {
         match self.level {
             Level::Portable => unfused::call(Portable, kernel),
+            #[cfg(test)]
+            Level::Small => unfused::call(Small, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(token) => unfused::call(token, kernel),
             #[cfg(target_arch = "x86_64")]

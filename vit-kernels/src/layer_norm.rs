@@ -101,7 +101,8 @@ impl<E: Storage> Kernel for NormRows<'_, E> {
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
         let Self { x, gamma, beta, eps, out } = self;
-        let (body, rest) = x.split_at(x.len() / (TOGETHER * cols) * TOGETHER * cols);
+        let groups = if S::CHAINS >= TOGETHER { x.len() / (TOGETHER * cols) } else { 0 };
+        let (body, rest) = x.split_at(groups * TOGETHER * cols);
         let (out_body, out_rest) = out.split_at_mut(body.len());
         for (x, out) in body.chunks_exact(TOGETHER * cols).zip(out_body.chunks_exact_mut(TOGETHER * cols)) {
             NormRows { x, gamma, beta, eps, out }.together::<S, TOGETHER, false>(s);

@@ -11,7 +11,7 @@
 //! AVX-512 gives the same bits as AVX2.
 use crate::half::Storage;
 use crate::isa::Isa;
-use crate::simd::{Kernel, Simd, lanes_mut};
+use crate::simd::{Arithmetic, Kernel, Simd, lanes_mut};
 
 /// eˣ, in place. Within 2 ULP, subnormal results included. −∞ → 0, +∞ → +∞, NaN → NaN; above ln f32::MAX → +∞.
 ///
@@ -27,9 +27,9 @@ pub fn erf(isa: Isa, x: &mut [f32]) {
     isa.call(Apply { x, f: Erf });
 }
 
-/// A function of one vector.
+/// A function of one vector, lane by lane.
 pub(crate) trait Function: Copy {
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V;
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V;
 }
 
 /// Applies a function to every element.
@@ -44,10 +44,10 @@ impl<E: Storage, F: Function> Kernel for Apply<'_, E, F> {
     fn run<S: Simd>(self, s: S) {
         let (body, tail) = lanes_mut(self.x);
         for chunk in body {
-            E::store(s, self.f.apply(s, E::load(s, chunk)), chunk);
+            E::store(s, s.apply(self.f, E::load(s, chunk)), chunk);
         }
         if !tail.is_empty() {
-            E::store_tail(s, self.f.apply(s, E::load_tail(s, tail, 0.0)), tail);
+            E::store_tail(s, s.apply(self.f, E::load_tail(s, tail, 0.0)), tail);
         }
     }
 }
@@ -57,7 +57,7 @@ struct Exp;
 
 impl Function for Exp {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         exp_lanes(s, x)
     }
 }
@@ -67,14 +67,14 @@ struct Erf;
 
 impl Function for Erf {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         erf_lanes(s, x)
     }
 }
 
 /// c[0] + c[1]·x + … by Horner's rule.
 #[inline(always)]
-pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
+pub(crate) fn polynomial<S: Arithmetic, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
     let mut sum = s.splat(c[N - 1]);
     for i in (0..N - 1).rev() {
         sum = s.mul_add(sum, x, s.splat(c[i]));
@@ -95,7 +95,7 @@ const EXP_TAIL: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_918, 0.0
 
 /// eˣ for every lane; see [`exp`].
 #[inline(always)]
-pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp_lanes<S: Arithmetic>(s: S, x: S::V) -> S::V {
     // Beyond these bounds eˣ is 0 or infinite in f32. If x is NaN, `min` and `max` return it, their second argument.
     let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
     let round = s.splat(ROUND_TO_EXPONENT);
@@ -114,7 +114,7 @@ pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::V) -> S::V {
 ///
 /// For the softmax of attention, whose scale includes log₂e: this needs no reduction by ln 2 and cannot overflow.
 #[inline(always)]
-pub(crate) fn exp2_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp2_of_negative<S: Arithmetic>(s: S, x: S::V) -> S::V {
     let least = s.splat(-126.0);
     let negligible = s.gt(least, x);
     let x = s.max(least, x);
@@ -133,7 +133,7 @@ const ERF_ONE: f32 = 3.925;
 
 /// erf x for every lane; see [`erf`].
 #[inline(always)]
-pub(crate) fn erf_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn erf_lanes<S: Arithmetic>(s: S, x: S::V) -> S::V {
     let square = s.mul(x, x);
     let p = [
         core::f32::consts::FRAC_2_SQRT_PI,
@@ -179,7 +179,7 @@ mod tests {
 
     impl Function for Exp2 {
         #[inline(always)]
-        fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
             exp2_of_negative(s, x)
         }
     }

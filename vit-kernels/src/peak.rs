@@ -23,14 +23,15 @@ impl Kernel for Chains {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        // As many accumulators as the matmul's tile has: 24, 6 or 2.
-        const { assert!(matches!(S::TILE_ROWS * S::TILE_PANELS, 24 | 6 | 2)) }
+        // As many accumulators as the matmul's tile has: 24, 6, 2 or 1.
+        const { assert!(matches!(S::TILE_ROWS * S::TILE_PANELS, 24 | 6 | 2 | 1)) }
         let mut total = 0.0;
         for group in 0..CHAINS.div_ceil(S::TILE_ROWS * S::TILE_PANELS) {
             total += match S::TILE_ROWS * S::TILE_PANELS {
                 24 => s.call(ChainGroup::<24>(self.steps, group)),
                 6 => s.call(ChainGroup::<6>(self.steps, group)),
-                _ => s.call(ChainGroup::<2>(self.steps, group)),
+                2 => s.call(ChainGroup::<2>(self.steps, group)),
+                _ => s.call(ChainGroup::<1>(self.steps, group)),
             };
         }
         total

@@ -4,6 +4,9 @@
 //! of summation and the layout of packed weights are the same everywhere. A level implements only these operations.
 use ::half::{bf16, f16};
 
+use crate::gemm::int8::Int8Tile;
+use crate::math::Function;
+
 /// Lanes of a vector; also the columns of a weight panel and the partial sums of a row sum.
 pub const LANES: usize = 16;
 
@@ -20,7 +23,7 @@ pub(crate) const MAX_INT8_ROWS: usize = 8;
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// Whether the target has no vectors: kernels then use little stack instead of many lanes.
-pub(crate) const SMALL: bool = !cfg!(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"));
+pub(crate) const SMALL: bool = cfg!(no_vectors);
 
 /// 1.5·2²³: added to a number within ±2²², it rounds it to an integer, stored in the lowest bits.
 pub(crate) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
@@ -35,25 +38,50 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// A token that proves the CPU has a level's instructions, and the level's operations.
+/// Arithmetic on f32 in lanes: a level's vectors, or one number at a time.
 ///
 /// NaN: `max` and `min` return `b` when either is NaN; `gt` is false.
-pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// Sixteen f32.
+pub(crate) trait Arithmetic: Copy + Send + Sync + 'static {
+    /// Lanes of f32; sixteen for a level.
     type V: Copy;
-    /// Sixteen booleans, the result of a comparison.
+    /// As many booleans, the result of a comparison.
     type M: Copy;
 
+    /// Whether `mul_add` rounds once.
+    const FUSED: bool;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a·b + c; rounds once if [`FUSED`](Self::FUSED).
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn gt(self, a: Self::V, b: Self::V) -> Self::M;
+    /// In each lane, `if m { a } else { b }`.
+    fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// 2ⁿ for every lane of `rounded` = n + [`ROUND_TO_EXPONENT`](crate::math::ROUND_TO_EXPONENT), −126 ≤ n ≤ 127: its
+    /// low bits become the exponent. Lanes where `rounded` is NaN are unspecified.
+    fn power_of_two(self, rounded: Self::V) -> Self::V;
+}
+
+/// A token that proves the CPU has a level's instructions, and the level's operations on vectors of
+/// sixteen f32.
+pub(crate) trait Simd: Arithmetic {
     /// Rows and panels of the matmul's register tile: its accumulators fill the registers, except those for a row of
     /// weights and one broadcast.
     const TILE_ROWS: usize;
     const TILE_PANELS: usize;
 
+    /// Independent chains of additions, where one chain would wait for the result of each: rows of sums, or panels of a
+    /// tile of one row. 1 on cores that have no registers for more, and no long latency either.
+    const CHAINS: usize = 4;
+
     /// Whether `load_f16` takes only one or two instructions.
     const FAST_F16: bool;
-
-    /// Whether `mul_add` rounds once.
-    const FUSED: bool;
 
     /// Sixteen i32.
     type I: Copy;
@@ -73,10 +101,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
+    /// A function of every lane.
+    #[inline(always)]
+    fn apply<F: Function>(self, f: F, v: Self::V) -> Self::V {
+        f.apply(self, v)
+    }
+
     /// Prefetches the cache line at `at` into L2. `at` may be any address: it is not dereferenced.
     fn prefetch(self, at: *const u8);
 
-    fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     /// Widens exactly.
@@ -85,22 +118,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> Self::V;
     /// Rounds to nearest, ties to even.
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
-
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
-    fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// a·b + c; rounds once if [`FUSED`](Self::FUSED).
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    fn sqrt(self, a: Self::V) -> Self::V;
-    fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    fn gt(self, a: Self::V, b: Self::V) -> Self::M;
-    /// In each lane, `if m { a } else { b }`.
-    fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V;
-    /// 2ⁿ for every lane of `rounded` = n + [`ROUND_TO_EXPONENT`](crate::math::ROUND_TO_EXPONENT), −126 ≤ n ≤ 127: its
-    /// low bits become the exponent. Lanes where `rounded` is NaN are unspecified.
-    fn power_of_two(self, rounded: Self::V) -> Self::V;
 
     /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN
     /// stores an unspecified byte.
@@ -121,19 +138,33 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn start(self, sums: &[i32; LANES]) -> Self::I;
     /// sum + Σ a·w over the four inputs, with a as stored. Exact modulo 2³².
     fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
-    /// Σ a·b over groups of four bytes, those of `a` `step` bytes apart and with this level's zero point.
+    /// sums\[r\] = Σ a·b over the groups of row r, which begins at r·`row`; `a` has this level's zero point.
     #[inline(always)]
-    fn dot_groups(self, a: &[i8], step: usize, b: &[[i8; 4]]) -> i32 {
-        let mut sum = 0;
-        for (a, b) in a.chunks(step).zip(b) {
-            for i in 0..4 {
-                sum += i32::from(a[i] ^ Self::ZERO_POINT.cast_signed()) * i32::from(b[i]);
-            }
+    fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {
+        for (a, sum) in a.chunks(row).zip(sums) {
+            *sum = dot_groups::<Self>(a, 4, b);
         }
-        sum
+    }
+    /// sums\[c\] = Σ a·b over the groups of column c: group g is at g·`step` + 4·c. `a` has this level's zero point.
+    #[inline(always)]
+    fn dot_columns(self, a: &[i8], step: usize, b: &[[i8; 4]], sums: &mut [i32]) {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum = dot_groups::<Self>(&a[4 * column..], step, b);
+        }
     }
     /// Rounds to nearest, ties to even.
     fn to_f32(self, i: Self::I) -> Self::V;
+
+    /// The sums of an int8 tile of `M` rows and `P` panels.
+    ///
+    /// # Safety
+    /// The tile's rows of activations and panels of weights are readable.
+    #[inline(always)]
+    #[allow(unsafe_code)] // The tile has pointers.
+    unsafe fn int8_sums<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) -> [[Self::I; P]; M] {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { tile.sums(self) }
+    }
 
     /// Weights for four inputs, from the low nibbles, and for the next four, from the high ones, times
     /// [`INT4_FACTOR`](Self::INT4_FACTOR).
@@ -203,6 +234,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         lanes[0]
     }
+}
+
+/// Σ a·b over groups of four bytes, those of `a` `step` bytes apart and with the level's zero point.
+#[inline(always)]
+fn dot_groups<S: Simd>(a: &[i8], step: usize, b: &[[i8; 4]]) -> i32 {
+    let mut sum = 0;
+    for (a, b) in a.chunks(step).zip(b) {
+        for i in 0..4 {
+            sum += i32::from(a[i] ^ S::ZERO_POINT.cast_signed()) * i32::from(b[i]);
+        }
+    }
+    sum
 }
 
 /// Splits a slice into whole vectors and a shorter tail.

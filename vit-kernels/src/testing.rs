@@ -4,8 +4,8 @@ use std::{env, println};
 
 use crate::{Isa, LANES};
 
-/// The levels to test: the one that `VIT_ISA` names, or all that the CPU has. Panics if a level in `VIT_REQUIRE_ISA` (a
-/// comma-separated list) is missing, so that CI cannot skip it silently.
+/// The levels to test: the one that `VIT_ISA` names, or all that the CPU has, and that of cores without vectors. Panics
+/// if a level in `VIT_REQUIRE_ISA` (a comma-separated list) is missing, so that CI cannot skip it silently.
 pub(crate) fn levels() -> Vec<Isa> {
     let forced = env::var("VIT_ISA").ok().filter(|name| !name.is_empty());
     let required = env::var("VIT_REQUIRE_ISA").unwrap_or_default();
@@ -14,7 +14,7 @@ pub(crate) fn levels() -> Vec<Isa> {
     }
     match forced {
         Some(name) => [Isa::by_name(&name).expect("VIT_ISA")].into(),
-        None => Isa::available().collect(),
+        None => Isa::available().chain([Isa::SMALL]).collect(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Any level without fused multiply–add: every operation rounds, so all levels and targets give the same bits.
+#![allow(unsafe_code)] // It forwards a function that takes pointers.
+
 use ::half::{bf16, f16};
 
-use crate::simd::{Kernel, LANES, Simd};
+use crate::gemm::int8::Int8Tile;
+use crate::simd::{Arithmetic, Kernel, LANES, Simd};
 
 /// A level whose `mul_add` rounds twice.
 #[derive(Clone, Copy)]
@@ -23,58 +26,17 @@ pub(crate) fn call<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Output {
     if S::FUSED { s.call(OnUnfused(kernel)) } else { s.call(kernel) }
 }
 
-impl<S: Simd> Simd for Unfused<S> {
+impl<S: Simd> Arithmetic for Unfused<S> {
     type V = S::V;
     type M = S::M;
-    type I = S::I;
-    type Weights = S::Weights;
-    type Activations = S::Activations;
-    const TILE_ROWS: usize = S::TILE_ROWS;
-    const TILE_PANELS: usize = S::TILE_PANELS;
-    const FAST_F16: bool = S::FAST_F16;
     const FUSED: bool = false;
-    const INT8_ROWS: usize = S::INT8_ROWS;
-    const INT8_PANELS: usize = S::INT8_PANELS;
-    const ZERO_POINT: u8 = S::ZERO_POINT;
-    const INT4_FACTOR: f32 = S::INT4_FACTOR;
-
-    #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        self.0.call(OnUnfused(kernel))
-    }
     #[inline(always)]
     fn mul_add(self, a: S::V, b: S::V, c: S::V) -> S::V {
         self.0.add(self.0.mul(a, b), c)
     }
-
-    // The rest forwards to the level.
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        self.0.prefetch(at);
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> S::V {
         self.0.splat(x)
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> S::V {
-        self.0.load(x)
-    }
-    #[inline(always)]
-    fn store(self, v: S::V, out: &mut [f32; LANES]) {
-        self.0.store(v, out);
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16; LANES]) -> S::V {
-        self.0.load_f16(x)
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> S::V {
-        self.0.load_bf16(x, i)
-    }
-    #[inline(always)]
-    fn store_f16(self, v: S::V, out: &mut [f16; LANES]) {
-        self.0.store_f16(v, out);
     }
     #[inline(always)]
     fn add(self, a: S::V, b: S::V) -> S::V {
@@ -116,6 +78,51 @@ impl<S: Simd> Simd for Unfused<S> {
     fn power_of_two(self, rounded: S::V) -> S::V {
         self.0.power_of_two(rounded)
     }
+}
+
+impl<S: Simd> Simd for Unfused<S> {
+    type I = S::I;
+    type Weights = S::Weights;
+    type Activations = S::Activations;
+    const TILE_ROWS: usize = S::TILE_ROWS;
+    const TILE_PANELS: usize = S::TILE_PANELS;
+    const CHAINS: usize = S::CHAINS;
+    const FAST_F16: bool = S::FAST_F16;
+    const INT8_ROWS: usize = S::INT8_ROWS;
+    const INT8_PANELS: usize = S::INT8_PANELS;
+    const ZERO_POINT: u8 = S::ZERO_POINT;
+    const INT4_FACTOR: f32 = S::INT4_FACTOR;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.0.call(OnUnfused(kernel))
+    }
+
+    // The rest forwards to the level.
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        self.0.prefetch(at);
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> S::V {
+        self.0.load(x)
+    }
+    #[inline(always)]
+    fn store(self, v: S::V, out: &mut [f32; LANES]) {
+        self.0.store(v, out);
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> S::V {
+        self.0.load_f16(x)
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> S::V {
+        self.0.load_bf16(x, i)
+    }
+    #[inline(always)]
+    fn store_f16(self, v: S::V, out: &mut [f16; LANES]) {
+        self.0.store_f16(v, out);
+    }
     #[inline(always)]
     fn store_i8(self, v: S::V, out: &mut [i8; LANES]) {
         self.0.store_i8(v, out);
@@ -147,6 +154,19 @@ impl<S: Simd> Simd for Unfused<S> {
     #[inline(always)]
     fn dot(self, sum: S::I, a: S::Activations, w: S::Weights) -> S::I {
         self.0.dot(sum, a, w)
+    }
+    #[inline(always)]
+    fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {
+        self.0.dot_rows(a, row, b, sums);
+    }
+    #[inline(always)]
+    fn dot_columns(self, a: &[i8], step: usize, b: &[[i8; 4]], sums: &mut [i32]) {
+        self.0.dot_columns(a, step, b, sums);
+    }
+    #[inline(always)]
+    unsafe fn int8_sums<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) -> [[S::I; P]; M] {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.0.int8_sums(tile) }
     }
     #[inline(always)]
     fn to_f32(self, i: S::I) -> S::V {

@@ -2,6 +2,16 @@
 //! CPU features they need.
 #![allow(unsafe_code)]
 
+#[cfg(not(no_vectors))]
 pub(crate) mod portable;
+#[cfg(any(no_vectors, test))]
+pub(crate) mod small;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
+
+/// The level of every target.
+#[cfg(not(no_vectors))]
+pub(crate) use portable::Portable;
+/// The level of every target.
+#[cfg(no_vectors)]
+pub(crate) use small::Small as Portable;

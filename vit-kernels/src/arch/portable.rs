@@ -2,89 +2,20 @@
 use ::half::{bf16, f16};
 use wide::{f32x16, i16x8, i16x32, i32x8, i32x16, u16x16, u32x16};
 
-use crate::simd::{Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
+use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
 
-impl Simd for Portable {
+impl Arithmetic for Portable {
     type V = f32x16;
     type M = f32x16;
-
-    // A vector takes four of SSE2's 16 registers, two of AVX's 16, four of NEON's 32.
-    const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
-    const TILE_PANELS: usize = 1;
-    const FAST_F16: bool = false;
     // The targets on which `wide` fuses.
     const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
-
-    type I = i32x16;
-    /// Inputs 0 and 2 of each output, and inputs 1 and 3, as pairs of i16.
-    type Weights = [i16x32; 2];
-    type Activations = [i16x32; 2];
-    const INT8_ROWS: usize = 4;
-    const INT8_PANELS: usize = 1;
-    const ZERO_POINT: u8 = 0;
-    const INT4_FACTOR: f32 = 1.0;
-
-    #[inline(never)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
-    }
-
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
-
     #[inline(always)]
     fn splat(self, x: f32) -> f32x16 {
         f32x16::splat(x)
     }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> f32x16 {
-        f32x16::new(*x)
-    }
-    #[inline(always)]
-    fn store(self, v: f32x16, out: &mut [f32; LANES]) {
-        *out = v.to_array();
-    }
-
-    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent
-    /// biases; this is exact for subnormals too. Infinities and NaN get all exponent bits.
-    #[inline(always)]
-    fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
-        let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
-        let scale = f32x16::splat(f32::from_bits((127 + 112) << 23));
-        let magnitude: f32x16 = bytemuck::cast((bits & u32x16::splat(0x7fff)) << 13u32);
-        let magnitude: u32x16 = bytemuck::cast(magnitude * scale);
-        let exponent = u32x16::splat(0x7c00);
-        let special = (bits & exponent).simd_eq(exponent) & u32x16::splat(0x7f80_0000);
-        bytemuck::cast(magnitude | special | ((bits & u32x16::splat(0x8000)) << 16u32))
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
-        let pairs: u32x16 = bytemuck::cast(*x);
-        bytemuck::cast(if i == 0 { pairs << 16u32 } else { pairs & u32x16::splat(0xffff_0000) })
-    }
-    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit
-    /// kept is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
-    #[inline(always)]
-    fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
-        let bits: i32x16 = bytemuck::cast(v);
-        let (sign, magnitude) = (bits & i32x16::splat(i32::MIN), bits & i32x16::splat(i32::MAX));
-        let odd = (magnitude >> 13u32) & i32x16::splat(1);
-        let normal = (magnitude + i32x16::splat(((15 - 127) << 23) + 0xfff) + odd) >> 13u32;
-        let half = f32x16::splat(0.5);
-        let subnormal: f32x16 = bytemuck::cast::<i32x16, f32x16>(magnitude) + half;
-        let subnormal = bytemuck::cast::<f32x16, i32x16>(subnormal) - bytemuck::cast::<f32x16, i32x16>(half);
-        let nan = magnitude.simd_gt(i32x16::splat(0x7f80_0000)) & i32x16::splat(0x200);
-        let special = nan | i32x16::splat(0x7c00);
-        let is_subnormal = i32x16::splat((127 - 14) << 23).simd_gt(magnitude);
-        let is_special = magnitude.simd_gt(i32x16::splat(((127 + 16) << 23) - 1));
-        let result = is_subnormal.bitselect(subnormal, is_special.bitselect(special, normal));
-        let halves: [i32x8; 2] = bytemuck::cast(result | (sign >> 16u32));
-        *bytemuck::cast_mut(out) = halves.map(|half| i16x8::from_i32x8_truncate(half).to_array());
-    }
-
     #[inline(always)]
     fn add(self, a: f32x16, b: f32x16) -> f32x16 {
         a + b
@@ -133,6 +64,75 @@ impl Simd for Portable {
             *x = f32::from_bits(x.to_bits() << 23);
         }
         f32x16::new(lanes)
+    }
+}
+
+impl Simd for Portable {
+    // A vector takes four of SSE2's 16 registers, two of AVX's 16, four of NEON's 32.
+    const TILE_ROWS: usize = if cfg!(any(target_feature = "avx", target_arch = "aarch64")) { 6 } else { 2 };
+    const TILE_PANELS: usize = 1;
+    const FAST_F16: bool = false;
+
+    type I = i32x16;
+    /// Inputs 0 and 2 of each output, and inputs 1 and 3, as pairs of i16.
+    type Weights = [i16x32; 2];
+    type Activations = [i16x32; 2];
+    const INT8_ROWS: usize = 4;
+    const INT8_PANELS: usize = 1;
+    const ZERO_POINT: u8 = 0;
+    const INT4_FACTOR: f32 = 1.0;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> f32x16 {
+        f32x16::new(*x)
+    }
+    #[inline(always)]
+    fn store(self, v: f32x16, out: &mut [f32; LANES]) {
+        *out = v.to_array();
+    }
+
+    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent
+    /// biases; this is exact for subnormals too. Infinities and NaN get all exponent bits.
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
+        let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
+        let scale = f32x16::splat(f32::from_bits((127 + 112) << 23));
+        let magnitude: f32x16 = bytemuck::cast((bits & u32x16::splat(0x7fff)) << 13u32);
+        let magnitude: u32x16 = bytemuck::cast(magnitude * scale);
+        let exponent = u32x16::splat(0x7c00);
+        let special = (bits & exponent).simd_eq(exponent) & u32x16::splat(0x7f80_0000);
+        bytemuck::cast(magnitude | special | ((bits & u32x16::splat(0x8000)) << 16u32))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
+        let pairs: u32x16 = bytemuck::cast(*x);
+        bytemuck::cast(if i == 0 { pairs << 16u32 } else { pairs & u32x16::splat(0xffff_0000) })
+    }
+    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit
+    /// kept is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
+    #[inline(always)]
+    fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
+        let bits: i32x16 = bytemuck::cast(v);
+        let (sign, magnitude) = (bits & i32x16::splat(i32::MIN), bits & i32x16::splat(i32::MAX));
+        let odd = (magnitude >> 13u32) & i32x16::splat(1);
+        let normal = (magnitude + i32x16::splat(((15 - 127) << 23) + 0xfff) + odd) >> 13u32;
+        let half = f32x16::splat(0.5);
+        let subnormal: f32x16 = bytemuck::cast::<i32x16, f32x16>(magnitude) + half;
+        let subnormal = bytemuck::cast::<f32x16, i32x16>(subnormal) - bytemuck::cast::<f32x16, i32x16>(half);
+        let nan = magnitude.simd_gt(i32x16::splat(0x7f80_0000)) & i32x16::splat(0x200);
+        let special = nan | i32x16::splat(0x7c00);
+        let is_subnormal = i32x16::splat((127 - 14) << 23).simd_gt(magnitude);
+        let is_special = magnitude.simd_gt(i32x16::splat(((127 + 16) << 23) - 1));
+        let result = is_subnormal.bitselect(subnormal, is_special.bitselect(special, normal));
+        let halves: [i32x8; 2] = bytemuck::cast(result | (sign >> 16u32));
+        *bytemuck::cast_mut(out) = halves.map(|half| i16x8::from_i32x8_truncate(half).to_array());
     }
 
     #[inline(always)]

@@ -64,9 +64,14 @@ impl AttendOneByOne<'_> {
             let last = if keys.end == layout.tokens { 1.0 / sum } else { 1.0 };
             let (groups, row) = (p8.as_chunks().0, layout.head_dim * GROUP);
             let values = &self.kv.values(head)[keys.start / GROUP * row..];
-            for (dim, out) in out.iter_mut().enumerate() {
-                let context = s.dot_groups(&values[dim * GROUP..], row, groups) as f32 * scale;
-                *out = if keys.start > 0 { *out * rescale + context } else { context } * last;
+            for (out, dim) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
+                let mut sums = [0; LANES];
+                let sums = &mut sums[..out.len()];
+                s.dot_columns(&values[dim * GROUP..], row, groups, sums);
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    let context = *sum as f32 * scale;
+                    *out = if keys.start > 0 { *out * rescale + context } else { context } * last;
+                }
             }
         }
         if layout.tokens == 0 {
@@ -88,10 +93,14 @@ impl AttendOneByOne<'_> {
             let q8 = &mut q8[..quantised_len(q.len())];
             quantise_row_by(s, q, inverse_scale(largest), q8);
             flip(q8, S::ZERO_POINT);
-            for (key, score) in keys.clone().zip(&mut *scores) {
-                let k = &self.kv.keys(head)[key * len + dim..];
-                let part = s.dot_groups(k, GROUP, q8.as_chunks().0) as f32 * scale * scales[key];
-                *score = if dim > 0 { *score + part } else { part };
+            for (scores, key) in scores.chunks_mut(LANES).zip(keys.clone().step_by(LANES)) {
+                let mut sums = [0; LANES];
+                let sums = &mut sums[..scores.len()];
+                s.dot_rows(&self.kv.keys(head)[key * len + dim..], len, q8.as_chunks().0, sums);
+                for ((score, sum), k_scale) in scores.iter_mut().zip(sums).zip(&scales[key..]) {
+                    let part = *sum as f32 * scale * k_scale;
+                    *score = if dim > 0 { *score + part } else { part };
+                }
             }
         }
         if let Some(bias) = &self.queries.scores.bias {
@@ -113,12 +122,15 @@ fn flip(bytes: &mut [i8], zero_point: u8) {
 /// 2^(x − max) of each element.
 #[inline(always)]
 fn exp2_of_differences<S: Simd>(s: S, x: &mut [f32], max: f32) {
+    for x in &mut *x {
+        *x -= max;
+    }
     let (body, tail) = lanes_mut(x);
     for x in body {
-        s.store(exp2_of_negative(s, s.sub(s.load(x), s.splat(max))), x);
+        s.store(exp2_of_negative(s, s.load(x)), x);
     }
     if !tail.is_empty() {
-        let p = exp2_of_negative(s, s.sub(f32::load_tail(s, tail, max), s.splat(max)));
+        let p = exp2_of_negative(s, f32::load_tail(s, tail, 0.0));
         f32::store_tail(s, p, tail);
     }
 }

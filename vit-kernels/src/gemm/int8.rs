@@ -67,33 +67,47 @@ pub(crate) struct Int8Tile<'a> {
     pub(crate) prefetch: Prefetch,
 }
 
-impl IntegerTile for Int8Tile<'_> {
+impl Int8Tile<'_> {
+    /// The sums, by the level's `dot`: [`Simd::int8_sums`] of levels that have registers for a tile's sums.
+    ///
+    /// # Safety
+    /// As that.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
-    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S) {
-        let t = self;
-        let mut acc = [[s.start(&t.sums[0]); P]; M];
+    pub(crate) unsafe fn sums<S: Simd, const M: usize, const P: usize>(&self, s: S) -> [[S::I; P]; M] {
+        let mut acc = [[s.start(&self.sums[0]); P]; M];
         for m in 0..M {
             for p in 0..P {
-                acc[m][p] = s.start(&t.sums[p]);
+                acc[m][p] = s.start(&self.sums[p]);
             }
         }
-        for group in 0..t.groups {
-            s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
+        for group in 0..self.groups {
+            s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
             // SAFETY: the caller vouches for P panels and M rows of that many groups.
             unsafe {
-                let mut w = [s.load_weights(&*t.w.add(group * t.w_step)); P];
+                let mut w = [s.load_weights(&*self.w.add(group * self.w_step)); P];
                 for p in 1..P {
-                    w[p] = s.load_weights(&*t.w.add(p * t.w_panel + group * t.w_step));
+                    w[p] = s.load_weights(&*self.w.add(p * self.w_panel + group * self.w_step));
                 }
                 for m in 0..M {
-                    let a = s.splat_activations(*t.a.add(m * t.a_row + group * t.a_step).cast());
+                    let a = s.splat_activations(*self.a.add(m * self.a_row + group * self.a_step).cast());
                     for p in 0..P {
                         acc[m][p] = s.dot(acc[m][p], a, w[p]);
                     }
                 }
             }
         }
+        acc
+    }
+}
+
+impl IntegerTile for Int8Tile<'_> {
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S) {
+        let t = self;
+        // SAFETY: the caller vouches for M rows and P panels.
+        let acc = unsafe { s.int8_sums::<M, P>(&t) };
         let mut out = [[s.splat(0.0); P]; M];
         for p in 0..P {
             let scale = s.load(&t.w_scales[p]);

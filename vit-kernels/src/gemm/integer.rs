@@ -122,14 +122,32 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
             }
             return;
         }
-        // The tile writes to a buffer, then each row goes through the epilogue.
-        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_INT8_ROWS];
-        let to = Out { out: sums.as_mut_ptr().cast(), row: MAX_TILE_COLUMNS, finish: Finish::default() };
+        // No larger than the level's tile: small cores have little stack.
+        if S::INT8_ROWS <= 4 && S::INT8_PANELS == 1 {
+            self.buffered::<S, 4, LANES>(s, a, panels, rows, &columns);
+        } else {
+            self.buffered::<S, MAX_INT8_ROWS, MAX_TILE_COLUMNS>(s, a, panels, rows, &columns);
+        }
+    }
+
+    /// Has the tile write to a buffer of `M` rows and `N` columns, from which each row goes through the epilogue.
+    #[inline(always)]
+    fn buffered<S: Simd, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        a: Rows<'a>,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        columns: &Range<usize>,
+    ) {
+        let Matmul { weights, epilogue, out, .. } = self.job;
+        let (n, mut sums) = (weights.n(), [[0.0f32; N]; M]);
+        let to = Out { out: sums.as_mut_ptr().cast(), row: N, finish: Finish::default() };
         let tile = self.weights.tile(a, panels.clone(), to);
-        // SAFETY: as above; `sums` is local and has room for the largest tile.
+        // SAFETY: the operands are slices of the rows and panels; `sums` is local and has room for the level's tile.
         unsafe { tile.run(s, rows.len(), panels.len()) }
         for (row, sums) in rows.zip(&sums) {
-            // SAFETY: as above; only one such reference lives at a time.
+            // SAFETY: no other task touches these columns of these rows; only one such reference lives at a time.
             epilogue.apply(s, sums, columns.start, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
         }
     }
@@ -144,7 +162,7 @@ fn with_panels<S: Simd, T: IntegerTile, const P: usize>(s: S, tile: T, rows: usi
         5 if S::INT8_ROWS >= 5 => s.call(Sweep::<T, 5, P>(tile)),
         4 if S::INT8_ROWS >= 4 => s.call(Sweep::<T, 4, P>(tile)),
         3 if S::INT8_ROWS >= 3 => s.call(Sweep::<T, 3, P>(tile)),
-        2 => s.call(Sweep::<T, 2, P>(tile)),
+        2 if S::INT8_ROWS >= 2 => s.call(Sweep::<T, 2, P>(tile)),
         _ => s.call(Sweep::<T, 1, P>(tile)),
     }
 }

@@ -82,17 +82,34 @@ impl<W: Weights> FloatPart<'_, W> {
             }
             return;
         }
-        // The tile writes to a buffer, then each row goes through the epilogue.
-        let mut sums = [[0.0f32; MAX_TILE_COLUMNS]; MAX_TILE_ROWS];
+        // No larger than the level's tile: small cores have little stack.
+        if S::TILE_ROWS == 1 && S::CHAINS == 1 {
+            self.buffered::<S, 1, LANES>(s, tile, &rows, &columns);
+        } else {
+            self.buffered::<S, MAX_TILE_ROWS, MAX_TILE_COLUMNS>(s, tile, &rows, &columns);
+        }
+    }
+
+    /// Has the tile write to a buffer of `M` rows and `N` columns, from which each row goes through the epilogue.
+    #[inline(always)]
+    fn buffered<S: Simd, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        mut tile: Tile<'_, W>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) {
+        let (first, mut sums) = (self.job.depth.start == 0, [[0.0f32; N]; M]);
         if !first {
-            self.load_sums(&rows, &columns, &mut sums);
+            self.load_sums(rows, columns, &mut sums);
         }
         // One pointer for reading and writing: a second mutable borrow would invalidate the first.
-        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), MAX_TILE_COLUMNS);
+        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), N);
         tile.resume = (!first).then(|| tile.out.cast_const());
-        // SAFETY: the slices above hold the rows of A and the panels; `sums`, a local, has room for the largest tile.
-        unsafe { tile.run(s, rows.len(), panels.len()) }
-        self.store_sums(s, &rows, &columns, &sums);
+        // SAFETY: the operands are slices of the rows of A and the panels; `sums`, a local, has room for the level's
+        // tile.
+        unsafe { tile.run(s, rows.len(), columns.len().div_ceil(LANES)) }
+        self.store_sums(s, rows, columns, &sums);
     }
 
     /// Copies the sums over the previous blocks of the depth to a buffer of `N` columns.

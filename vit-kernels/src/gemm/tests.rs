@@ -109,7 +109,7 @@ fn rows_are_independent_to_the_bit() {
 
 #[test]
 fn fused_levels_agree_to_the_bit() {
-    let fused: Vec<Isa> = levels().into_iter().filter(|&isa| isa != Isa::PORTABLE).collect();
+    let fused: Vec<Isa> = levels().into_iter().filter(|isa| ![Isa::PORTABLE, Isa::SMALL].contains(isa)).collect();
     let (rows, n, k) = (29, 75, 131);
     let (a, w, bias) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0), noise(n, 3, 1.0));
     let panels = packed(Format::F32, &w, n, k);

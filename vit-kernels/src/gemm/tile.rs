@@ -52,11 +52,10 @@ impl Prefetch {
     }
 }
 
-/// Most panels of a tile in a matmul of `rows` rows. With one row the matmul is bound by reading the weights; four
-/// panels give it enough independent chains to hide the latency of the additions.
+/// Most panels of a tile in a matmul of `rows` rows. With one row the matmul is bound by reading the weights.
 #[inline(always)]
 pub(crate) fn panels_per_tile<S: Simd>(rows: usize) -> usize {
-    if rows == 1 { MAX_TILE_PANELS } else { S::TILE_PANELS }
+    if rows == 1 { S::CHAINS } else { S::TILE_PANELS }
 }
 
 impl<W: Weights> Tile<'_, W> {
@@ -76,9 +75,10 @@ impl<W: Weights> Tile<'_, W> {
                 2 if S::TILE_PANELS >= 2 => self.with_panels::<S, 2>(s, rows),
                 3 if S::TILE_PANELS >= 3 => self.with_panels::<S, 3>(s, rows),
                 // Wider than the level's tile: a matmul of one row.
-                2 => s.call(Sweep::<W, 1, 2>(self)),
-                3 => s.call(Sweep::<W, 1, 3>(self)),
-                _ => s.call(Sweep::<W, 1, 4>(self)),
+                2 if S::CHAINS >= 2 => s.call(Sweep::<W, 1, 2>(self)),
+                3 if S::CHAINS >= 3 => s.call(Sweep::<W, 1, 3>(self)),
+                4 if S::CHAINS >= 4 => s.call(Sweep::<W, 1, 4>(self)),
+                _ => {}
             }
         }
     }
@@ -94,8 +94,8 @@ impl<W: Weights> Tile<'_, W> {
             6 if S::TILE_ROWS >= 6 => s.call(Sweep::<W, 6, P>(self)),
             5 if S::TILE_ROWS >= 5 => s.call(Sweep::<W, 5, P>(self)),
             4 if S::TILE_ROWS >= 4 => s.call(Sweep::<W, 4, P>(self)),
-            3 => s.call(Sweep::<W, 3, P>(self)),
-            2 => s.call(Sweep::<W, 2, P>(self)),
+            3 if S::TILE_ROWS >= 3 => s.call(Sweep::<W, 3, P>(self)),
+            2 if S::TILE_ROWS >= 2 => s.call(Sweep::<W, 2, P>(self)),
             _ => s.call(Sweep::<W, 1, P>(self)),
         }
     }

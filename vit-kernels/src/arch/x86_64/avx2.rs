@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use ::half::{bf16, f16};
 
 use super::Features;
-use crate::simd::{Kernel, LANES, MAGNITUDE, Simd};
+use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and if `VNNI` AVX-VNNI: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -72,88 +72,15 @@ macro_rules! lanewise {
     };
 }
 
-impl<const VNNI: bool> Simd for Avx2<VNNI> {
+impl<const VNNI: bool> Arithmetic for Avx2<VNNI> {
     type V = V;
     type M = V;
-
-    // 6 × 16: twelve accumulators, two registers of weights, one broadcast: 15 of 16.
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: usize = 1;
-    const FAST_F16: bool = true;
     const FUSED: bool = true;
-
-    type I = [__m256i; 2];
-    type Weights = [__m256i; 2];
-    /// The activations, and without VNNI their magnitudes.
-    type Activations = [__m256i; 2];
-    // Eight accumulators, two registers of weights, two of activations, two for products. With VNNI, the tile of f32.
-    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
-    const INT8_PANELS: usize = 1;
-    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
-    // VNNI: a nibble in the upper half of a byte is 16 times its value.
-    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
-
-    #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the token proves the features.
-        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        // SAFETY: a prefetch does not read, and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         // SAFETY: the token proves the features.
         unsafe { V(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
     }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> V {
-        // SAFETY: the token proves the features; sixteen f32 are readable.
-        unsafe { V(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
-    }
-    #[inline(always)]
-    fn store(self, v: V, out: &mut [f32; LANES]) {
-        // SAFETY: the token proves the features; sixteen f32 are writable.
-        unsafe {
-            _mm256_storeu_ps(out.as_mut_ptr(), v.0);
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), v.1);
-        }
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16; LANES]) -> V {
-        let p = x.as_ptr().cast::<__m128i>();
-        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
-        unsafe { V(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))) }
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> V {
-        let p = x.as_ptr().cast::<__m256i>();
-        // SAFETY: the token proves the features; sixteen pairs are two unaligned 256-bit words.
-        unsafe {
-            let (a, b) = (_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1)));
-            let (a, b) = if i == 0 {
-                (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b))
-            } else {
-                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-                (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper))
-            };
-            V(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
-        }
-    }
-    #[inline(always)]
-    fn store_f16(self, v: V, out: &mut [f16; LANES]) {
-        let p = out.as_mut_ptr().cast::<__m128i>();
-        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
-        unsafe {
-            _mm_storeu_si128(p, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
-            _mm_storeu_si128(p.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
-        }
-    }
-
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         lanewise!(_mm256_add_ps(a, b))
@@ -203,6 +130,79 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.0))),
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.1))),
             )
+        }
+    }
+}
+
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    // 6 × 16: twelve accumulators, two registers of weights, one broadcast: 15 of 16.
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+    const FAST_F16: bool = true;
+
+    type I = [__m256i; 2];
+    type Weights = [__m256i; 2];
+    /// The activations, and without VNNI their magnitudes.
+    type Activations = [__m256i; 2];
+    // Eight accumulators, two registers of weights, two of activations, two for products. With VNNI, the tile of f32.
+    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
+    const INT8_PANELS: usize = 1;
+    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
+    // VNNI: a nibble in the upper half of a byte is 16 times its value.
+    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the token proves the features.
+        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a prefetch does not read, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> V {
+        // SAFETY: the token proves the features; sixteen f32 are readable.
+        unsafe { V(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
+    }
+    #[inline(always)]
+    fn store(self, v: V, out: &mut [f32; LANES]) {
+        // SAFETY: the token proves the features; sixteen f32 are writable.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> V {
+        let p = x.as_ptr().cast::<__m128i>();
+        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
+        unsafe { V(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> V {
+        let p = x.as_ptr().cast::<__m256i>();
+        // SAFETY: the token proves the features; sixteen pairs are two unaligned 256-bit words.
+        unsafe {
+            let (a, b) = (_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1)));
+            let (a, b) = if i == 0 {
+                (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b))
+            } else {
+                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+                (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper))
+            };
+            V(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: V, out: &mut [f16; LANES]) {
+        let p = out.as_mut_ptr().cast::<__m128i>();
+        // SAFETY: the token proves the features; sixteen f16 are two unaligned 128-bit words.
+        unsafe {
+            _mm_storeu_si128(p, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+            _mm_storeu_si128(p.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
         }
     }
     #[inline(always)]

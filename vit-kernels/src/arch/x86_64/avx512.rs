@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use ::half::{bf16, f16};
 
 use super::{Features, avx2};
-use crate::simd::{Kernel, LANES, MAGNITUDE, Simd};
+use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, Simd};
 
 /// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI. Only
 /// [`detect`](Self::detect) makes one.
@@ -35,76 +35,15 @@ impl<const VNNI: bool> Avx512<VNNI> {
     }
 }
 
-impl<const VNNI: bool> Simd for Avx512<VNNI> {
+impl<const VNNI: bool> Arithmetic for Avx512<VNNI> {
     type V = __m512;
     type M = __mmask16;
-
-    // 8 × 48: twenty-four accumulators and three registers of weights, with broadcasts from memory: 27 of 32.
-    const TILE_ROWS: usize = 8;
-    const TILE_PANELS: usize = 3;
-    const FAST_F16: bool = true;
     const FUSED: bool = true;
-
-    type I = __m512i;
-    type Weights = __m512i;
-    /// The activations, and without VNNI their magnitudes.
-    type Activations = [__m512i; 2];
-    const INT8_ROWS: usize = 8;
-    const INT8_PANELS: usize = if VNNI { 3 } else { 2 };
-    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
-    // As on AVX2.
-    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
-
-    #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the token proves the features.
-        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        // SAFETY: a prefetch does not read, and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: the token proves the features.
         unsafe { _mm512_set1_ps(x) }
     }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> __m512 {
-        // SAFETY: the token proves the features; sixteen f32 are readable.
-        unsafe { _mm512_loadu_ps(x.as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, v: __m512, out: &mut [f32; LANES]) {
-        // SAFETY: the token proves the features; sixteen f32 are writable.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16; LANES]) -> __m512 {
-        // SAFETY: the token proves the features; sixteen f16 are one unaligned 256-bit word.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> __m512 {
-        // SAFETY: the token proves the features; sixteen pairs are one unaligned 512-bit word.
-        unsafe {
-            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
-            _mm512_castsi512_ps(if i == 0 {
-                _mm512_slli_epi32::<16>(pairs)
-            } else {
-                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
-            })
-        }
-    }
-    #[inline(always)]
-    fn store_f16(self, v: __m512, out: &mut [f16; LANES]) {
-        // SAFETY: the token proves the features; sixteen f16 are one unaligned 256-bit word.
-        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-    }
-
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: the token proves the features.
@@ -159,6 +98,67 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn power_of_two(self, rounded: __m512) -> __m512 {
         // SAFETY: the token proves the features.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(rounded))) }
+    }
+}
+
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
+    // 8 × 48: twenty-four accumulators and three registers of weights, with broadcasts from memory: 27 of 32.
+    const TILE_ROWS: usize = 8;
+    const TILE_PANELS: usize = 3;
+    const FAST_F16: bool = true;
+
+    type I = __m512i;
+    type Weights = __m512i;
+    /// The activations, and without VNNI their magnitudes.
+    type Activations = [__m512i; 2];
+    const INT8_ROWS: usize = 8;
+    const INT8_PANELS: usize = if VNNI { 3 } else { 2 };
+    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
+    // As on AVX2.
+    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the token proves the features.
+        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a prefetch does not read, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        // SAFETY: the token proves the features; sixteen f32 are readable.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, out: &mut [f32; LANES]) {
+        // SAFETY: the token proves the features; sixteen f32 are writable.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> __m512 {
+        // SAFETY: the token proves the features; sixteen f16 are one unaligned 256-bit word.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> __m512 {
+        // SAFETY: the token proves the features; sixteen pairs are one unaligned 512-bit word.
+        unsafe {
+            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
+            _mm512_castsi512_ps(if i == 0 {
+                _mm512_slli_epi32::<16>(pairs)
+            } else {
+                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+            })
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m512, out: &mut [f16; LANES]) {
+        // SAFETY: the token proves the features; sixteen f16 are one unaligned 256-bit word.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
     }
     #[inline(always)]
     fn transpose(self, r: [__m512; LANES]) -> [__m512; LANES] {

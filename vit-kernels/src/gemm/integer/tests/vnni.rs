@@ -3,24 +3,63 @@
 use ::half::{bf16, f16};
 
 use crate::arch::portable::Portable;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Arithmetic, Kernel, LANES, Simd};
 
-type V = <Portable as Simd>::V;
+type V = <Portable as Arithmetic>::V;
 
 /// [`Portable`], but for integers.
 #[derive(Clone, Copy)]
 pub(super) struct PlainVnni(pub(super) Portable);
 
-impl Simd for PlainVnni {
+impl Arithmetic for PlainVnni {
     type V = V;
-    type M = <Portable as Simd>::M;
+    type M = <Portable as Arithmetic>::M;
+    const FUSED: bool = false;
+    fn splat(self, x: f32) -> V {
+        self.0.splat(x)
+    }
+    fn add(self, a: V, b: V) -> V {
+        self.0.add(a, b)
+    }
+    fn sub(self, a: V, b: V) -> V {
+        self.0.sub(a, b)
+    }
+    fn mul(self, a: V, b: V) -> V {
+        self.0.mul(a, b)
+    }
+    fn div(self, a: V, b: V) -> V {
+        self.0.div(a, b)
+    }
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        self.0.mul_add(a, b, c)
+    }
+    fn sqrt(self, a: V) -> V {
+        self.0.sqrt(a)
+    }
+    fn max(self, a: V, b: V) -> V {
+        self.0.max(a, b)
+    }
+    fn min(self, a: V, b: V) -> V {
+        self.0.min(a, b)
+    }
+    fn gt(self, a: V, b: V) -> Self::M {
+        self.0.gt(a, b)
+    }
+    fn select(self, m: Self::M, a: V, b: V) -> V {
+        self.0.select(m, a, b)
+    }
+    fn power_of_two(self, rounded: V) -> V {
+        self.0.power_of_two(rounded)
+    }
+}
+
+impl Simd for PlainVnni {
     type I = [i32; LANES];
     type Weights = [[i8; 4]; LANES];
     type Activations = [u8; 4];
     const TILE_ROWS: usize = Portable::TILE_ROWS;
     const TILE_PANELS: usize = Portable::TILE_PANELS;
     const FAST_F16: bool = false;
-    const FUSED: bool = false;
     const INT8_ROWS: usize = 8;
     const INT8_PANELS: usize = 3;
     const ZERO_POINT: u8 = 128;
@@ -61,42 +100,6 @@ impl Simd for PlainVnni {
         kernel.run(self)
     }
     fn prefetch(self, _: *const u8) {}
-    fn splat(self, x: f32) -> V {
-        self.0.splat(x)
-    }
-    fn add(self, a: V, b: V) -> V {
-        self.0.add(a, b)
-    }
-    fn sub(self, a: V, b: V) -> V {
-        self.0.sub(a, b)
-    }
-    fn mul(self, a: V, b: V) -> V {
-        self.0.mul(a, b)
-    }
-    fn div(self, a: V, b: V) -> V {
-        self.0.div(a, b)
-    }
-    fn mul_add(self, a: V, b: V, c: V) -> V {
-        self.0.mul_add(a, b, c)
-    }
-    fn sqrt(self, a: V) -> V {
-        self.0.sqrt(a)
-    }
-    fn max(self, a: V, b: V) -> V {
-        self.0.max(a, b)
-    }
-    fn min(self, a: V, b: V) -> V {
-        self.0.min(a, b)
-    }
-    fn gt(self, a: V, b: V) -> Self::M {
-        self.0.gt(a, b)
-    }
-    fn select(self, m: Self::M, a: V, b: V) -> V {
-        self.0.select(m, a, b)
-    }
-    fn power_of_two(self, rounded: V) -> V {
-        self.0.power_of_two(rounded)
-    }
     fn max_magnitude(self, a: V, x: V) -> V {
         self.0.max_magnitude(a, x)
     }
