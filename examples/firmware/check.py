@@ -3,7 +3,8 @@
 
 1. Every line of OUTPUT is the host's, in the same order, but for lines that begin with '#'.
 2. Flash, RAM, stack and instructions are at most 5 % above budgets.txt.
-3. Of the panicking functions of core, the engine and the kernels call only those that panics.txt lists.
+3. Of the panicking functions of core, the engine and the kernels call only those that panics.txt lists. On Arm alone: in
+   RISC-V code llvm-objdump does not name what is called.
 
 PROGRAM is the ELF file. Needs llvm-objdump.
 """
@@ -84,7 +85,7 @@ def main(machine, program, output, host):
             if count > budget.get(name, 0) * TOLERANCE:
                 wrong.append(f"{name}: {count} is above the budget of {budget.get(name)}")
     allowed = set((HERE / "panics.txt").read_text().splitlines())
-    found = panics(program)
+    found = set() if machine.startswith("virt") else panics(program)
     wrong += [f"a panicking function that panics.txt does not have: {name}" for name in sorted(found - allowed)]
     for line in wrong:
         print(f"{machine}: {line}", file=sys.stderr)
