@@ -1,0 +1,59 @@
+//! Runs on the host: packs the checkpoint into one file, turns pictures into raw pixels, and hands the linker the
+//! memory layout of the machine.
+use std::error::Error;
+use std::fmt::Write;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::{env, io};
+
+use vit_engine::Precision;
+use vit_engine::file::{Access, Checkpoint};
+
+const CHECKPOINT: &str = "../../vit-cli/models/fashion-vit";
+const PRECISION: Precision = Precision::Int8;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    println!("cargo::rerun-if-changed={CHECKPOINT}");
+    let loaded = Checkpoint::open(Path::new(CHECKPOINT), Access::Read)?.load(PRECISION)?;
+    loaded.write_packed(BufWriter::new(File::create(out.join("model.gguf"))?))?;
+    images(&Path::new(CHECKPOINT).join("samples"), &out)?;
+    if env::var("CARGO_CFG_TARGET_OS")? == "none" {
+        memory_layout(&out)?;
+    }
+    Ok(())
+}
+
+/// Writes `images.rs`: the expression of an array of (name, pixels). `VIT_IMAGES` limits how many.
+fn images(folder: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=VIT_IMAGES");
+    let most = env::var("VIT_IMAGES").map_or(Ok(usize::MAX), |most| most.parse())?;
+    let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    let mut list = String::from("[");
+    for path in paths.iter().take(most) {
+        let name = path.file_stem().ok_or("a picture without a name")?.to_string_lossy();
+        fs::write(out.join(&*name), image::open(path)?.into_luma8().into_raw())?;
+        write!(list, "({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")).as_slice()),")?;
+    }
+    list.push(']');
+    Ok(fs::write(out.join("images.rs"), list)?)
+}
+
+/// Makes `machines/$MACHINE.x` the `memory.x` that the run-time crate's linker script includes.
+fn memory_layout(out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=MACHINE");
+    let machine = env::var("MACHINE").map_err(|_| "MACHINE has to name a file of machines/")?;
+    let layout = format!("machines/{machine}.x");
+    println!("cargo::rerun-if-changed={layout}");
+    fs::copy(&layout, out.join("memory.x")).map_err(|error| format!("{layout}: {error}"))?;
+    println!("cargo::rustc-link-search={}", out.display());
+    if env::var("CARGO_CFG_TARGET_ARCH")? != "arm" {
+        // riscv-rt's script does not include the layout by itself.
+        println!("cargo::rustc-link-arg=-Tmemory.x");
+    }
+    println!("cargo::rustc-link-arg=-Tlink.x");
+    println!("cargo::rustc-link-arg=--nmagic"); // No padding to pages.
+    Ok(())
+}
