@@ -1,5 +1,5 @@
-//! Runs on the host: packs the checkpoint into one file, turns pictures into raw pixels, and hands the linker the memory
-//! layout of the machine.
+//! Runs on the host: packs the checkpoint into one file, turns pictures into raw pixels, and hands the linker the
+//! memory layout of the machine.
 use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, File};

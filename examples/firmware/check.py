@@ -3,8 +3,8 @@
 
 1. Every line of OUTPUT is the host's, in the same order, but for lines that begin with '#'.
 2. Flash, RAM, stack and instructions are at most 5 % above budgets.txt.
-3. Of the panicking functions of core, the engine and the kernels call only those that panics.txt lists. On Arm alone: in
-   RISC-V code llvm-objdump does not name what is called.
+3. Of the panicking functions of core, the engine and the kernels call only those that panics.txt lists. On Arm alone:
+   in RISC-V code llvm-objdump does not name what is called.
 
 PROGRAM is the ELF file. Needs llvm-objdump.
 """

@@ -1,5 +1,5 @@
-//! Counts the instructions of the int8 product, per multiply–accumulate: of its inner loop with its loads, and apart from
-//! that what a tile takes once (the epilogue, and the widening of the activations).
+//! Counts the instructions of the int8 product, per multiply–accumulate: of its inner loop with its loads and the
+//! widening of the activations, and of all, with what a tile takes once (the epilogue).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[allow(dead_code)] // The stack is not measured.
