@@ -1,50 +1,19 @@
 //! The binary, as a user meets it.
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-
-fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn samples() -> PathBuf {
-    here("models/fashion-vit/samples")
-}
-
-/// A golden checkpoint of the engine.
-fn golden(name: &str) -> PathBuf {
-    here("../vit-engine/tests/goldens").join(name)
-}
-
-fn vit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vit")).args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use support::{fails, golden, here, samples, stderr, stdout, vit};
 
 /// Runs what has to succeed, and reads its JSON.
 fn json(arguments: &[&str]) -> Value {
     let output = vit(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Runs what has to fail with an exit code and a message.
-fn fails(arguments: &[&str], code: i32, message: &str) {
-    let output = vit(arguments);
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-    assert!(text.contains(message), "{arguments:?}: {text}");
-    assert!(!text.contains("panicked"), "{text}");
 }
 
 /// 't-shirt-top-19.png' → 'tshirttop'.
@@ -489,7 +458,7 @@ fn pictures_are_prepared_as_the_models_files_say() {
 fn formats_and_what_only_looks_like_them() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vit-image/tests/goldens/formats");
+    let formats = here("../vit-image/tests/goldens/formats");
     for name in ["cmyk.jpg", "lossy.webp", "transparent.gif", "palette.bmp", "palette-lzw.tif", "rgba-16.png"] {
         let bytes = fs::read(formats.join(name)).unwrap();
         fs::write(at(name), &bytes).unwrap();

@@ -1,25 +1,11 @@
 //! `vit compare`.
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 
 use serde_json::Value;
-
-fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn vit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vit")).args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use support::{golden, samples, stderr, text, vit};
 
 /// What `vit compare` says, and its exit code.
 fn compare(arguments: &[&str]) -> (Value, i32) {
@@ -35,17 +21,7 @@ fn succeeds(arguments: &[&str]) -> Value {
 }
 
 fn fails(arguments: &[&str], code: i32, message: &str) {
-    let output = vit(&[&["compare", "--seconds", "0"][..], arguments].concat());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
-    assert!(stderr(&output).contains(message) && !stderr(&output).contains("panicked"), "{}", stderr(&output));
-}
-
-fn samples() -> PathBuf {
-    here("models/fashion-vit/samples")
-}
-
-fn golden(name: &str) -> PathBuf {
-    here("../vit-engine/tests/goldens").join(name)
+    support::fails(&[&["compare", "--seconds", "0"][..], arguments].concat(), code, message);
 }
 
 fn numbers(list: &Value) -> Vec<Option<f64>> {

@@ -1,25 +1,12 @@
 //! `vit convert`, and its files as models of every other command.
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 
 use serde_json::Value;
-
-fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn vit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vit")).args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use support::{here, stderr, text, vit};
 
 fn succeeds(arguments: &[&str]) -> Output {
     let output = vit(arguments);
@@ -32,9 +19,7 @@ fn json(arguments: &[&str]) -> Value {
 }
 
 fn fails(arguments: &[&str], message: &str) {
-    let output = vit(arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stderr(&output));
-    assert!(stderr(&output).contains(message) && !stderr(&output).contains("panicked"), "{}", stderr(&output));
+    support::fails(arguments, 1, message);
 }
 
 /// What a folder holds, by name.

@@ -1,18 +1,17 @@
-//! `vit plan`, run as a user would.
-#![allow(missing_docs)]
-
-use std::process::{Command, Output};
+//! `vit plan`.
+mod support;
 
 use serde_json::Value;
+use support::{stdout, vit};
 
-fn vit(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vit")).arg("plan").args(args).output().unwrap()
+fn json(arguments: &[&str]) -> (Value, bool) {
+    let output = vit(&[&["plan", "--json"][..], arguments].concat());
+    let text = stdout(&output);
+    (serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")), output.status.success())
 }
 
-fn json(args: &[&str]) -> (Value, bool) {
-    let output = vit(&[args, &["--json"]].concat());
-    let text = String::from_utf8(output.stdout).unwrap();
-    (serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")), output.status.success())
+fn fails(arguments: &[&str], code: i32, message: &str) {
+    support::fails(&[&["plan"][..], arguments].concat(), code, message);
 }
 
 /// The bytes of the buffers of a phase.
@@ -35,7 +34,9 @@ fn a_chip_has_room_or_not() {
     let (report, success) = json(&["--chip", "nrf52840"]);
     assert!(success && report["precision"] == "int8" && report["chip"]["fits"] == true, "{report}");
     let [flash, ram] = ["flash_bytes", "ram_bytes"].map(|name| report["chip"][name].as_u64().unwrap());
-    assert!(flash > report["weight_bytes"].as_u64().unwrap() && ram > report["arena_bytes"].as_u64().unwrap());
+    let packed = report["packed_bytes"].as_u64().unwrap();
+    assert!(packed > report["weight_bytes"].as_u64().unwrap());
+    assert!(flash > packed && ram > report["arena_bytes"].as_u64().unwrap());
 
     // Fewer tokens at a time need less RAM: the block shrinks before the model is refused.
     let (small, success) = json(&["--chip", "nrf52840", "--ram", "40K"]);
@@ -68,10 +69,9 @@ fn what_fits_instead_is_listed() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let unknown = vit(&["--chip", "z80"]);
-    let text = String::from_utf8(unknown.stderr).unwrap();
-    assert!(unknown.status.code() == Some(2) && text.contains("stm32f411") && text.contains("--ram"), "{text}");
-    let unknown = vit(&["--model", "no-such-model"]);
-    assert_eq!(unknown.status.code(), Some(1));
-    assert_eq!(vit(&["--chip", "rp2040", "--batch", "2"]).status.code(), Some(2));
+    fails(&["--chip", "z80"], 2, "known are stm32f411");
+    fails(&["--chip", "z80"], 2, "--ram");
+    fails(&["--model", "no-such-model"], 1, "is not supported");
+    fails(&["--chip", "rp2040", "--batch", "2"], 2, "--batch");
+    fails(&["--memory", "1K"], 1, "needs at least");
 }

@@ -1,11 +1,9 @@
 //! Matrices that are kept in f32 beside others in a lower precision.
 mod support;
 
-use support::{Golden, distance, golden, run};
+use support::{Golden, aligned, distance, golden, packed, run};
 use vit_engine::file::{Checkpoint, LoadError, Loaded};
-use vit_engine::{
-    AlignedBox, Config, Formats, Isa, KeepF32, LayerMatrix, Model, Output, PackedError, Precision, arena_bytes,
-};
+use vit_engine::{Config, Formats, Isa, KeepF32, LayerMatrix, Model, Output, PackedError, Precision, arena_bytes};
 
 /// Models with every kind of matrix: fused and gated, with and without an output projection.
 const NAMES: [&str; 3] = ["timm-token", "eva02-base", "dinov2-model"];
@@ -19,18 +17,6 @@ fn keep(config: &Config, which: impl Fn(&str) -> bool) -> KeepF32 {
 fn load(golden: &Golden, precision: Precision, which: impl Fn(&str) -> bool) -> Loaded {
     let config = *golden.load(Precision::F32).config();
     golden.load(Formats::new(precision, keep(&config, which)))
-}
-
-fn packed(loaded: &Loaded) -> AlignedBox {
-    let mut file = Vec::new();
-    loaded.write_packed(&mut file).unwrap();
-    aligned(&file)
-}
-
-fn aligned(bytes: &[u8]) -> AlignedBox {
-    let mut memory = AlignedBox::new(bytes.len()).unwrap();
-    memory.copy_from_slice(bytes);
-    memory
 }
 
 /// int8 is for the layers' matrices alone: with all of them kept, the block of weights is that of f32.

@@ -1,21 +1,23 @@
 //! Packed files: the same model as the checkpoint that they were made of, and errors for all that is no such file.
 mod support;
 
-use support::{golden, goldens, model, output, parse, run};
+use support::{aligned, golden, goldens, model, output, packed, parse, run};
 use vit_engine::file::{Access, Checkpoint, LoadError, Loaded};
-use vit_engine::packed::config_of;
-use vit_engine::{AlignedBox, Isa, Model, PackedError, Precision};
+use vit_engine::packed::{config_of, file_len};
+use vit_engine::{Isa, Model, PackedError, Precision};
 
-fn packed(loaded: &Loaded) -> AlignedBox {
-    let mut file = Vec::new();
-    loaded.write_packed(&mut file).unwrap();
-    aligned(&file)
-}
-
-fn aligned(bytes: &[u8]) -> AlignedBox {
-    let mut memory = AlignedBox::new(bytes.len()).unwrap();
-    memory.copy_from_slice(bytes);
-    memory
+/// The length that is known before anything is loaded is the file's, but for what a checkpoint has besides: class names,
+/// preprocessing, rotary parameters, how positions are resampled.
+#[test]
+fn length_is_known_before() {
+    for golden in goldens() {
+        for precision in Precision::ALL {
+            let loaded = golden.load(precision);
+            let (len, known) = (packed(&loaded).len(), file_len(loaded.config(), precision).unwrap());
+            let names: usize = loaded.labels.iter().map(|label| label.len() + 8).sum();
+            assert!((known..known + names + 2048).contains(&len), "{} {precision}: {len}, not {known}", golden.name);
+        }
+    }
 }
 
 /// Where the section of data begins.

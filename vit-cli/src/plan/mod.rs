@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 use vit_engine::file::Loaded;
+use vit_engine::packed::file_len;
 use vit_engine::{Config, Formats, Model, Output, Plan, Precision, zoo::timm};
 
 use crate::options::{JsonOption, LoadOptions, bytes, image_size, positive};
@@ -89,8 +90,9 @@ struct Needs {
     rows_per_block: usize,
     images_in_flight: usize,
     macs: u64,
-    /// Bytes of the weights as the engine has them, and of the data section of a packed file.
     weight_bytes: usize,
+    /// Bytes of a packed file, without the names of classes and how pictures are prepared.
+    packed_bytes: usize,
     arena_bytes: usize,
 }
 
@@ -104,6 +106,7 @@ impl Needs {
             images_in_flight: plan.images(),
             macs: plan.macs(),
             weight_bytes: Model::bytes(plan.config(), formats)?,
+            packed_bytes: file_len(plan.config(), formats)?,
             arena_bytes: plan.arena_bytes(),
         })
     }

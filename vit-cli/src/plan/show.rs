@@ -20,6 +20,7 @@ pub(super) fn show(report: &Report) -> Result<()> {
     let mut table = output::table(&["memory", "bytes", "", "phase"]);
     let row = |name: &str, count: usize, phase: &str| [name.to_owned(), count.to_string(), bytes(count), phase.into()];
     table.add_row(row("weights", report.needs.weight_bytes, ""));
+    table.add_row(row("packed file", report.needs.packed_bytes, ""));
     table.add_row(row("arena", report.needs.arena_bytes, ""));
     for buffer in report.buffers.iter().filter(|buffer| buffer.bytes > 0) {
         table.add_row(row(&format!("  {}", buffer.name), buffer.bytes, &buffer.phase));
@@ -50,7 +51,7 @@ fn show_fit(fit: &Fit, needs: &Needs) -> Result<()> {
     output::text(table)?;
     if let Some(core) = chip.core {
         output::text(format!(
-            "Flash is weights and {} of code, RAM is arena and {} of stack: examples/firmware on this core.",
+            "Flash is the packed model and {} of code, RAM is arena and {} of stack: examples/firmware on this core.",
             bytes(core.code_bytes),
             bytes(core.stack_bytes)
         ))?;
@@ -72,7 +73,7 @@ fn show_fit(fit: &Fit, needs: &Needs) -> Result<()> {
         return output::text("No lower precision and no smaller image makes it fit: take a smaller model.");
     }
     output::text("What does, by the work that is left (`vit eval` and `vit compare` say what it costs):")?;
-    let mut table = output::table(&["precision", "image", "tokens", "per block", "MACs", "weights", "arena"]);
+    let mut table = output::table(&["precision", "image", "tokens", "per block", "MACs", "packed", "arena"]);
     for needs in &fit.alternatives {
         table.add_row([
             needs.precision.to_owned(),
@@ -80,7 +81,7 @@ fn show_fit(fit: &Fit, needs: &Needs) -> Result<()> {
             needs.tokens.to_string(),
             needs.rows_per_block.to_string(),
             number(needs.macs as f64, ""),
-            needs.weight_bytes.to_string(),
+            needs.packed_bytes.to_string(),
             needs.arena_bytes.to_string(),
         ]);
     }

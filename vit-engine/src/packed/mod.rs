@@ -36,6 +36,8 @@ use crate::model::{Model, ModelError};
 use crate::weights::{Formats, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
+pub use write::file_len;
+#[cfg(feature = "checkpoints")]
 pub(crate) use {
     gguf::{Value, kind},
     write::{Extra, write},

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::gguf::{MAGIC, VERSION, Value, kind};
 use super::{keys, tensors};
 use crate::arena::ALIGN;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::weights::{Formats, WeightLayout};
 
 /// Metadata besides the hyper-parameters.
@@ -29,6 +29,24 @@ pub(crate) fn write(
 ) -> io::Result<()> {
     let layout = WeightLayout::new(config, formats).map_err(io::Error::other)?;
     assert_eq!(weights.len(), layout.bytes(), "the weights are for this config and formats");
+    out.write_all(&header(config, formats, &layout, extras))?;
+    out.write_all(weights)?;
+    out.flush()
+}
+
+/// Bytes of a packed file without class names, preprocessing and what else a checkpoint has besides hyper-parameters and
+/// weights.
+///
+/// # Errors
+/// When the config makes no model, or does not have the matrices that are kept in f32.
+pub fn file_len(config: &Config, formats: impl Into<Formats>) -> Result<usize, ConfigError> {
+    let formats = formats.into();
+    let layout = WeightLayout::new(config, formats)?;
+    Ok(header(config, formats, &layout, &[]).len() + layout.bytes())
+}
+
+/// All that is in front of the weights.
+fn header(config: &Config, formats: Formats, layout: &WeightLayout, extras: &[Extra<'_>]) -> Vec<u8> {
     let mut metadata = Table::default();
     let word = |text: &'static str| Value::String(text.as_bytes());
     metadata.value(keys::ARCHITECTURE.0, word(keys::ARCHITECTURE.1));
@@ -51,7 +69,7 @@ pub(crate) fn write(
         }
     }
     let mut table = Table::default();
-    let walked: Result<(), core::convert::Infallible> = tensors::for_each(&layout, config, |tensor| {
+    let walked: Result<(), core::convert::Infallible> = tensors::for_each(layout, config, |tensor| {
         table.tensor(tensor);
         Ok(())
     });
@@ -62,9 +80,7 @@ pub(crate) fn write(
     header.extend(metadata.bytes);
     header.extend(table.bytes);
     header.resize(header.len().next_multiple_of(ALIGN), 0);
-    out.write_all(&header)?;
-    out.write_all(weights)?;
-    out.flush()
+    header
 }
 
 /// Rows of the metadata, or of the table of tensors.

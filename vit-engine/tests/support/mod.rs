@@ -179,3 +179,17 @@ pub fn output(kind: &str) -> Output {
 pub fn model(loaded: &Loaded, isa: Isa, size: Option<[usize; 2]>) -> Model<'_> {
     size.map_or_else(|| loaded.model(isa), |size| loaded.model_at(isa, size).unwrap())
 }
+
+/// A packed file of a model.
+pub fn packed(loaded: &Loaded) -> AlignedBox {
+    let mut file = Vec::new();
+    loaded.write_packed(&mut file).unwrap();
+    aligned(&file)
+}
+
+/// The same bytes at an aligned address.
+pub fn aligned(bytes: &[u8]) -> AlignedBox {
+    let mut memory = AlignedBox::new(bytes.len()).unwrap();
+    memory.copy_from_slice(bytes);
+    memory
+}

@@ -3,7 +3,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::block::{Block, Fresh, fresh};
-use super::{Operand, Queries};
+use super::{Operand, Scope};
 use crate::gemm::tile::{Prefetch, Tile};
 use crate::gemm::{F32, Finish};
 use crate::half::Storage;
@@ -40,21 +40,14 @@ impl Operand for Binary32<'_> {
 
     /// A head of up to [`DIM_BLOCK`] dimensions is transposed only once.
     #[inline(always)]
-    fn score<S: Simd, const Q: usize>(
-        &self,
-        s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
-        scratch: &mut Scratch<Q>,
-        block: &mut Block<Q>,
-    ) {
-        let head_dim = queries.scores.layout.head_dim;
+    fn score<S: Simd, const Q: usize>(&self, s: S, at: &Scope<'_>, scratch: &mut Scratch<Q>, block: &mut Block<Q>) {
+        let head_dim = at.scores.layout.head_dim;
         for dim in (0..head_dim).step_by(DIM_BLOCK) {
             let dims = dim..(dim + DIM_BLOCK).min(head_dim);
-            if keys.start == 0 || head_dim > DIM_BLOCK {
-                transpose(s, queries, &dims, scratch);
+            if at.keys.start == 0 || head_dim > DIM_BLOCK {
+                transpose(s, at, &dims, scratch);
             }
-            self.multiply(s, queries, keys, &dims, scratch, block);
+            self.multiply(s, at, &dims, scratch, block);
         }
     }
 
@@ -62,26 +55,25 @@ impl Operand for Binary32<'_> {
     fn values<S: Simd, const Q: usize>(
         &self,
         s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
+        at: &Scope<'_>,
         dims: &Range<usize>,
         _: &Scratch<Q>,
         block: &mut Block<Q>,
     ) {
-        let inner = queries.scores.layout.inner();
-        let column = inner + queries.head * queries.scores.layout.head_dim + dims.start;
-        let v = &self.0[keys.start * 2 * inner..keys.end * 2 * inner];
+        let inner = at.scores.layout.inner();
+        let column = inner + at.head * at.scores.layout.head_dim + dims.start;
+        let v = &self.0[at.keys.start * 2 * inner..at.keys.end * 2 * inner];
         let p = block.scores.as_ptr().cast::<f32>();
         for first in (0..dims.len()).step_by(S::TILE_ROWS) {
             let count = S::TILE_ROWS.min(dims.len() - first);
             let tile = Tile::<F32> {
-                a: v[column + first..][..(keys.len() - 1) * 2 * inner + count].as_ptr(),
+                a: v[column + first..][..(at.keys.len() - 1) * 2 * inner + count].as_ptr(),
                 a_row: 1,
                 a_step: 2 * inner,
                 b: p,
                 b_panel: LANES,
                 b_step: Q,
-                depth: keys.len(),
+                depth: at.keys.len(),
                 resume: None,
                 out: block.context[first..first + count].as_mut_ptr().cast(),
                 out_row: Q,
@@ -90,21 +82,21 @@ impl Operand for Binary32<'_> {
             };
             // SAFETY: v has `count` dimensions of each key; the scores have a row of Q columns, the panels of S's
             // tile, for each key; `context` has Q columns and is local to this task.
-            unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+            unsafe { tile.run(s, count, at.panels()) }
         }
     }
 }
 
 /// Transposes and scales a range of the queries' dimensions.
 #[inline(always)]
-fn transpose<S: Simd, const Q: usize>(s: S, queries: &Queries<'_>, dims: &Range<usize>, scratch: &mut Scratch<Q>) {
-    let scale = s.splat(queries.scores.scale * core::f32::consts::LOG2_E);
-    for first in (0..queries.rows.len()).step_by(LANES) {
+fn transpose<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<usize>, scratch: &mut Scratch<Q>) {
+    let scale = s.splat(at.scores.scale * core::f32::consts::LOG2_E);
+    for first in (0..at.rows.len()).step_by(LANES) {
         for dim in dims.clone().step_by(LANES) {
             let len = LANES.min(dims.end - dim);
             let mut square = [s.splat(0.0); LANES];
-            for (row, v) in (queries.rows.start + first..queries.rows.end).zip(&mut square) {
-                *v = s.mul(f32::load_any(s, queries.part(row, dim..dim + len)), scale);
+            for (row, v) in (at.rows.start + first..at.rows.end).zip(&mut square) {
+                *v = s.mul(f32::load_any(s, at.query(row, dim..dim + len)), scale);
             }
             let out = &mut scratch.0[dim - dims.start..][..len];
             for (column, out) in s.transpose(square).iter().zip(out) {
@@ -118,9 +110,9 @@ impl Binary32<'_> {
     /// Prefetches the values of a tile's keys and the keys of the next tile: rows are too far apart for the CPU to
     /// prefetch them itself.
     #[inline(always)]
-    fn fetch<S: Simd>(&self, s: S, queries: &Queries<'_>, first: usize, dims: &Range<usize>) {
-        let inner = queries.scores.layout.inner();
-        let column = queries.head * queries.scores.layout.head_dim + dims.start;
+    fn fetch<S: Simd>(&self, s: S, at: &Scope<'_>, first: usize, dims: &Range<usize>) {
+        let inner = at.scores.layout.inner();
+        let column = at.head * at.scores.layout.head_dim + dims.start;
         for row in first..first + S::TILE_ROWS {
             for dim in (0..dims.len()).step_by(LANES) {
                 let value = row * 2 * inner + inner + column + dim;
@@ -137,23 +129,22 @@ impl Binary32<'_> {
     fn multiply<S: Simd, const Q: usize>(
         &self,
         s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
+        at: &Scope<'_>,
         dims: &Range<usize>,
         scratch: &Scratch<Q>,
         block: &mut Block<Q>,
     ) {
-        let row = 2 * queries.scores.layout.inner();
-        for key in (0..keys.len()).step_by(S::TILE_ROWS) {
-            let count = S::TILE_ROWS.min(keys.len() - key);
-            let k = &self.0[(keys.start + key) * row..(keys.start + key + count) * row];
+        let row = 2 * at.scores.layout.inner();
+        for key in (0..at.keys.len()).step_by(S::TILE_ROWS) {
+            let count = S::TILE_ROWS.min(at.keys.len() - key);
+            let k = &self.0[(at.keys.start + key) * row..(at.keys.start + key + count) * row];
             if self.0.len() > FAR {
-                self.fetch(s, queries, keys.start + key, dims);
+                self.fetch(s, at, at.keys.start + key, dims);
             }
             let out = block.scores[key..key + count].as_mut_ptr().cast::<f32>();
             let q = scratch.0.as_ptr().cast::<f32>();
             let tile = Tile::<F32> {
-                a: k[queries.head * queries.scores.layout.head_dim + dims.start..].as_ptr(),
+                a: k[at.head * at.scores.layout.head_dim + dims.start..].as_ptr(),
                 a_row: row,
                 a_step: 1,
                 b: q,
@@ -168,7 +159,7 @@ impl Binary32<'_> {
             };
             // SAFETY: k has `count` rows with the head's dimensions; q and the scores have Q columns, the panels of S's
             // tile; the scores are local to this task.
-            unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+            unsafe { tile.run(s, count, at.panels()) }
         }
     }
 }

@@ -14,7 +14,7 @@ use core::ops::Range;
 
 use super::block::{Block, lane_group_mut, written};
 use super::quantised_kv::QuantisedKv;
-use super::{KEY_BLOCK, Operand, Queries};
+use super::{KEY_BLOCK, Operand, Scope};
 use crate::gemm::int8::Int8Tile;
 use crate::gemm::integer::IntegerTile;
 use crate::gemm::tile::Prefetch;
@@ -92,57 +92,43 @@ impl Operand for QuantisedKv<'_> {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize>(
-        &self,
-        s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
-        scratch: &mut Scratch<Q>,
-        block: &mut Block<Q>,
-    ) {
+    fn score<S: Simd, const Q: usize>(&self, s: S, at: &Scope<'_>, scratch: &mut Scratch<Q>, block: &mut Block<Q>) {
         let head_dim = self.layout.head_dim;
         for dim in (0..head_dim).step_by(DIM_BLOCK) {
             let dims = dim..(dim + DIM_BLOCK).min(head_dim);
-            if keys.start == 0 || head_dim > DIM_BLOCK {
-                quantise_queries(s, queries, &dims, &mut scratch.queries);
+            if at.keys.start == 0 || head_dim > DIM_BLOCK {
+                quantise_queries(s, at, &dims, &mut scratch.queries);
             }
-            let (row, scales) = (quantised_len(head_dim), self.key_scales(queries.head));
+            let (row, scales) = (quantised_len(head_dim), self.key_scales(at.head));
             let accumulate = if dim == 0 { Accumulate::Replace } else { Accumulate::Add };
-            for key in keys.clone().step_by(S::INT8_ROWS) {
-                let count = S::INT8_ROWS.min(keys.end - key);
-                let k = &self.keys(queries.head)[key * row..(key + count) * row];
+            for key in at.keys.clone().step_by(S::INT8_ROWS) {
+                let count = S::INT8_ROWS.min(at.keys.end - key);
+                let k = &self.keys(at.head)[key * row..(key + count) * row];
                 let tile = Int8Tile {
                     a: k[dim..].as_ptr(),
                     a_row: row,
                     a_step: GROUP,
                     a_scales: &scales[key..key + count],
-                    out: block.scores[key - keys.start..][..count].as_mut_ptr().cast(),
+                    out: block.scores[key - at.keys.start..][..count].as_mut_ptr().cast(),
                     finish: Finish { accumulate, ..Finish::default() },
                     ..scratch.queries.tile(dims.len().div_ceil(GROUP))
                 };
                 // SAFETY: k has `count` rows with these dimensions, padded to a group; the queries and the scores have
                 // Q columns, the panels of S's tile; the scores are local to this task, and the first block of
                 // dimensions has written them before another adds.
-                unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+                unsafe { tile.run(s, count, at.panels()) }
             }
         }
     }
 
     /// Multiplies the values' scales into the probabilities, and quantises them.
     #[inline(always)]
-    fn prepare<S: Simd, const Q: usize>(
-        &self,
-        s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
-        scratch: &mut Scratch<Q>,
-        block: &mut Block<Q>,
-    ) {
-        let value_scales = &self.value_scales(queries.head)[keys.clone()];
+    fn prepare<S: Simd, const Q: usize>(&self, s: S, at: &Scope<'_>, scratch: &mut Scratch<Q>, block: &mut Block<Q>) {
+        let value_scales = &self.value_scales(at.head)[at.keys.clone()];
         // `max` loses NaN; a sum does not.
         let poison = poison(s, value_scales);
         let columns = &mut scratch.probabilities;
-        for first in (0..queries.rows.len()).step_by(LANES) {
+        for first in (0..at.rows.len()).step_by(LANES) {
             let mut maxima = [s.splat(0.0); GROUP];
             for (rows, scale) in block.scores.chunks(GROUP).zip(value_scales.chunks(GROUP)) {
                 for i in 0..scale.len() {
@@ -173,14 +159,13 @@ impl Operand for QuantisedKv<'_> {
     fn values<S: Simd, const Q: usize>(
         &self,
         s: S,
-        queries: &Queries<'_>,
-        keys: &Range<usize>,
+        at: &Scope<'_>,
         dims: &Range<usize>,
         scratch: &Scratch<Q>,
         block: &mut Block<Q>,
     ) {
-        let (group, groups) = (self.layout.head_dim * GROUP, keys.len().div_ceil(GROUP));
-        let v = &self.values(queries.head)[keys.start / GROUP * group..][..groups * group];
+        let (group, groups) = (self.layout.head_dim * GROUP, at.keys.len().div_ceil(GROUP));
+        let v = &self.values(at.head)[at.keys.start / GROUP * group..][..groups * group];
         for first in (0..dims.len()).step_by(S::INT8_ROWS) {
             let count = S::INT8_ROWS.min(dims.len() - first);
             let tile = Int8Tile {
@@ -193,7 +178,7 @@ impl Operand for QuantisedKv<'_> {
             };
             // SAFETY: v has `count` dimensions of each group of keys; the probabilities have Q columns, the panels of
             // S's tile, and so has `context`, which is local to this task.
-            unsafe { tile.run(s, count, queries.rows.len().div_ceil(LANES)) }
+            unsafe { tile.run(s, count, at.panels()) }
         }
     }
 }
@@ -224,21 +209,16 @@ impl<const Q: usize> Columns<Q> {
 
 /// Transposes and quantises a range of the queries' dimensions; a query has one scale for all its dimensions.
 #[inline(always)]
-fn quantise_queries<S: Simd, const Q: usize>(
-    s: S,
-    queries: &Queries<'_>,
-    dims: &Range<usize>,
-    columns: &mut Columns<Q>,
-) {
-    let factor = s.splat(queries.scores.scale * core::f32::consts::LOG2_E);
-    for first in (0..queries.rows.len()).step_by(LANES) {
-        let largest = largest(s, queries, first);
+fn quantise_queries<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<usize>, columns: &mut Columns<Q>) {
+    let factor = s.splat(at.scores.scale * core::f32::consts::LOG2_E);
+    for first in (0..at.rows.len()).step_by(LANES) {
+        let largest = largest(s, at, first);
         let inverse = inverse_scales(s, largest);
         s.store(s.mul(scales(s, largest), factor), lane_group_mut(&mut columns.scales, first));
         let mut sums = Sums::<S>(s.splat(0.0));
         let (fours, _) = columns.groups.as_chunks_mut::<{ LANES / GROUP }>();
         for (dim, groups) in dims.clone().step_by(LANES).zip(fours) {
-            let square = s.transpose(load_square(s, queries, first, &(dim..(dim + LANES).min(dims.end))));
+            let square = s.transpose(load_square(s, at, first, &(dim..(dim + LANES).min(dims.end))));
             let (quarters, _) = square.as_chunks::<GROUP>();
             for (quarter, group) in quarters.iter().zip(groups) {
                 let mut v = *quarter;
@@ -254,11 +234,11 @@ fn quantise_queries<S: Simd, const Q: usize>(
 
 /// max|q| of sixteen queries, each in its lane; NaN for a query that is not finite.
 #[inline(always)]
-fn largest<S: Simd>(s: S, queries: &Queries<'_>, first: usize) -> S::V {
+fn largest<S: Simd>(s: S, at: &Scope<'_>, first: usize) -> S::V {
     let mut square = [s.splat(0.0); LANES];
-    for dim in (0..queries.scores.layout.head_dim).step_by(LANES) {
-        let dims = dim..(dim + LANES).min(queries.scores.layout.head_dim);
-        for (x, largest) in load_square(s, queries, first, &dims).into_iter().zip(&mut square) {
+    for dim in (0..at.scores.layout.head_dim).step_by(LANES) {
+        let dims = dim..(dim + LANES).min(at.scores.layout.head_dim);
+        for (x, largest) in load_square(s, at, first, &dims).into_iter().zip(&mut square) {
             *largest = s.max_magnitude(*largest, x);
         }
     }
@@ -272,10 +252,10 @@ fn largest<S: Simd>(s: S, queries: &Queries<'_>, first: usize) -> S::V {
 
 /// Up to sixteen dimensions of sixteen queries; rows that are missing are 0.
 #[inline(always)]
-fn load_square<S: Simd>(s: S, queries: &Queries<'_>, first: usize, dims: &Range<usize>) -> [S::V; LANES] {
+fn load_square<S: Simd>(s: S, at: &Scope<'_>, first: usize, dims: &Range<usize>) -> [S::V; LANES] {
     let mut square = [s.splat(0.0); LANES];
-    for (row, v) in (queries.rows.start + first..queries.rows.end).zip(&mut square) {
-        *v = f32::load_any(s, queries.part(row, dims.clone()));
+    for (row, v) in (at.rows.start + first..at.rows.end).zip(&mut square) {
+        *v = f32::load_any(s, at.query(row, dims.clone()));
     }
     square
 }
@@ -353,8 +333,8 @@ mod tests {
             }
             let shared = Shared::new(&mut out);
             for head in 0..self.layout.heads {
-                let queries = Queries { scores: &scores, head, rows: 0..scores.rows() };
-                isa.call_int8(AttendOneByOne { queries, kv, out: &shared });
+                let scope = Scope { scores: &scores, head, rows: 0..scores.rows(), keys: 0..self.layout.tokens };
+                isa.call_int8(AttendOneByOne { scope, kv, out: &shared });
             }
             out
         }

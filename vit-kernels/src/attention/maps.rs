@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use super::binary32::Binary32;
 use super::block::{Block, lane_group, written};
-use super::{KeysValues, Operand, Queries, Scores, Tiles, Widest, key_blocks};
+use super::{KeysValues, Operand, Scope, Scores, Tiles, Widest};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
@@ -43,17 +43,17 @@ unsafe impl Job for AttentionMaps<'_> {
     }
 
     unsafe fn task(&self, group: usize, head: usize) {
-        let Some(queries) = self.scores.queries(group, head) else { return };
+        let Some(scope) = self.scores.scope(group, head) else { return };
         match self.scores.kv {
-            KeysValues::F32(kv) => self.scores.isa.call(Widest(WriteMaps { queries, kv: Binary32(kv), job: self })),
-            KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { queries, kv, job: self })),
+            KeysValues::F32(kv) => self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self })),
+            KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { scope, kv, job: self })),
         }
     }
 }
 
 /// A task of [`AttentionMaps`].
 struct WriteMaps<'a, O> {
-    queries: Queries<'a>,
+    scope: Scope<'a>,
     kv: O,
     job: &'a AttentionMaps<'a>,
 }
@@ -63,17 +63,16 @@ impl<O: Operand> Tiles for WriteMaps<'_, O> {
 
     #[inline(always)]
     fn tiles<S: Simd, const Q: usize>(self, s: S) {
-        let tokens = self.job.scores.layout.tokens;
         let (mut block, mut scratch) = (Block::<Q>::new(), O::scratch::<Q>());
-        for queries in self.queries.tiles::<Q>() {
+        for tile in self.scope.tiles::<Q>() {
             block.restart();
             for last_time in [false, true] {
-                for keys in key_blocks(tokens) {
-                    queries.score(s, &self.kv, &keys, &mut scratch, &mut block);
+                for at in tile.blocks() {
+                    at.score(s, &self.kv, &mut scratch, &mut block);
                     if last_time {
-                        self.write(s, &queries.rows, &keys, &block);
+                        self.write(s, &at.rows, &at.keys, &block);
                     } else {
-                        block.absorb(s, queries.rows.len(), keys.len(), false);
+                        block.absorb(s, at.rows.len(), at.keys.len(), false);
                     }
                 }
             }
@@ -98,7 +97,7 @@ impl<O: Operand> WriteMaps<'_, O> {
                 }
                 for (row, v) in (rows.start + first..rows.end).zip(s.transpose(square)) {
                     let tokens = self.job.scores.layout.tokens;
-                    let start = (self.queries.head * tokens + self.job.first_row + row) * tokens + keys.start + key;
+                    let start = (self.scope.head * tokens + self.job.first_row + row) * tokens + keys.start + key;
                     // SAFETY: this head's rows belong to this task, which holds only one such slice at a time.
                     f32::store_any(s, v, unsafe { self.job.out.part(start..start + len) });
                 }

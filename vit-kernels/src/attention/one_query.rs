@@ -2,10 +2,11 @@
 //!
 //! The steps and the bits are those of [`int8`](super::int8). There queries are lanes; here sixteen keys are, where a step
 //! treats every key alike, and the rest is scalar. The stack holds [`KEY_BLOCK`] scores, their int8 form and the query.
+//! (Attention in f32 and attention maps go by tiles on such cores, too, with some 20 KB of stack.)
 use core::ops::Range;
 
 use super::int8::DIM_BLOCK;
-use super::{KEY_BLOCK, QuantisedKv, Queries};
+use super::{KEY_BLOCK, QuantisedKv, Scope};
 use crate::half::Storage;
 use crate::job::Shared;
 use crate::math::exp2_of_negative;
@@ -14,7 +15,7 @@ use crate::simd::{Kernel, LANES, Simd, lanes_mut};
 
 /// A task of [`Attention`](super::Attention).
 pub(super) struct AttendOneByOne<'a> {
-    pub(super) queries: Queries<'a>,
+    pub(super) scope: Scope<'a>,
     pub(super) kv: QuantisedKv<'a>,
     pub(super) out: &'a Shared<'a, f32>,
 }
@@ -23,9 +24,9 @@ impl Kernel for AttendOneByOne<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let layout = self.queries.scores.layout;
-        for row in self.queries.rows.clone() {
-            let start = row * layout.inner() + self.queries.head * layout.head_dim;
+        let layout = self.scope.scores.layout;
+        for row in self.scope.rows.clone() {
+            let start = row * layout.inner() + self.scope.head * layout.head_dim;
             // SAFETY: this head's columns of these rows belong to this task, which holds only one such slice at a time.
             let out = unsafe { self.out.part(start..start + layout.head_dim) };
             self.attend(s, row, out);
@@ -36,10 +37,10 @@ impl Kernel for AttendOneByOne<'_> {
 impl AttendOneByOne<'_> {
     #[inline(always)]
     fn attend<S: Simd>(&self, s: S, row: usize, out: &mut [f32]) {
-        let (head, layout) = (self.queries.head, self.kv.layout);
+        let (head, layout) = (self.scope.head, self.kv.layout);
         let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
         let (mut scores, mut p8) = ([0.0; KEY_BLOCK], [0; KEY_BLOCK]);
-        for keys in super::key_blocks(layout.tokens) {
+        for Scope { keys, .. } in self.scope.blocks() {
             let scores = &mut scores[..keys.len()];
             self.score(s, row, &keys, scores);
             let before = max;
@@ -82,10 +83,10 @@ impl AttendOneByOne<'_> {
     /// The scores of a block of keys with their bias, times log₂e.
     #[inline(always)]
     fn score<S: Simd>(&self, s: S, row: usize, keys: &Range<usize>, scores: &mut [f32]) {
-        let (head, head_dim) = (self.queries.head, self.kv.layout.head_dim);
-        let q = self.queries.part(row, 0..head_dim);
+        let (head, head_dim) = (self.scope.head, self.kv.layout.head_dim);
+        let q = self.scope.query(row, 0..head_dim);
         let largest = largest_magnitude(s, q);
-        let scale = largest / LARGEST * (self.queries.scores.scale * core::f32::consts::LOG2_E);
+        let scale = largest / LARGEST * (self.scope.scores.scale * core::f32::consts::LOG2_E);
         let (len, scales) = (quantised_len(head_dim), self.kv.key_scales(head));
         let mut q8 = [0; DIM_BLOCK];
         for dim in (0..head_dim).step_by(DIM_BLOCK) {
@@ -103,7 +104,7 @@ impl AttendOneByOne<'_> {
                 }
             }
         }
-        if let Some(bias) = &self.queries.scores.bias {
+        if let Some(bias) = &self.scope.scores.bias {
             for (key, score) in keys.clone().zip(scores) {
                 *score += bias.at(head, row, key) * core::f32::consts::LOG2_E;
             }
