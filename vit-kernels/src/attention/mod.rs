@@ -186,7 +186,7 @@ impl<'a> Scores<'a> {
         let first = group * QUERY_ROWS;
         let rows = first..(first + QUERY_ROWS).min(self.rows());
         let inside = group < self.grid()[0] && head < self.layout.heads;
-        inside.then(|| Scope { scores: self, head, rows, keys: 0..self.layout.tokens })
+        inside.then_some(Scope { scores: self, head, rows, keys: 0..self.layout.tokens })
     }
 }
 
