@@ -15,13 +15,20 @@ LABELS = {
     "vit-all": "vit (all tokens)",
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
+    "onnxruntime-static": "ONNX Runtime (static)",
     "pytorch": "PyTorch",
     "rten": "rten",
     "tract": "tract",
     "candle": "candle",
     "peak": "peak",
 }
-PYTHON = ("openvino", "onnxruntime", "pytorch")
+# The engines of each precision.
+PRECISIONS = {
+    "f32": ["vit", "vit-all", "openvino", "onnxruntime", "pytorch", "rten", "tract", "candle", "peak"],
+    "bf16": ["vit", "vit-all", "openvino", "pytorch", "peak"],
+    "int8": ["vit", "vit-all", "openvino", "onnxruntime", "onnxruntime-static", "pytorch", "peak"],
+}
+PYTHON = ("openvino", "onnxruntime", "onnxruntime-static", "pytorch")
 OURS = ("vit", "vit-all")
 
 
@@ -45,7 +52,7 @@ def build():
     return Path(executables[-1]), None
 
 
-def start(name, folder, cores, rust):
+def start(name, precision, folder, cores, rust):
     """Starts the worker of an engine on the given cores; `rust` is the result of `build`."""
     if name in PYTHON:
         command = [sys.executable, HERE / "worker.py"]
@@ -54,4 +61,4 @@ def start(name, folder, cores, rust):
         if executable is None:
             raise WorkerError(problem)
         command = [executable]
-    return Worker([*command, name, folder, str(len(cores))], cores)
+    return Worker([*command, name, precision, folder, str(len(cores))], cores)

@@ -1,12 +1,11 @@
 """Races this engine against others on the same models, inputs, cores and threads. README.md describes the method.
 
-    python benches/peers/race.py --models tiny,small,base --threads 1,2
+    python benches/peers/race.py --models tiny,small,base --threads 1,2 [--precision int8]
 """
 
 import argparse
 import datetime
 import json
-import math
 import shlex
 import subprocess
 import sys
@@ -24,14 +23,17 @@ except ImportError:
 
 import engines
 import machine
+import prepare
+import quantise
 import report
 import timing
-from prepare import about
 from process import WorkerError
 
 MODELS = {size: f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")}
-# The largest max|difference| / max|reference| to PyTorch at which an engine agrees with it.
+# The largest max|difference| / max|reference| to PyTorch's f32 at which an engine agrees with it, and in the lower
+# precisions the smallest cosine.
 TOLERANCE = 1e-4
+COSINES = {"bf16": 0.9999, "int8": 0.999}
 
 
 def arguments():
@@ -41,17 +43,23 @@ def arguments():
     add("--models", metavar="NAME,…", type=names_of(MODELS), default=list(MODELS), help=f"of {', '.join(MODELS)} [all]")
     add("--threads", metavar="N,…", type=lambda text: counts(text, cores), default=[1], help="one race each [1]")
     add("--seconds", metavar="S", type=seconds, default=3.0, help="time every engine for at least this long [3]")
+    add("--precision", choices=list(engines.PRECISIONS), default="f32", help="of all engines [f32]")
     add(
         "--engines",
         metavar="NAME,…",
         type=names_of(engines.LABELS),
-        default=list(engines.LABELS),
-        help=f"of {', '.join(engines.LABELS)} [all]",
+        help=f"of {', '.join(engines.LABELS)} [all that have the precision]",
     )
     add("--json", metavar="FILE", type=writable, help="write all figures there")
     add("--cache", metavar="DIR", type=Path, default=machine.ROOT / "target" / "peers", help="models [target/peers]")
     add("--rust", metavar="FILE", type=existing, help="a Rust worker to use instead of building one")
-    return parser.parse_args()
+    args = parser.parse_args()
+    known = engines.PRECISIONS[args.precision]
+    args.engines = args.engines or known
+    for name in args.engines:
+        if name not in known:
+            parser.error(f"'{name}' is not raced in {args.precision}; engines: {', '.join(known)}")
+    return args
 
 
 def names_of(known):
@@ -103,57 +111,66 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def prepared(model, cache):
+def prepared(model, precision, cache):
     """Makes a model if necessary; returns its folder and its multiply-accumulates."""
     folder = cache.resolve() / model
-    if about(folder) is None:
-        note(f"making {model} …")
-        # In its own process, so that this one loads no libraries and starts no threads.
-        command = [sys.executable, engines.HERE / "prepare.py", model, folder]
-        cache.mkdir(parents=True, exist_ok=True)
-        if subprocess.run(command, stdout=sys.stderr).returncode:
-            raise SystemExit(f"cannot make {model}; it needs: pip install -r benches/peers/requirements.txt")
-    return folder, about(folder)["macs"]
+    cache.mkdir(parents=True, exist_ok=True)
+    if prepare.about(folder) is None:
+        make(f"making {model} …", "prepare.py", model, folder)
+    if precision == "int8" and quantise.about(folder) is None:
+        make(f"quantising {model} …", "quantise.py", folder)
+    return folder, prepare.about(folder)["macs"]
 
 
-def difference(entry, folder):
-    """The largest difference to PyTorch's output, relative to its largest value; None if the output is not finite."""
+def make(what, script, *arguments):
+    """Runs a script in its own process, so that this one loads no libraries and starts no threads."""
+    note(what)
+    if subprocess.run([sys.executable, engines.HERE / script, *arguments], stdout=sys.stderr).returncode:
+        raise SystemExit(f"{script} failed; it needs: pip install -r benches/peers/requirements.txt")
+
+
+def compare(entry, precision, folder):
+    """Compares an engine's output with PyTorch's in f32."""
     with entry.worker, tempfile.TemporaryDirectory() as temporary:
         entry.worker.run(1)
         path = Path(temporary) / "output.npy"
         entry.worker.save_output(path)
-        found = np.load(path).ravel()
-    expected = np.load(folder / engines.reference(entry.name)).ravel()
+        found = np.load(path).ravel().astype(np.float64)
+    expected = np.load(folder / engines.reference(entry.name)).ravel().astype(np.float64)
     if found.shape != expected.shape:
         raise WorkerError(f"the output has {found.size} numbers instead of {expected.size}")
-    relative = float(np.abs(found - expected).max() / np.abs(expected).max())
-    return relative if math.isfinite(relative) else None
+    entry.agrees = False
+    if not np.isfinite(found).all():
+        return
+    entry.difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    entry.cosine = float(found @ expected / np.linalg.norm(found) / np.linalg.norm(expected))
+    entry.agrees = entry.cosine >= COSINES[precision] if precision in COSINES else entry.difference <= TOLERANCE
 
 
 def race(model, threads, args, rust):
     """Races all engines with one model and number of threads."""
-    folder, macs = prepared(model, args.cache)
+    folder, macs = prepared(model, args.precision, args.cache)
     cores = machine.cores()[:threads]
-    what = f"{model}, {threads} thread{'s' * (threads > 1)}"
+    what = f"{model}, {args.precision}, {threads} thread{'s' * (threads > 1)}"
     entries, skipped = [], {}
     try:
         for name in args.engines:
             note(f"{what}: loading {engines.LABELS[name]}")
             try:
-                entries.append(timing.Entry(name, engines.start(name, folder, cores, rust)))
+                entries.append(timing.Entry(name, engines.start(name, args.precision, folder, cores, rust)))
             except WorkerError as error:
                 skipped[name] = str(error)
         for entry in entries:
             if engines.reference(entry.name):
                 try:
-                    entry.difference = difference(entry, folder)
-                    entry.agrees = entry.difference is not None and entry.difference <= TOLERANCE
+                    compare(entry, args.precision, folder)
                 except WorkerError as error:
                     entry.error = str(error)
         note(f"{what}: timing")
         timing.race(entries, args.seconds)
         return {
             "model": model,
+            "precision": args.precision,
             "threads": threads,
             "cores": cores,
             "macs": macs,
@@ -176,6 +193,7 @@ def main():
         "cores": machine.cores(),
         "seconds": args.seconds,
         "tolerance": TOLERANCE,
+        "cosines": COSINES,
         "races": [],
     }
     print(f"{facts['cpu']}, {len(facts['cores'])} cores; {facts['date']}; commit {facts['commit']}")

@@ -24,6 +24,7 @@ def figures(entries, macs):
             "about": ready["about"],
             "macs": ready["flops"] // 2 if entry.name in OURS else None,
             "difference": entry.difference,
+            "cosine": entry.cosine,
             "agrees": entry.agrees,
             "error": entry.error,
         }
@@ -53,7 +54,7 @@ def show(race):
     timed = [figure for figure in race["engines"] if figure["error"] is None]
     cores = ", ".join(map(str, race["cores"]))
     plural = "s" * (race["threads"] > 1)
-    lines = [f"{race['model']}, {race['threads']} thread{plural} on core{plural} {cores}, {race['rounds']} rounds"]
+    lines = [f"{race['model']}, {race['precision']}, {race['threads']} thread{plural} on core{plural} {cores}, {race['rounds']} rounds"]
     macs = [f"{race['macs'] / 1e6:,.1f} million MACs in the whole model"]
     for name in OURS:
         if name in by_name:
@@ -63,7 +64,7 @@ def show(race):
     if "peak" in by_name and by_name["peak"]["error"] is None:
         lines.append(f"peak {by_name['peak']['gflops']:.1f} GFLOP/s ({by_name['peak']['about']})")
 
-    rows = [("engine", "version", "difference", "ms", "min", "p95", "/ vit", "by rounds", "GFLOP/s", "of peak")]
+    rows = [("engine", "version", "difference", "cosine", "ms", "min", "p95", "/ vit", "by rounds", "GFLOP/s", "of peak")]
     for figure in sorted(timed, key=lambda figure: figure["median_ms"]):
         if figure["engine"] != "peak":
             rows.append(
@@ -72,6 +73,7 @@ def show(race):
                     # Drop build and commit suffixes.
                     figure["version"].split("-")[0].split("+")[0],
                     "not finite" if figure["difference"] is None else f"{figure['difference']:.1e}",
+                    "" if figure["cosine"] is None else f"{figure['cosine']:.6f}",
                     *(f"{figure[key]:.2f}" for key in ("median_ms", "min_ms", "p95_ms")),
                     *("" if figure[key] is None else f"{figure[key]:.3f}" for key in ("ratio", "ratio_by_rounds")),
                     f"{figure['gflops']:.1f}",
@@ -98,8 +100,8 @@ def verdict(figures):
     if vit is None:
         return []
     if not vit["agrees"]:
-        return ["no verdict: vit disagrees with PyTorch"]
-    groups = {"vit is faster than": [], "vit is not faster than": [], "left out, disagree with PyTorch:": []}
+        return ["no verdict: vit disagrees with PyTorch's f32"]
+    groups = {"vit is faster than": [], "vit is not faster than": [], "left out, too far from PyTorch's f32:": []}
     faster, slower, uncounted = groups.values()
     for figure in sorted(figures, key=lambda figure: -figure["ratio_by_rounds"]):
         if figure is not vit:

@@ -20,7 +20,7 @@ class Entry:
 
     def __init__(self, name, worker):
         self.name, self.worker = name, worker
-        self.difference = self.agrees = None  # To and with PyTorch; None until checked.
+        self.difference = self.cosine = self.agrees = None  # To, of and with PyTorch's output; None until checked.
         self.error = None  # Why it left the race.
         self.runs = FEWEST_RUNS
         self.rounds = []  # For each round, the milliseconds of its runs.

@@ -1,8 +1,8 @@
-"""One engine as a worker of `race.py`: `worker.py ENGINE FOLDER THREADS`, then requests on stdin and answers on stdout,
-one per line, as `rust/src/protocol.rs` describes.
+"""One engine as a worker of `race.py`: `worker.py ENGINE PRECISION FOLDER THREADS`, then requests on stdin and answers on
+stdout, one per line, as `rust/src/protocol.rs` describes.
 
-Each engine is a function that loads the model and returns its version, how it runs, and a function that runs it once
-and returns the logits."""
+Each engine is a function that loads the model in a precision and returns its version, how it runs, and a function that
+runs it once and returns the logits."""
 
 import gc
 import json
@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 
 
-def openvino(folder, threads, pixels):
+def openvino(precision, folder, threads, pixels):
     import openvino as ov
 
     hints = {
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # The default is bf16 on CPUs that support it.
+        # The default is bf16 on CPUs that support it. In int8 it is the precision of what is not quantised.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = ov.Core().compile_model(folder / "model.onnx", "CPU", hints)
+    model = "int8/openvino.xml" if precision == "int8" else "model.onnx"
+    compiled = ov.Core().compile_model(folder / model, "CPU", hints)
     request = compiled.create_infer_request()
     request.set_input_tensor(ov.Tensor(pixels))
     logits = request.get_output_tensor()
@@ -35,7 +37,7 @@ def openvino(folder, threads, pixels):
     return ov.get_version(), ", ".join(f"{name}={compiled.get_property(name)}" for name in hints), infer
 
 
-def onnxruntime(folder, threads, pixels):
+def onnxruntime(precision, folder, threads, pixels, form="dynamic"):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -44,12 +46,17 @@ def onnxruntime(folder, threads, pixels):
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")  # The default, and the fastest.
-    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    model = f"int8/{form}.onnx" if precision == "int8" else "model.onnx"
+    session = ort.InferenceSession(folder / model, options, providers=["CPUExecutionProvider"])
     inputs = {"pixels": pixels}
     return ort.__version__, "all graph optimisations, spinning", lambda: session.run(["logits"], inputs)[0]
 
 
-def pytorch(folder, threads, pixels):
+def onnxruntime_static(*task):
+    return onnxruntime(*task, form="static")
+
+
+def pytorch(precision, folder, threads, pixels):
     import timm
     import torch
     from safetensors.torch import load_file
@@ -60,19 +67,30 @@ def pytorch(folder, threads, pixels):
     model = timm.create_model(json.loads((folder / "config.json").read_text())["architecture"]).eval()
     model.load_state_dict(load_file(folder / "model.safetensors"))
     inputs = torch.from_numpy(pixels)
+    about = "eager, inference_mode"
+    if precision == "bf16":
+        about += ", autocast"
+    if precision == "int8":
+        model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        about += ", dynamic quantisation of nn.Linear"
 
     def infer():
-        with torch.inference_mode():
-            return model(inputs).numpy()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return model(inputs).float().numpy()
 
-    return torch.__version__, "eager, inference_mode", infer
-
-
-ENGINES = {"openvino": openvino, "onnxruntime": onnxruntime, "pytorch": pytorch}
+    return torch.__version__, about, infer
 
 
-def serve(load, folder, threads, say):
-    version, about, infer = load(folder, threads, np.load(folder / "pixels.npy"))
+ENGINES = {
+    "openvino": openvino,
+    "onnxruntime": onnxruntime,
+    "onnxruntime-static": onnxruntime_static,
+    "pytorch": pytorch,
+}
+
+
+def serve(load, precision, folder, threads, say):
+    version, about, infer = load(precision, folder, threads, np.load(folder / "pixels.npy"))
     say({"version": version, "about": about, "flops": None})
     gc.disable()
     logits = None
@@ -95,8 +113,8 @@ def serve(load, folder, threads, say):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in ENGINES:
-        raise SystemExit(f"usage: worker.py {'|'.join(ENGINES)} FOLDER THREADS")
+    if len(sys.argv) != 5 or sys.argv[1] not in ENGINES:
+        raise SystemExit(f"usage: worker.py {'|'.join(ENGINES)} PRECISION FOLDER THREADS")
     # Output of libraries goes to stderr: stdout is for answers only.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -105,7 +123,8 @@ def main():
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
-        serve(ENGINES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3]), say)
+        engine, precision, folder, threads = sys.argv[1:]
+        serve(ENGINES[engine], precision, Path(folder), int(threads), say)
     except Exception as error:
         say({"error": f"{type(error).__name__}: {error}"})
         raise

@@ -1,4 +1,5 @@
-//! One engine as a worker of `race.py`: `peers ENGINE FOLDER THREADS`, then requests on stdin and answers on stdout.
+//! One engine as a worker of `race.py`: `peers ENGINE PRECISION FOLDER THREADS`, then requests on stdin and answers
+//! on stdout.
 mod engines;
 mod protocol;
 
@@ -6,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use vit_engine::Precision;
 
 /// The model and how to run it.
 pub(crate) struct Task {
     /// A model folder, made by `prepare.py`.
     folder: PathBuf,
+    precision: Precision,
     threads: usize,
     /// \[1, 3, 224, 224\].
     pixels: Vec<f32>,
@@ -34,13 +37,14 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [engine, folder, threads] = &arguments[..] else {
-        bail!("usage: peers ENGINE FOLDER THREADS; engines: {}", engines::NAMES.join(", "));
+    let [engine, precision, folder, threads] = &arguments[..] else {
+        bail!("usage: peers ENGINE PRECISION FOLDER THREADS; engines: {}", engines::NAMES.join(", "));
     };
+    let precision = precision.parse()?;
     let threads = threads.parse().ok().filter(|threads| *threads > 0).context("THREADS must be a number above 0")?;
     let folder = PathBuf::from(folder);
     let pixels = pixels(&folder.join("pixels.npy"))?;
-    engines::serve(engine, &Task { folder, threads, pixels })
+    engines::serve(engine, &Task { folder, precision, threads, pixels })
 }
 
 fn pixels(path: &Path) -> Result<Vec<f32>> {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rayon::ThreadPoolBuilder;
-use vit_kernels::{Isa, peak::multiply_adds};
+use vit_kernels::Isa;
+use vit_kernels::peak::{int8_multiply_adds, multiply_adds};
 
 use crate::Task;
 use crate::protocol::{self, Ready, version};
@@ -14,6 +15,7 @@ const WINDOW: Duration = Duration::from_millis(10);
 
 pub(super) fn serve(task: &Task) -> Result<()> {
     let isa = Isa::best();
+    let multiply_adds = if task.precision.quantises() { int8_multiply_adds } else { multiply_adds };
     let window = |steps: usize| {
         let (flops, sum) = multiply_adds(isa, black_box(steps));
         black_box(sum);

@@ -1,14 +1,14 @@
 //! This engine, with its own thread pool.
 use anyhow::{Context, Result};
 use vit_engine::file::{Access, Checkpoint};
-use vit_engine::{AlignedBox, Executor, Output, Images, Isa, Model, Plan, Precision, ThreadPool};
+use vit_engine::{AlignedBox, Executor, Output, Images, Isa, Model, Plan, ThreadPool};
 
 use super::SHAPE;
 use crate::Task;
 use crate::protocol::{self, Ready, version};
 
 pub(super) fn serve(task: &Task, output: Output) -> Result<()> {
-    let loaded = Checkpoint::open(&task.folder, Access::Map)?.load(Precision::F32)?;
+    let loaded = Checkpoint::open(&task.folder, Access::Map)?.load(task.precision)?;
     let model = loaded.model(Isa::best());
     let plan = model.plan(output, SHAPE[0], None)?;
     answer(task, &model, &plan, &ThreadPool::new(task.threads)?)
