@@ -15,9 +15,13 @@
 //! Worst found over all 2³² f32 (`cargo test --release -p vit-kernels -- --ignored exhaustive`), in units of 2⁻²³·|x|:
 //! erf form 1.65 on AVX2 and AVX-512, 1.92 on the portable level (2026-11-23, Rust 1.95, Intel Xeon model 207); tanh
 //! form 1.03, quick form 1.00 on AVX2 and the portable level (2026-11-22, AMD EPYC Zen 3).
+//!
+//! For results that are rounded to int8 next, a shorter polynomial suffices: [`activate_for_int8`].
+use core::f32::consts::LOG2_E;
+
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
-use crate::math::{Apply, Function, exp_lanes, polynomial};
+use crate::math::{Apply, Function, coarse_exp2, exp_lanes, polynomial};
 use crate::simd::{Arithmetic, Kernel, Simd};
 
 /// The activation function. It must be the one that the checkpoint was trained with: another form of GELU gives errors
@@ -40,25 +44,31 @@ pub enum Activation {
 /// The activation of every element, in place. Error bounds and special values are in the [module](self)'s table; f16 is
 /// rounded once more when stored. An empty slice is a no-op.
 pub fn activate<E: Element>(isa: Isa, form: Activation, x: &mut [E]) {
-    isa.call(Activate { form, x });
+    isa.call(Activate::<_, false> { form, x });
 }
 
-/// One activation over one slice.
-struct Activate<'a, E> {
+/// [`activate`] for results that are rounded to int8 next, as in the epilogue of a matmul with int8 activations: the error
+/// is at most 2⁻¹³·|x|. Special values are the same, but for −∞ in the tanh, quick and SiLU forms, which gives −∞.
+pub fn activate_for_int8(isa: Isa, form: Activation, x: &mut [f32]) {
+    isa.call(Activate::<_, true> { form, x });
+}
+
+/// One activation over one slice; `COARSE` if the result is then rounded to int8.
+struct Activate<'a, E, const COARSE: bool> {
     form: Activation,
     x: &'a mut [E],
 }
 
-impl<E: Storage> Kernel for Activate<'_, E> {
+impl<E: Storage, const COARSE: bool> Kernel for Activate<'_, E, COARSE> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let x = self.x;
         match self.form {
-            Activation::Gelu => Apply { x, f: ByErf }.run(s),
-            Activation::GeluTanh => Apply { x, f: ByTanh }.run(s),
-            Activation::QuickGelu => Apply { x, f: BySigmoid(1.702) }.run(s),
-            Activation::Silu => Apply { x, f: BySigmoid(1.0) }.run(s),
+            Activation::Gelu => Apply { x, f: ByErf::<COARSE> }.run(s),
+            Activation::GeluTanh => Apply { x, f: ByTanh::<COARSE> }.run(s),
+            Activation::QuickGelu => Apply { x, f: BySigmoid::<COARSE>(1.702) }.run(s),
+            Activation::Silu => Apply { x, f: BySigmoid::<COARSE>(1.0) }.run(s),
             Activation::Relu => Apply { x, f: Positive }.run(s),
         }
     }
@@ -67,31 +77,31 @@ impl<E: Storage> Kernel for Activate<'_, E> {
 impl Activation {
     /// [`activate`] inside a kernel.
     #[inline(always)]
-    pub(crate) fn slice<S: Simd>(self, s: S, x: &mut [f32]) {
-        Activate { form: self, x }.run(s);
+    pub(crate) fn slice<S: Simd, const COARSE: bool>(self, s: S, x: &mut [f32]) {
+        Activate::<_, COARSE> { form: self, x }.run(s);
     }
 
     #[inline(always)]
-    pub(crate) fn lanes<S: Simd>(self, s: S, x: S::V) -> S::V {
+    pub(crate) fn lanes<S: Simd, const COARSE: bool>(self, s: S, x: S::V) -> S::V {
         match self {
-            Self::Gelu => s.apply(ByErf, x),
-            Self::GeluTanh => s.apply(ByTanh, x),
-            Self::QuickGelu => s.apply(BySigmoid(1.702), x),
-            Self::Silu => s.apply(BySigmoid(1.0), x),
+            Self::Gelu => s.apply(ByErf::<COARSE>, x),
+            Self::GeluTanh => s.apply(ByTanh::<COARSE>, x),
+            Self::QuickGelu => s.apply(BySigmoid::<COARSE>(1.702), x),
+            Self::Silu => s.apply(BySigmoid::<COARSE>(1.0), x),
             Self::Relu => s.apply(Positive, x),
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct ByErf;
+struct ByErf<const COARSE: bool>;
 #[derive(Clone, Copy)]
-struct ByTanh;
+struct ByTanh<const COARSE: bool>;
 #[derive(Clone, Copy)]
 struct Positive;
 /// x·σ(c·x).
 #[derive(Clone, Copy)]
-struct BySigmoid(f32);
+struct BySigmoid<const COARSE: bool>(f32);
 
 /// The normal distribution Φ(x) = ½·(1 + erf(x/√2)) as ½ + x·PHI(u), u = 2x²/PHI_END² − 1, for |x| ≤ PHI_END: minimax,
 /// absolute error 6.5·10⁻⁸. u is within ±1, which avoids the cancellation of a polynomial in x².
@@ -115,32 +125,53 @@ const PHI: [f32; 14] = [
 /// Above this 1 − Φ is below 10⁻⁷.
 const PHI_END: f32 = 5.2;
 
-impl Function for ByErf {
+/// [`PHI`] up to [`COARSE_PHI_END`]; absolute error 2.2·10⁻⁵.
+const COARSE_PHI: [f32; 8] = [
+    0.175_942_91,
+    -0.084_343_48,
+    0.056_189_37,
+    -0.036_711_354,
+    0.021_085_123,
+    -0.012_560_514,
+    0.008_699_736,
+    -0.003_315_019,
+];
+
+/// Above this 1 − Φ is below 3.2·10⁻⁵.
+const COARSE_PHI_END: f32 = 4.0;
+
+impl<const COARSE: bool> Function for ByErf<COARSE> {
     #[inline(always)]
     fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
-        let square = s.min(s.splat(PHI_END * PHI_END), s.mul(x, x));
-        let u = s.mul_add(square, s.splat(2.0 / (PHI_END * PHI_END)), s.splat(-1.0));
-        let phi = s.mul_add(x, polynomial(s, u, PHI), s.splat(0.5));
-        // Beyond ±PHI_END u is 1, so phi is linear in x; it is clamped to 0…1.
-        let phi = s.max(s.splat(0.0), s.min(s.splat(1.0), phi));
-        s.mul(x, phi)
+        if COARSE { by_phi(s, x, COARSE_PHI, COARSE_PHI_END) } else { by_phi(s, x, PHI, PHI_END) }
     }
 }
 
-impl Function for ByTanh {
+/// x·Φ(x), given a polynomial for Φ as in [`PHI`] and its end.
+#[inline(always)]
+fn by_phi<S: Arithmetic, const N: usize>(s: S, x: S::V, c: [f32; N], end: f32) -> S::V {
+    let square = s.min(s.splat(end * end), s.mul(x, x));
+    let u = s.mul_add(square, s.splat(2.0 / (end * end)), s.splat(-1.0));
+    let phi = s.mul_add(x, polynomial(s, u, c), s.splat(0.5));
+    // Beyond ±end u is 1, so phi is linear in x; it is clamped to 0…1.
+    let phi = s.max(s.splat(0.0), s.min(s.splat(1.0), phi));
+    s.mul(x, phi)
+}
+
+impl<const COARSE: bool> Function for ByTanh<COARSE> {
     /// ½·(1 + tanh y) = σ(2y), which does not cancel for very negative y.
     #[inline(always)]
     fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
         let (two_over_pi, cubic) = (0.797_884_6, 0.044_715);
         let inner = s.mul_add(s.mul(x, x), s.splat(2.0 * two_over_pi * cubic), s.splat(2.0 * two_over_pi));
-        x_sigmoid(s, x, s.mul(x, inner))
+        x_sigmoid::<S, COARSE>(s, x, s.mul(x, inner))
     }
 }
 
-impl Function for BySigmoid {
+impl<const COARSE: bool> Function for BySigmoid<COARSE> {
     #[inline(always)]
     fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
-        x_sigmoid(s, x, s.mul(x, s.splat(self.0)))
+        x_sigmoid::<S, COARSE>(s, x, s.mul(x, s.splat(self.0)))
     }
 }
 
@@ -154,8 +185,8 @@ impl Function for Positive {
 
 /// x·σ(y) = x / (1 + e⁻ʸ).
 #[inline(always)]
-fn x_sigmoid<S: Arithmetic>(s: S, x: S::V, y: S::V) -> S::V {
-    let e = exp_lanes(s, s.sub(s.splat(0.0), y));
+fn x_sigmoid<S: Arithmetic, const COARSE: bool>(s: S, x: S::V, y: S::V) -> S::V {
+    let e = if COARSE { coarse_exp2(s, s.mul(y, s.splat(-LOG2_E))) } else { exp_lanes(s, s.sub(s.splat(0.0), y)) };
     s.div(x, s.add(e, s.splat(1.0)))
 }
 
@@ -194,6 +225,24 @@ mod tests {
                         let want = reference::activate(form, x.into());
                         assert!(error(got, want, x) <= BOUND, "{isa} {form:?}({x}) = {got}, not {want}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn coarse_forms_are_within_their_bound() {
+        // Units of 2⁻²³·|x|.
+        const BOUND: f64 = 1024.0;
+        for isa in levels() {
+            for form in FORMS {
+                let steps = (-40_000..=40_000).map(|i| i as f32 / 1000.0);
+                let x: Vec<f32> = steps.chain(specials()).filter(|x| *x != f32::NEG_INFINITY).collect();
+                let mut got = x.clone();
+                activate_for_int8(isa, form, &mut got);
+                for (&x, &got) in x.iter().zip(&got) {
+                    let want = reference::activate(form, x.into());
+                    assert!(error(got, want, x) <= BOUND, "{isa} {form:?}({x}) = {got}, not {want}");
                 }
             }
         }

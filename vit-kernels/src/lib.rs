@@ -64,7 +64,7 @@ pub mod softmax;
 mod testing;
 mod unfused;
 
-pub use activation::{Activation, activate};
+pub use activation::{Activation, activate, activate_for_int8};
 pub use attention::{Attention, AttentionMaps, KeysValues, KvLayout, QuantiseKv, QuantisedKv, RelativeBias, Scores};
 pub use error::ShapeError;
 pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};

@@ -110,22 +110,48 @@ pub(crate) fn exp_lanes<S: Arithmetic>(s: S, x: S::V) -> S::V {
     s.mul(s.mul(e, s.power_of_two(half)), s.power_of_two(rest))
 }
 
+/// 2ʳ for |r| ≤ ½; minimax, relative error 2·10⁻⁹.
+const EXP2: [f32; 7] =
+    [1.0, core::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 1.535_336_2e-4];
+
+/// [`EXP2`] for results that are then rounded to int8; minimax, relative error 1.02·10⁻⁴.
+const COARSE_EXP2: [f32; 4] = [1.0, 0.693_282_8, 0.242_211_04, 0.055_009_61];
+
 /// 2ˣ for x ≤ 0: within 2 ULP, and 0 below 2⁻¹²⁶. NaN → NaN.
 ///
 /// For the softmax of attention, whose scale includes log₂e: this needs no reduction by ln 2 and cannot overflow.
 #[inline(always)]
 pub(crate) fn exp2_of_negative<S: Arithmetic>(s: S, x: S::V) -> S::V {
+    exp2_by(s, x, EXP2)
+}
+
+/// [`exp2_of_negative`] with a relative error of at most 2⁻¹³, for a result that is then rounded to int8. 2⁰ is 1.
+#[inline(always)]
+pub(crate) fn coarse_exp2_of_negative<S: Arithmetic>(s: S, x: S::V) -> S::V {
+    exp2_by(s, x, COARSE_EXP2)
+}
+
+/// 2ˣ for x ≤ 0, given a polynomial for 2ʳ.
+#[inline(always)]
+fn exp2_by<S: Arithmetic, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
     let least = s.splat(-126.0);
     let negligible = s.gt(least, x);
     let x = s.max(least, x);
     let round = s.splat(ROUND_TO_EXPONENT);
     let rounded = s.add(x, round);
     let r = s.sub(x, s.sub(rounded, round));
-    // 2ʳ for |r| ≤ ½; minimax, relative error 2·10⁻⁹.
-    const C: [f32; 7] =
-        [1.0, core::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 1.535_336_2e-4];
     // A product, so that NaN stays NaN.
-    s.select(negligible, s.splat(0.0), s.mul(polynomial(s, r, C), s.power_of_two(rounded)))
+    s.select(negligible, s.splat(0.0), s.mul(polynomial(s, r, c), s.power_of_two(rounded)))
+}
+
+/// 2ˣ with a relative error of at most 2⁻¹³, for x limited to ±126. NaN → NaN.
+#[inline(always)]
+pub(crate) fn coarse_exp2<S: Arithmetic>(s: S, x: S::V) -> S::V {
+    let x = s.max(s.splat(-126.0), s.min(s.splat(126.0), x));
+    let round = s.splat(ROUND_TO_EXPONENT);
+    let rounded = s.add(x, round);
+    let r = s.sub(x, s.sub(rounded, round));
+    s.mul(polynomial(s, r, COARSE_EXP2), s.power_of_two(rounded))
 }
 
 /// Beyond this erf rounds to ±1.
@@ -193,6 +219,38 @@ mod tests {
             for (&x, &got) in x.iter().zip(&got) {
                 let want = if x < -126.0 { 0.0 } else { libm::exp2(x.into()) };
                 assert!(ulps(got, want) <= 2.0, "{isa}: 2^{x} = {got}");
+            }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct CoarseExp2 {
+        is_negative: bool,
+    }
+
+    impl Function for CoarseExp2 {
+        #[inline(always)]
+        fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
+            if self.is_negative { coarse_exp2_of_negative(s, x) } else { coarse_exp2(s, x) }
+        }
+    }
+
+    #[test]
+    fn coarse_exp2_is_within_its_bound() {
+        for isa in levels() {
+            for is_negative in [true, false] {
+                let sign = |x: f32| if is_negative { -x.abs() } else { x };
+                let x: Vec<f32> = sweep().into_iter().chain(specials()).map(|x| sign(x * 1.2)).collect();
+                let mut got = x.clone();
+                isa.call(Apply { x: &mut got, f: CoarseExp2 { is_negative } });
+                for (&x, &got) in x.iter().zip(&got) {
+                    let limited = if is_negative { x } else { x.clamp(-126.0, 126.0) };
+                    let want = if limited < -126.0 { 0.0 } else { libm::exp2(limited.into()) };
+                    let error = (f64::from(got) - want).abs();
+                    let holds = error <= want / 8192.0 || (got.is_nan() && x.is_nan());
+                    assert!(holds, "{isa}: 2^{x} = {got}, not {want}");
+                }
+                assert_eq!(got[110_000], 1.0, "{isa}: 2^0");
             }
         }
     }

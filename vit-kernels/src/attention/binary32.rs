@@ -7,6 +7,7 @@ use super::{Operand, Scope};
 use crate::gemm::tile::{Prefetch, Tile};
 use crate::gemm::{F32, Finish};
 use crate::half::Storage;
+use crate::math::exp2_of_negative;
 use crate::simd::{LANES, Simd};
 
 /// Dimensions of a head that are transposed at a time.
@@ -36,6 +37,11 @@ impl Operand for Binary32<'_> {
     #[inline(always)]
     fn scratch<const Q: usize>() -> Scratch<Q> {
         Scratch([[MaybeUninit::uninit(); Q]; DIM_BLOCK])
+    }
+
+    #[inline(always)]
+    fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+        exp2_of_negative(s, x)
     }
 
     /// A head of up to [`DIM_BLOCK`] dimensions is transposed only once.

@@ -2,7 +2,7 @@
 use core::mem::MaybeUninit;
 
 use super::KEY_BLOCK;
-use crate::math::exp2_of_negative;
+use super::Operand;
 use crate::simd::{LANES, Simd};
 
 /// Independent running maxima of a column of scores.
@@ -51,7 +51,7 @@ impl<const Q: usize> Block<Q> {
 
     /// Replaces a block's scores by 2^(score − max), and returns the factors of the outputs.
     #[inline(always)]
-    pub(super) fn absorb<S: Simd>(&mut self, s: S, rows: usize, keys: usize, last: bool) -> Factors<Q> {
+    pub(super) fn absorb<S: Simd, O: Operand>(&mut self, s: S, rows: usize, keys: usize, last: bool) -> Factors<Q> {
         let mut factors = Factors { rescale: [1.0; Q], scale: [1.0; Q] };
         for panel in 0..rows.div_ceil(LANES) {
             let first = panel * LANES;
@@ -74,11 +74,11 @@ impl<const Q: usize> Block<Q> {
             for row in &mut self.scores[..keys] {
                 // SAFETY: as above.
                 let score = s.load(unsafe { written(row, first) });
-                let p = exp2_of_negative(s, s.sub(score, max));
+                let p = O::exp2(s, s.sub(score, max));
                 sum = s.add(sum, p);
                 s.store(p, fresh(row, first));
             }
-            let factor = exp2_of_negative(s, s.sub(before, max));
+            let factor = O::exp2(s, s.sub(before, max));
             let total = s.mul_add(s.load(lane_group(&self.sum, first)), factor, sum);
             s.store(max, lane_group_mut(&mut self.max, first));
             s.store(total, lane_group_mut(&mut self.sum, first));

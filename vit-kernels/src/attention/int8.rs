@@ -3,7 +3,7 @@
 //! ```text
 //! q8 = q·(127 / max|q|)                               per query and head
 //! score = ((Σ q8·k8)·(max|q| / 127 · scale·log₂e))·key's scale
-//! p = 2^(score − max)                                 as in f32
+//! p = 2^(score − max)                                 within 2⁻¹³, which is little beside the rounding of p8
 //! w = p·value's scale; largest = max w                per query and block of keys
 //! p8 = w·(127 / largest)
 //! (vᵀ·p)ᵀ = (Σ v8·p8)·(largest / 127)
@@ -20,6 +20,7 @@ use crate::gemm::integer::IntegerTile;
 use crate::gemm::tile::Prefetch;
 use crate::gemm::{Accumulate, Finish};
 use crate::half::Storage;
+use crate::math::coarse_exp2_of_negative;
 use crate::quantise::{GROUP, inverse_scales, poison, quantised_len, scales};
 use crate::simd::{LANES, MAX_INT8_ROWS, Simd};
 
@@ -89,6 +90,11 @@ impl Operand for QuantisedKv<'_> {
     #[inline(always)]
     fn scratch<const Q: usize>() -> Scratch<Q> {
         Scratch { queries: Columns::new(), probabilities: Columns::new() }
+    }
+
+    #[inline(always)]
+    fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+        coarse_exp2_of_negative(s, x)
     }
 
     #[inline(always)]
@@ -272,7 +278,6 @@ mod tests {
     use super::super::{KvLayout, RelativeBias, Scores};
     use super::*;
     use crate::job::Shared;
-    use crate::math::exp2_of_negative;
     use crate::quantise::{LARGEST, inverse_scale, round_to_i8};
     use crate::simd::Kernel;
     use crate::testing::{levels, nans, noise};
@@ -358,7 +363,7 @@ mod tests {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            s.store(exp2_of_negative(s, s.load(self.0)), self.0);
+            s.store(coarse_exp2_of_negative(s, s.load(self.0)), self.0);
         }
     }
 

@@ -7,7 +7,6 @@ use super::{KeysValues, Operand, Scope, Scores, Tiles, Widest};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
-use crate::math::exp2_of_negative;
 use crate::simd::{LANES, Simd};
 
 /// softmax(scale·q·kᵀ + bias) of a range of query rows; a task per head and group of rows.
@@ -72,7 +71,7 @@ impl<O: Operand> Tiles for WriteMaps<'_, O> {
                     if last_time {
                         self.write(s, &at.rows, &at.keys, &block);
                     } else {
-                        block.absorb(s, at.rows.len(), at.keys.len(), false);
+                        block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), false);
                     }
                 }
             }
@@ -93,7 +92,7 @@ impl<O: Operand> WriteMaps<'_, O> {
                 for (scores, v) in block.scores[key..key + len].iter().zip(&mut square) {
                     // SAFETY: the tiles wrote whole panels of the scores.
                     let score = s.load(unsafe { written(scores, first) });
-                    *v = s.div(exp2_of_negative(s, s.sub(score, max)), sum);
+                    *v = s.div(O::exp2(s, s.sub(score, max)), sum);
                 }
                 for (row, v) in (rows.start + first..rows.end).zip(s.transpose(square)) {
                     let tokens = self.job.scores.layout.tokens;

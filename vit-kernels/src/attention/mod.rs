@@ -303,6 +303,9 @@ trait Operand: Copy {
 
     fn scratch<const Q: usize>() -> Self::Scratch<Q>;
 
+    /// 2ˣ for x ≤ 0, as exact as this format stores probabilities.
+    fn exp2<S: Simd>(s: S, x: S::V) -> S::V;
+
     /// Writes log₂e·scale·q·kᵀ to `block.scores`. The first block of a tile's keys comes first.
     fn score<S: Simd, const Q: usize>(
         &self,
@@ -373,7 +376,7 @@ impl<O: Operand> Tiles for Attend<'_, O> {
             block.restart();
             for at in tile.blocks() {
                 at.score(s, &self.kv, &mut scratch, &mut block);
-                let factors = block.absorb(s, at.rows.len(), at.keys.len(), at.keys.end == tokens);
+                let factors = block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), at.keys.end == tokens);
                 self.kv.prepare(s, &at, &mut scratch, &mut block);
                 self.values(s, &at, &scratch, &mut block, &factors);
             }

@@ -9,7 +9,7 @@ use super::int8::DIM_BLOCK;
 use super::{KEY_BLOCK, QuantisedKv, Scope};
 use crate::half::Storage;
 use crate::job::Shared;
-use crate::math::exp2_of_negative;
+use crate::math::coarse_exp2_of_negative;
 use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_magnitude, poison, quantise_row_by, quantised_len};
 use crate::simd::{Kernel, LANES, Simd, lanes_mut};
 
@@ -128,10 +128,10 @@ fn exp2_of_differences<S: Simd>(s: S, x: &mut [f32], max: f32) {
     }
     let (body, tail) = lanes_mut(x);
     for x in body {
-        s.store(exp2_of_negative(s, s.load(x)), x);
+        s.store(coarse_exp2_of_negative(s, s.load(x)), x);
     }
     if !tail.is_empty() {
-        let p = exp2_of_negative(s, f32::load_tail(s, tail, 0.0));
+        let p = coarse_exp2_of_negative(s, f32::load_tail(s, tail, 0.0));
         f32::store_tail(s, p, tail);
     }
 }
@@ -139,6 +139,6 @@ fn exp2_of_differences<S: Simd>(s: S, x: &mut [f32], max: f32) {
 #[inline(always)]
 fn exp2_of_difference<S: Simd>(s: S, x: f32, max: f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    s.store(exp2_of_negative(s, s.sub(s.splat(x), s.splat(max))), &mut lanes);
+    s.store(coarse_exp2_of_negative(s, s.sub(s.splat(x), s.splat(max))), &mut lanes);
     lanes[0]
 }

@@ -74,26 +74,27 @@ impl Epilogue<'_> {
     }
 
     /// Applies the epilogue to the sums of one row, columns `column..column + out.len()`, and stores them in `out`.
+    /// `COARSE` if that is then rounded to int8.
     #[inline(always)]
-    pub(super) fn apply<S: Simd>(&self, s: S, sums: &[f32], column: usize, out: &mut [f32]) {
+    pub(super) fn apply<S: Simd, const COARSE: bool>(&self, s: S, sums: &[f32], column: usize, out: &mut [f32]) {
         let (out, out_tail) = lanes_mut(out);
         let (sums, rest) = lanes(sums);
         for (i, (sums, out)) in sums.iter().zip(out.iter_mut()).enumerate() {
-            let v = self.vector(s, s.load(sums), column + i * LANES, LANES, s.load(out));
+            let v = self.vector::<S, COARSE>(s, s.load(sums), column + i * LANES, LANES, s.load(out));
             s.store(v, out);
         }
         if !out_tail.is_empty() {
             // If `sums` is padded to whole vectors, the tail's is the next one.
             let sums = sums.get(out.len()).map_or(f32::load_tail(s, rest, 0.0), |sums| s.load(sums));
             let at = column + out.len() * LANES;
-            let v = self.vector(s, sums, at, out_tail.len(), f32::load_tail(s, out_tail, 0.0));
+            let v = self.vector::<S, COARSE>(s, sums, at, out_tail.len(), f32::load_tail(s, out_tail, 0.0));
             f32::store_tail(s, v, out_tail);
         }
     }
 
     /// The epilogue for columns `at..at + len`.
     #[inline(always)]
-    fn vector<S: Simd>(&self, s: S, sums: S::V, at: usize, len: usize, out: S::V) -> S::V {
+    fn vector<S: Simd, const COARSE: bool>(&self, s: S, sums: S::V, at: usize, len: usize, out: S::V) -> S::V {
         let columns = |x: &[f32]| match x[at..at + len].try_into() {
             Ok(full) => s.load(full),
             Err(_) => f32::load_tail(s, &x[at..at + len], 0.0),
@@ -103,7 +104,7 @@ impl Epilogue<'_> {
             v = s.add(v, columns(bias));
         }
         if let Some(activation) = self.activation {
-            v = activation.lanes(s, v);
+            v = activation.lanes::<S, COARSE>(s, v);
         }
         if let Some(scale) = self.scale {
             v = s.mul(v, columns(scale));

@@ -117,7 +117,7 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
             if let Some(activation) = epilogue.activation {
                 for row in rows {
                     // SAFETY: as above; only one such reference lives at a time.
-                    activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                    activation.slice::<S, true>(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
                 }
             }
             return;
@@ -148,7 +148,9 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
         unsafe { tile.run(s, rows.len(), panels.len()) }
         for (row, sums) in rows.zip(&sums) {
             // SAFETY: no other task touches these columns of these rows; only one such reference lives at a time.
-            epilogue.apply(s, sums, columns.start, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+            epilogue.apply::<S, true>(s, sums, columns.start, unsafe {
+                out.part(row * n + columns.start..row * n + columns.end)
+            });
         }
     }
 }

@@ -41,10 +41,12 @@ use part::FloatPart;
 ///
 /// Before the epilogue every output is one chain of k multiply–adds over ascending k (fused on levels that have it),
 /// from 0: its error, given the weights as stored, is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ|. The bits of a row do not depend on
-/// the number of rows. With int8 activations sums are exact, over all inputs or, in int4, over 32, whose products with
-/// their scales are then added in f32: the error, given both factors as stored, is at most 3·2⁻²⁴·Σ|aₖ·wₖ| in int8 and
-/// (k/32 + 3)·2⁻²⁴·Σ|aₖ·wₖ| in int4. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0
-/// nothing happens.
+/// the number of rows. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0 nothing happens.
+///
+/// With int8 activations sums are exact, over all inputs or, in int4, over 32, whose products with their scales are then
+/// added in f32: the error, given both factors as stored, is at most 3·2⁻²⁴·Σ|aₖ·wₖ| in int8 and
+/// (k/32 + 3)·2⁻²⁴·Σ|aₖ·wₖ| in int4. The activation function is that of
+/// [`activate_for_int8`](crate::activate_for_int8).
 ///
 /// # Errors
 /// When a length is wrong. `out` determines the number of rows.

@@ -77,7 +77,8 @@ impl<W: Weights> FloatPart<'_, W> {
             if let (true, Some(activation)) = (last, epilogue.activation) {
                 for row in rows {
                     // SAFETY: as above; only one such reference lives at a time.
-                    activation.slice(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                    activation
+                        .slice::<S, false>(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
                 }
             }
             return;
@@ -140,7 +141,7 @@ impl<W: Weights> FloatPart<'_, W> {
             let elements = row * n + columns.start..row * n + columns.end;
             if last {
                 // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
-                epilogue.apply(s, sums, columns.start, unsafe { out.part(elements) });
+                epilogue.apply::<S, false>(s, sums, columns.start, unsafe { out.part(elements) });
             } else {
                 // SAFETY: as above.
                 unsafe { partial.as_ref().unwrap_or(out).part(elements) }.copy_from_slice(&sums[..columns.len()]);

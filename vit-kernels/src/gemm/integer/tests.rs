@@ -14,7 +14,7 @@ use super::*;
 use crate::arch::portable::Portable;
 use crate::quantise::Quantise;
 use crate::testing::{levels, nans, noise};
-use crate::{Activation, Isa, Job, activate};
+use crate::{Activation, Isa, Job, activate_for_int8};
 
 const FORMATS: [Format; 2] = [Format::Int8, Format::Int4];
 
@@ -252,7 +252,7 @@ fn epilogues_are_the_same_on_every_level() {
                 *x += epilogue.bias.map_or(0.0, |bias| bias[i % n]);
             }
             if let Some(form) = epilogue.activation {
-                activate(Isa::PORTABLE.unfused(), form, &mut want);
+                activate_for_int8(Isa::PORTABLE.unfused(), form, &mut want);
             }
             for (i, x) in want.iter_mut().enumerate() {
                 *x *= epilogue.scale.map_or(1.0, |scale| scale[i % n]);
