@@ -71,7 +71,7 @@ impl Pass<'_> {
         let c = &self.model.config;
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
-        // If one block has all rows, `norm` still holds them, normalised for the keys and values.
+        // If one block has all rows, `norm` still holds them, normalised for the keys and values, and `quantised` too.
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
@@ -80,7 +80,11 @@ impl Pass<'_> {
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
-            let x = self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales);
+            let x = if normed && layer.kv.weight.format().quantises_activations() {
+                self.same_activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales)
+            } else {
+                self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales)
+            };
             let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;

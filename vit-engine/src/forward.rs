@@ -140,15 +140,30 @@ impl Pass<'_> {
         values: &'e mut [i8],
         scales: &'e mut [f32],
     ) -> Activations<'e> {
+        if weight.format().quantises_activations() {
+            let (isa, k) = (self.model.isa, weight.k());
+            let rows = x.len() / k;
+            let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
+            let job = Quantise::new(isa, x, k, values, scales);
+            self.team.run(Stage::Quantise, &mut job.expect("the buffers have room for the rows of a block"));
+        }
+        self.same_activations(x, weight, values, scales)
+    }
+
+    /// [`activations`](Self::activations) of rows that `values` and `scales` already hold.
+    pub(crate) fn same_activations<'e>(
+        &self,
+        x: &'e [f32],
+        weight: &Packed<'_>,
+        values: &'e [i8],
+        scales: &'e [f32],
+    ) -> Activations<'e> {
         if !weight.format().quantises_activations() {
             return x.into();
         }
-        let (isa, k) = (self.model.isa, weight.k());
-        let rows = x.len() / k;
-        let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
-        let job = Quantise::new(isa, x, k, values, scales);
-        self.team.run(Stage::Quantise, &mut job.expect("the buffers have room for the rows of a block"));
-        Quantised::new(isa, k, values, scales).expect("the job above wrote them").into()
+        let (k, rows) = (weight.k(), x.len() / weight.k());
+        let quantised = Quantised::new(self.model.isa, k, &values[..rows * quantised_len(k)], &scales[..rows]);
+        quantised.expect("the buffers have room for the rows of a block").into()
     }
 
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].
