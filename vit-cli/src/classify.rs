@@ -119,17 +119,8 @@ fn classify(
     top: usize,
     labels: &[String],
 ) -> Result<Vec<Answer>> {
-    let Batch { range, pixels, results } = batch;
-    let len = pixels.len() / results.len();
-    // The pictures that could be read move to the front.
-    let mut good = 0;
-    for (i, result) in results.iter().enumerate() {
-        if result.is_ok() {
-            pixels.copy_within(i * len..(i + 1) * len, good * len);
-            good += 1;
-        }
-    }
-    let logits = model::output(session, &pixels[..good * len])?;
+    let logits = model::output(session, batch.readable())?;
+    let Batch { range, results, .. } = batch;
     let mut rows = logits.chunks_exact(session.output_len(1));
     let answers = inputs[range.clone()].iter().zip(results.drain(..)).map(|(input, result)| {
         let path = input.path.display().to_string();

@@ -8,6 +8,8 @@ mod classify;
 mod compare;
 mod convert;
 mod data;
+mod embed;
+mod embeddings;
 mod eval;
 mod idx;
 mod inputs;
@@ -23,6 +25,7 @@ mod picture;
 mod pipeline;
 mod plan;
 mod preprocess;
+mod replace;
 mod run;
 
 use std::alloc::System;
@@ -49,6 +52,7 @@ const EXAMPLES: &str = "\
 Examples:
   vit classify boot.png                       what is on the picture, by the built-in model
   vit classify photos/ --model vit-base --json
+  vit embed photos/ --model vit-base --out photos.parquet    a vector for each picture
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
@@ -63,6 +67,7 @@ enum Command {
     Classify(classify::Args),
     Compare(compare::Args),
     Convert(convert::Args),
+    Embed(embed::Args),
     Eval(eval::Args),
     Preprocess(preprocess::Args),
     Run(run::Args),
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Run(args) => run::run(&args),

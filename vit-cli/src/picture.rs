@@ -45,6 +45,12 @@ impl Preparer {
         Ok(Self { channels: config.channels, preprocessing, size, max_pixels: options.max_pixels })
     }
 
+    /// How pictures are prepared, as JSON.
+    pub(crate) fn description(&self) -> Result<serde_json::Value> {
+        // By way of text, so that numbers are those that a file has.
+        Ok(serde_json::from_str(&serde_json::to_string(&self.preprocessing)?)?)
+    }
+
     /// The number of elements of one image: channels × height × width.
     pub(crate) fn len(&self) -> usize {
         self.channels * self.size[0] * self.size[1]
