@@ -27,6 +27,7 @@ mod plan;
 mod preprocess;
 mod replace;
 mod run;
+mod similar;
 
 use std::alloc::System;
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ Examples:
   vit classify boot.png                       what is on the picture, by the built-in model
   vit classify photos/ --model vit-base --json
   vit embed photos/ --model vit-base --out photos.parquet    a vector for each picture
+  vit similar cat.jpg --model vit-base --in photos.parquet    the nearest of them
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
@@ -71,6 +73,7 @@ enum Command {
     Eval(eval::Args),
     Preprocess(preprocess::Args),
     Run(run::Args),
+    Similar(similar::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
     Bench(bench::Args),
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Similar(args) => similar::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),

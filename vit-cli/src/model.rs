@@ -10,6 +10,7 @@ use vit_engine::{Config, Formats, Output, Session, SessionOptions, ThreadPool};
 use crate::memory;
 use crate::options::{LoadOptions, ModelOptions, RunOptions, SourceOptions};
 use crate::output;
+use crate::pipeline::Batch;
 
 /// The files of the built-in model.
 const BUILT_IN: [&[u8]; 2] =
@@ -102,6 +103,22 @@ pub(crate) fn output(session: &mut Session, pixels: &[f32]) -> Result<Vec<f32>> 
         session.forward(pixels, &mut out)?;
     }
     Ok(out)
+}
+
+/// The output for each picture of a batch, one row; or why there is none.
+pub(crate) fn rows(session: &mut Session, batch: &mut Batch) -> Result<Vec<Result<Vec<f32>>>> {
+    let rows = output(session, batch.readable())?;
+    let mut rows = rows.chunks_exact(session.output_len(1));
+    let row = |result: Result<()>| {
+        result?;
+        let row = rows.next().context("a picture without its row")?;
+        ensure!(
+            row.iter().all(|x| x.is_finite()),
+            "the embedding has NaN or infinite numbers: what the model computes is too large for f32"
+        );
+        Ok(row.to_vec())
+    };
+    Ok(batch.results.drain(..).map(row).collect())
 }
 
 /// The names of the matrices that a model keeps in f32.

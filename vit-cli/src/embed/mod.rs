@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use vit_engine::{Output, Session};
+use vit_engine::Output;
 
 use crate::embeddings::{self, Description, Format};
 use crate::inputs::Input;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
-use crate::pipeline::{self, Batch};
-use crate::{inputs, model, output, replace};
+
+use crate::{inputs, model, output, pipeline, replace};
 use journal::Journal;
 use report::Report;
 
@@ -150,12 +150,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if interrupted {
             return Err(Interrupted.into());
         }
-        let rows = embed(batch, &mut session, args.normalize)?;
+        let rows = model::rows(&mut session, batch)?;
         let rows = range.zip(rows).filter_map(|(index, row)| {
             progress.inc(1);
             let path = inputs[index].path.to_str().unwrap_or_default();
             match row {
-                Ok(row) => Some((path, row)),
+                Ok(row) => Some((path, if args.normalize { normalized(&row) } else { row })),
                 Err(error) => {
                     failed += 1;
                     let name = inputs::shown(&inputs[index].path);
@@ -223,22 +223,6 @@ fn listen(stop: &Arc<AtomicBool>) -> Result<()> {
         }
     };
     ctrlc::set_handler(handler).context("cannot listen to Ctrl-C")
-}
-
-/// The row of each picture of a batch, or why there is none.
-fn embed(batch: &mut Batch, session: &mut Session, normalize: bool) -> Result<Vec<Result<Vec<f32>>>> {
-    let rows = model::output(session, batch.readable())?;
-    let mut rows = rows.chunks_exact(session.output_len(1));
-    let row = |result: Result<()>| {
-        result?;
-        let row = rows.next().context("a picture without its row")?;
-        ensure!(
-            row.iter().all(|x| x.is_finite()),
-            "the embedding has NaN or infinite numbers: what the model computes is too large for f32"
-        );
-        Ok(if normalize { normalized(row) } else { row.to_vec() })
-    };
-    Ok(batch.results.drain(..).map(row).collect())
 }
 
 /// A row divided by its Euclidean norm; one of zeros stays so.

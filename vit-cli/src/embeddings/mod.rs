@@ -7,6 +7,7 @@
 //! | `.jsonl` | `embedding` of each line | `path` of each line | `NAME.jsonl.json` |
 mod description;
 mod lines;
+mod nearest;
 mod numpy;
 mod parquet;
 mod sidecar;
@@ -16,6 +17,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 pub(crate) use description::Description;
+pub(crate) use nearest::{Hit, Index};
 
 use crate::replace::Replacement;
 use crate::{inputs, memory};
