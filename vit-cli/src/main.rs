@@ -11,6 +11,7 @@ mod data;
 mod embed;
 mod embeddings;
 mod eval;
+mod head;
 mod idx;
 mod inputs;
 mod inspect;

@@ -119,7 +119,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let size = args.batch.unwrap_or_else(|| 8.max(2 * args.model.threads()));
     let batch = (size.min(inputs.len()), preparer.other_size(loaded.config()));
     let (mut session, pool) = model::session(loaded, &args.model, args.features, batch)?;
-    let description = Description::of(&session, &preparer, args.model.source.name(), args.normalize)?;
+    let description = Description::of(session.loaded(), args.features, &preparer, args.model.source.name())?;
+    let description = Description { normalized: args.normalize, ..description };
     let (mut journal, complete) = open(args, &out, &description)?;
     let before = journal.rows;
     if before > 0 {
@@ -150,7 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if interrupted {
             return Err(Interrupted.into());
         }
-        let rows = model::rows(&mut session, batch)?;
+        let rows = model::finite_rows(&mut session, batch)?;
         let rows = range.zip(rows).filter_map(|(index, row)| {
             progress.inc(1);
             let path = inputs[index].path.to_str().unwrap_or_default();

@@ -1,10 +1,10 @@
 //! How a file of embeddings was made.
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use vit_engine::Output;
 use vit_engine::file::Loaded;
-use vit_engine::{Output, Session};
 
 use crate::model;
 use crate::picture::Preparer;
@@ -37,19 +37,21 @@ pub(crate) struct Description {
 const LONGEST_ROW: usize = 1 << 24;
 
 impl Description {
-    /// The description of what a session computes.
-    pub(crate) fn of(session: &Session, preparer: &Preparer, model: String, normalized: bool) -> Result<Self> {
-        let loaded = session.loaded();
-        let shape = session.output_shape();
-        let &[dim] = &*shape else { bail!("the output has the shape {shape:?} for one picture, and not one row") };
+    /// The description of what a model computes, one row for each picture. `model` is its name.
+    pub(crate) fn of(loaded: &Loaded, output: Output, preparer: &Preparer, model: String) -> Result<Self> {
+        let dim = match output {
+            Output::Logits | Output::Class | Output::Embedding => output.len(loaded.config()),
+            _ => bail!("{output} are not one row for each picture"),
+        };
+        let dim = dim.with_context(|| format!("the model has no output '{output}'"))?;
         Ok(Self {
             program: concat!("vit ", env!("CARGO_PKG_VERSION")).into(),
             model,
             model_sha256: sha256(loaded)?,
             precision: loaded.precision().name().into(),
             keep_f32: model::kept(loaded),
-            features: session.options().output.to_string(),
-            normalized,
+            features: output.to_string(),
+            normalized: false,
             dim,
             image_size: preparer.size(),
             preprocessing: preparer.description()?,

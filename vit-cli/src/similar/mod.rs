@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let preparer = Preparer::new(&loaded, &args.picture)?;
     let batch = (BATCH.min(inputs.len()), preparer.other_size(loaded.config()));
     let (mut session, pool) = model::session(loaded, &args.model, description.output()?, batch)?;
-    let own = Description::of(&session, &preparer, args.model.source.name(), description.normalized)?;
+    let own = Description::of(session.loaded(), description.output()?, &preparer, args.model.source.name())?;
     let index = Index::read(&args.file, &own)?;
 
     let mut answers = Vec::new();
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     pipeline::run(&pool, (inputs.len(), BATCH, preparer.len()), read, |batch| {
         let range = batch.range.clone();
-        let rows = model::rows(&mut session, batch)?;
+        let rows = model::finite_rows(&mut session, batch)?;
         let mut found: Vec<_> = rows.into_iter().map(|row| row.map(|row| (row, Vec::new()))).collect();
         pool.for_each(&mut found, |_, query| {
             if let Ok((row, hits)) = query {
