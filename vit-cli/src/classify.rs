@@ -3,16 +3,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use vit_engine::{Output, Session};
 
+use crate::head::{Head, HeadOptions};
 use crate::inputs::Input;
 use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
-use crate::pipeline::{self, Batch};
-use crate::{inputs, labels, model, output};
+use crate::{inputs, labels, model, output, pipeline};
 
 /// Classify pictures
 ///
@@ -23,6 +22,8 @@ use crate::{inputs, labels, model, output};
 Examples:
   vit classify boot.png shirt.jpg
   vit classify photos/ --top 1
+  vit classify photos/ --model facebook/dinov2-base --neighbours train.parquet --k 20
+  vit classify photos/ --model clip/ --class-embeddings t.npy --labels names.txt
   find . -name '*.png' | vit classify - --jsonl")]
 pub(crate) struct Args {
     /// PNG, JPEG, WebP, GIF, BMP or TIFF files, folders of them, or - for paths on stdin
@@ -38,8 +39,11 @@ pub(crate) struct Args {
     jsonl: bool,
 
     /// Names of the classes, one per line [default: the model's own]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "neighbours")]
     labels: Option<PathBuf>,
+
+    #[command(flatten)]
+    head: HeadOptions,
 
     #[command(flatten)]
     json: JsonOption,
@@ -74,9 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
     let loaded = Arc::new(model::load(&args.model.source)?);
     let preparer = Preparer::new(&loaded, &args.picture)?;
-    let names = labels::of(&loaded, args.labels.as_deref())?;
+    let head = args.head.open(&loaded, &preparer, &args.model.source, args.labels.as_deref())?;
     let batch = (BATCH.min(inputs.len()), preparer.other_size(loaded.config()));
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
+    let (mut session, pool) = model::session(loaded, &args.model, head.output, batch)?;
 
     let mut answers = Vec::new();
     let mut failed = false;
@@ -86,7 +90,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Input { path, .. } => preparer.read(path, pixels),
     };
     let times = pipeline::run(&pool, (inputs.len(), BATCH, preparer.len()), read, |batch| {
-        for answer in classify(batch, &inputs, &mut session, args.top, &names)? {
+        let range = batch.range.clone();
+        let logits = head.logits(model::rows(&mut session, batch)?, &pool);
+        for (input, logits) in inputs[range].iter().zip(logits) {
+            let answer = answer(input, logits, &head, args.top);
             progress.inc(1);
             if let Some(error) = &answer.error {
                 failed = true;
@@ -111,35 +118,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Runs the model on the pictures of a batch that could be read.
-fn classify(
-    batch: &mut Batch,
-    inputs: &[Input],
-    session: &mut Session,
-    top: usize,
-    labels: &[String],
-) -> Result<Vec<Answer>> {
-    let Batch { range, pixels, results } = batch;
-    let len = pixels.len() / results.len();
-    // The pictures that could be read move to the front.
-    let mut good = 0;
-    for (i, result) in results.iter().enumerate() {
-        if result.is_ok() {
-            pixels.copy_within(i * len..(i + 1) * len, good * len);
-            good += 1;
-        }
+/// The result for a picture, from its logits.
+fn answer(input: &Input, logits: Result<Vec<f32>>, head: &Head, top: usize) -> Answer {
+    let path = input.path.display().to_string();
+    match logits.and_then(|logits| Ok(best(head.read(&logits)?, top, &head.names))) {
+        Ok(predictions) => Answer { path, predictions: Some(predictions), error: None },
+        Err(error) => Answer { path, predictions: None, error: Some(output::message(&error)) },
     }
-    let logits = model::output(session, &pixels[..good * len])?;
-    let mut rows = logits.chunks_exact(session.output_len(1));
-    let answers = inputs[range.clone()].iter().zip(results.drain(..)).map(|(input, result)| {
-        let path = input.path.display().to_string();
-        let logits = result.and_then(|()| Logits::new(rows.next().context("a picture without logits")?));
-        match logits {
-            Ok(logits) => Answer { path, predictions: Some(best(logits, top, labels)), error: None },
-            Err(error) => Answer { path, predictions: None, error: Some(output::message(&error)) },
-        }
-    });
-    Ok(answers.collect())
 }
 
 /// The `top` classes by probability, most probable first.

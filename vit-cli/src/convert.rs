@@ -1,17 +1,17 @@
 //! `vit convert`: converts a checkpoint to a packed file.
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tempfile::{Builder, NamedTempFile};
 use vit_engine::file::Loaded;
 
 use crate::options::{JsonOption, SourceOptions};
 use crate::output::{self, bytes};
+use crate::replace::Replacement;
 use crate::{inputs, model};
 
 /// Convert a checkpoint to a packed file, which loads at once
@@ -50,15 +50,9 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    // Links are followed: the target is replaced, not the link.
-    let target = args.out.canonicalize().unwrap_or_else(|_| args.out.clone());
-    // Checked before any work. A device must not be replaced by a file.
-    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        bail!("{}: is not a regular file, so it is not replaced", inputs::shown(&args.out));
-    }
-    let temporary = beside(&target).with_context(|| inputs::shown(&args.out))?;
+    let replacement = Replacement::of(&args.out)?;
     let loaded = model::load(&args.source)?;
-    let bytes = write(&loaded, temporary, &target).with_context(|| inputs::shown(&args.out))?;
+    let bytes = write(&loaded, replacement).with_context(|| inputs::shown(&args.out))?;
     let report = Report {
         model: args.source.name(),
         out: args.out.display().to_string(),
@@ -75,32 +69,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A temporary file in the folder of the target, with the permissions of a normal new file.
-fn beside(target: &Path) -> Result<NamedTempFile> {
-    let folder = match target.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    folder.metadata().with_context(|| format!("the folder {}", inputs::shown(folder)))?;
-    let mut builder = Builder::new();
-    builder.prefix(".vit-convert-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The library's error contains the name of the temporary file, which would confuse users.
-    let created = builder.tempfile_in(folder).map_err(|error| io::Error::from(error.kind()));
-    created.with_context(|| format!("cannot create a file in {}", inputs::shown(folder)))
-}
-
-/// Writes the temporary file, and renames it once it is on the disk. On any error it is removed.
-fn write(loaded: &Loaded, mut temporary: NamedTempFile, target: &Path) -> Result<u64> {
+/// Writes the file; on any error the old one stays.
+fn write(loaded: &Loaded, mut replacement: Replacement) -> Result<u64> {
     let progress = output::byte_progress(loaded.weights().len());
-    let written = loaded.write_packed(Counted { file: temporary.as_file_mut(), progress: &progress });
+    let written = loaded.write_packed(Counted { file: replacement.file(), progress: &progress });
     progress.finish_and_clear();
     written?;
-    temporary.as_file().sync_all()?;
-    let size = temporary.as_file().metadata()?.len();
-    temporary.persist(target).map_err(|error| error.error)?;
-    Ok(size)
+    replacement.finish()
 }
 
 /// A file that shows its progress while it is written.

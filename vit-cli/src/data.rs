@@ -9,6 +9,9 @@ use crate::idx::Idx;
 use crate::inputs::{self, Input};
 use crate::picture::{self, Preparer};
 
+/// How folders became classes, if they did by their names.
+pub(crate) const NAMED: &str = "folders named like the labels";
+
 /// Pictures from any source, with their classes if these are known.
 pub(crate) enum Data {
     Idx { images: Box<Idx>, labels: Option<Box<Idx>>, classes: usize },
@@ -52,7 +55,7 @@ impl Data {
             |path: &PathBuf| classes_of.get(&slug(&path.file_name().unwrap_or_default().to_string_lossy())).copied();
         let matched: Option<Vec<usize>> = folders.iter().map(position).collect();
         let (order, how) = match matched {
-            Some(order) if !order.is_empty() => (order, "folders named like the labels"),
+            Some(order) if !order.is_empty() => (order, NAMED),
             _ => ((0..folders.len()).collect(), "folders in sorted order"),
         };
         if how == "folders in sorted order" && folders.len() != classes {
@@ -127,6 +130,6 @@ fn add(files: &mut Vec<(PathBuf, Option<usize>)>, folder: &Path, class: Option<u
 }
 
 /// The letters and digits of a name: the class 'T-shirt/top' matches a folder named 't-shirt-top'.
-fn slug(name: &str) -> String {
+pub(crate) fn slug(name: &str) -> String {
     name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect()
 }

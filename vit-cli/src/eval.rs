@@ -3,16 +3,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
-use vit_engine::Output;
 
-use crate::data::Data;
-use crate::logits::Logits;
+use crate::data::{Data, NAMED};
+use crate::head::HeadOptions;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
-use crate::{labels, model, npy, output};
+use crate::{model, npy, output};
 
 /// Measure a model's accuracy on labelled pictures
 ///
@@ -23,6 +22,7 @@ use crate::{labels, model, npy, output};
 Examples:
   vit eval --images t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
   vit eval --folder imagenet/val --model vit-base
+  vit eval --folder val/ --model facebook/dinov2-base --neighbours train.parquet
   vit eval --folder val/ --predictions predicted.npy --json")]
 #[group(id = "data", required = true, multiple = true, args = ["images", "folder"])]
 pub(crate) struct Args {
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
+    #[command(flatten)]
+    head: HeadOptions,
     #[command(flatten)]
     json: JsonOption,
     #[command(flatten)]
@@ -74,34 +76,43 @@ const BATCH: usize = 64;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = Arc::new(model::load(&args.model.source)?);
-    let config = *loaded.config();
+    let preparer = Preparer::new(&loaded, &args.picture)?;
+    let names = args.labels.as_deref().filter(|_| args.folder.is_some());
+    let head = args.head.open(&loaded, &preparer, &args.model.source, names)?;
     let (data, classes_from) = match (&args.images, &args.labels, &args.folder) {
         (Some(images), Some(labels), _) => {
-            (Data::idx(images, Some(labels), config.classes, args.picture.max_pixels)?, "labels file")
+            (Data::idx(images, Some(labels), head.classes, args.picture.max_pixels)?, "labels file")
         }
-        (_, names, Some(folder)) => Data::folder(folder, &labels::of(&loaded, names.as_deref())?, config.classes)?,
+        (.., Some(folder)) => Data::folder(folder, &head.names, head.classes)?,
         _ => bail!("give --images and --labels, or --folder"),
     };
-    let preparer = Preparer::new(&loaded, &args.picture)?;
-    let batch = (BATCH.min(data.len()), preparer.other_size(&config));
-    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, Output::Logits, batch)?;
+    ensure!(
+        !head.is_of_folders() || args.folder.is_none() || classes_from == NAMED,
+        "the folders are not all named like the classes of the neighbours: {}",
+        output::names(&head.names)
+    );
+
+    let batch = (BATCH.min(data.len()), preparer.other_size(loaded.config()));
+    let (mut session, pool) = model::session(Arc::clone(&loaded), &args.model, head.output, batch)?;
 
     let (mut top1, mut top5, mut failed, mut not_finite, mut predictions) = (0, 0, 0, 0, Vec::new());
     let progress = output::progress(data.len(), "pictures");
     let read = |index: usize, pixels: &mut [f32]| data.read(index, &preparer, pixels);
     let times = pipeline::run(&pool, (data.len(), BATCH, preparer.len()), read, |batch| {
-        let logits = model::output(&mut session, &batch.pixels)?;
-        let results = batch.range.clone().zip(logits.chunks_exact(config.classes)).zip(batch.results.drain(..));
-        for ((index, logits), result) in results {
+        let range = batch.range.clone();
+        let logits = head.logits(model::rows(&mut session, batch)?, &pool);
+        for (index, result) in range.zip(&logits) {
             progress.inc(1);
             let label = data.label(index)?.context("a picture without label")?;
             let logits = match result {
-                Ok(()) => Logits::new(logits).inspect_err(|_| not_finite += 1),
+                Ok(logits) => head.read(logits).inspect_err(|_| not_finite += 1),
                 // If one file holds all pictures, an error in it ends the run.
-                Err(error) if matches!(data, Data::Idx { .. }) => return Err(error.context(data.name(index))),
+                Err(error) if matches!(data, Data::Idx { .. }) => {
+                    bail!("{}: {}", data.name(index), output::message(error))
+                }
                 Err(error) => {
                     failed += 1;
-                    Err(error)
+                    Err(anyhow!("{}", output::message(error)))
                 }
             };
             match logits {

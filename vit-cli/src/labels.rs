@@ -13,7 +13,7 @@ const IMAGENET: &str = include_str!("../data/imagenet-1k.txt");
 pub(crate) fn of(loaded: &Loaded, file: Option<&Path>) -> Result<Vec<String>> {
     let classes = loaded.config().classes;
     if let Some(path) = file {
-        return read(path, classes).with_context(|| inputs::shown(path));
+        return of_file(path, classes);
     }
     if classes == 1000 && loaded.labels.is_empty() {
         output::warning(
@@ -22,6 +22,11 @@ pub(crate) fn of(loaded: &Loaded, file: Option<&Path>) -> Result<Vec<String>> {
         return Ok(IMAGENET.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect());
     }
     Ok(loaded.labels.clone())
+}
+
+/// The names of a file, one a line, as many as there are classes.
+pub(crate) fn of_file(path: &Path, classes: usize) -> Result<Vec<String>> {
+    read(path, classes).with_context(|| inputs::shown(path))
 }
 
 /// The name of a class, if it has one.
@@ -37,7 +42,7 @@ fn read(path: &Path, classes: usize) -> Result<Vec<String>> {
     ensure!(file.metadata()?.len() <= MOST, "too long for a list of names");
     let text = std::io::read_to_string(file)?;
     let labels: Vec<String> = text.lines().map(str::to_owned).collect();
-    ensure!(labels.len() == classes, "{} names, one a line, but the model has {classes} classes", labels.len());
+    ensure!(labels.len() == classes, "{} names, one a line, but there are {classes} classes", labels.len());
     Ok(labels)
 }
 

@@ -1,23 +1,41 @@
 //! Reads logits: the predicted class, probabilities, the rank of a label.
 use anyhow::{Result, bail};
 
-/// The logits of one picture, one for each class, all finite.
+/// The logits of one picture, one for each class, none of them NaN.
 ///
 /// Comparisons with NaN are false, so among logits with NaN every label would rank first.
 #[derive(Clone, Copy)]
-pub(crate) struct Logits<'a>(&'a [f32]);
+pub(crate) struct Logits<'a>(&'a [f32], Probability);
+
+/// How probabilities follow from logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Probability {
+    /// One of the classes: they sum to 1.
+    Softmax,
+    /// Each class for itself.
+    Sigmoid,
+}
 
 impl<'a> Logits<'a> {
+    /// What a model's own head computed.
+    ///
     /// # Errors
     /// If a logit is NaN or infinite.
     pub(crate) fn new(logits: &'a [f32]) -> Result<Self> {
-        let Some(class) = logits.iter().position(|x| !x.is_finite()) else { return Ok(Self(logits)) };
+        let Some(class) = logits.iter().position(|x| !x.is_finite()) else {
+            return Ok(Self(logits, Probability::Softmax));
+        };
         let what = if logits.iter().any(|x| x.is_nan()) { "NaN" } else { "infinite" };
         bail!(
             "the logits are {what}: class {class} has {}. What the model computes is too large for f32, so that it says \
              nothing about this picture",
             logits[class]
         )
+    }
+
+    /// Logits none of which is NaN or ∞, and not all are −∞.
+    pub(crate) fn unchecked(logits: &'a [f32], probability: Probability) -> Self {
+        Self(logits, probability)
     }
 
     /// The class with the largest logit; of equal ones the first, as in PyTorch's argmax.
@@ -34,12 +52,16 @@ impl<'a> Logits<'a> {
 
     /// Classes and their probabilities, most probable first.
     pub(crate) fn probabilities(self) -> impl Iterator<Item = (usize, f32)> {
-        let Self(logits) = self;
+        let Self(logits, probability) = self;
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
+        let of = move |x: f32| match probability {
+            Probability::Softmax => (x - max).exp() / sum,
+            Probability::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        };
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        order.into_iter().map(move |class| (class, (logits[class] - max).exp() / sum))
+        order.into_iter().map(move |class| (class, of(logits[class])))
     }
 }
 
@@ -55,6 +77,9 @@ mod tests {
         let (classes, probabilities): (Vec<_>, Vec<_>) = logits.probabilities().unzip();
         assert_eq!(classes, [1, 2, 0, 3]);
         assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6 && probabilities[3] == 0.0);
+        let each = Logits::unchecked(&[0.0, 2.0, -f32::MAX, f32::NEG_INFINITY], Probability::Sigmoid);
+        let want = [(1, 1.0 / (1.0 + (-2.0f32).exp())), (0, 0.5), (2, 0.0), (3, 0.0)];
+        assert_eq!(each.probabilities().collect::<Vec<_>>(), want);
     }
 
     #[test]

@@ -8,7 +8,10 @@ mod classify;
 mod compare;
 mod convert;
 mod data;
+mod embed;
+mod embeddings;
 mod eval;
+mod head;
 mod idx;
 mod inputs;
 mod inspect;
@@ -23,7 +26,9 @@ mod picture;
 mod pipeline;
 mod plan;
 mod preprocess;
+mod replace;
 mod run;
+mod similar;
 
 use std::alloc::System;
 use std::process::ExitCode;
@@ -49,6 +54,8 @@ const EXAMPLES: &str = "\
 Examples:
   vit classify boot.png                       what is on the picture, by the built-in model
   vit classify photos/ --model vit-base --json
+  vit embed photos/ --model vit-base --out photos.parquet    a vector for each picture
+  vit similar cat.jpg --model vit-base --in photos.parquet    the nearest of them
   vit eval --folder val/ --model vit-base     top-1 and top-5 over folders named after classes
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
@@ -63,9 +70,11 @@ enum Command {
     Classify(classify::Args),
     Compare(compare::Args),
     Convert(convert::Args),
+    Embed(embed::Args),
     Eval(eval::Args),
     Preprocess(preprocess::Args),
     Run(run::Args),
+    Similar(similar::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
     Bench(bench::Args),
@@ -76,9 +85,11 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Similar(args) => similar::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -1,7 +1,7 @@
 //! The .npy format (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a header, which is a
 //! Python dict, followed by the numbers.
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -62,30 +62,50 @@ impl<R: Read> Npy<R> {
             .iter()
             .try_fold(1usize, |len, size| len.checked_mul(*size))
             .context("the dimensions are too large")?;
-        let decode = if self.big_endian { f32::from_be_bytes } else { f32::from_le_bytes };
         let mut numbers = Vec::new();
+        self.read_some(&mut numbers, len)?;
+        Ok(numbers)
+    }
+
+    /// Reads the next `len` numbers. The memory grows with the data.
+    pub(crate) fn read_some(&mut self, numbers: &mut Vec<f32>, len: usize) -> Result<()> {
+        let decode = if self.big_endian { f32::from_be_bytes } else { f32::from_le_bytes };
+        let len = numbers.len().saturating_add(len);
         let mut block = [0; 64 << 10];
         while numbers.len() < len {
             let count = (len - numbers.len()).min(block.len() / 4);
             let block = &mut block[..4 * count];
             self.source.read_exact(block).context("the file is shorter than its header says")?;
-            memory::grow("the pixels", &mut numbers, count, len)?;
+            memory::grow("the pixels", numbers, count, len)?;
             numbers.extend(block.as_chunks().0.iter().map(|bytes| decode(*bytes)));
         }
-        Ok(numbers)
+        Ok(())
+    }
+
+    /// Whether nothing is left to read.
+    pub(crate) fn is_at_end(&mut self) -> Result<bool> {
+        Ok(self.source.read(&mut [0])? == 0)
     }
 }
 
 /// Writes an array.
 pub(crate) fn write<T: npyz::AutoSerialize + Copy>(path: &Path, shape: &[usize], data: &[T]) -> Result<()> {
-    let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
-    let write = || -> Result<()> {
-        let file = BufWriter::new(File::create(path)?);
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
-        writer.extend(data)?;
-        Ok(writer.finish()?)
-    };
+    let write = || write_to(&mut File::create(path)?, shape, |push| push(data));
     write().with_context(|| inputs::shown(path))
+}
+
+/// Writes an array whose numbers `each` passes on, piece by piece.
+pub(crate) fn write_to<T: npyz::AutoSerialize + Copy>(
+    file: &mut File,
+    shape: &[usize],
+    each: impl FnOnce(&mut dyn FnMut(&[T]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
+    let mut out = BufWriter::new(file);
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut out).begin_nd()?;
+    each(&mut |numbers| Ok(writer.extend(numbers.iter().copied())?))?;
+    writer.finish()?;
+    Ok(out.flush()?)
 }
 
 /// `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.

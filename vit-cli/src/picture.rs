@@ -45,6 +45,12 @@ impl Preparer {
         Ok(Self { channels: config.channels, preprocessing, size, max_pixels: options.max_pixels })
     }
 
+    /// How pictures are prepared, as JSON.
+    pub(crate) fn description(&self) -> Result<serde_json::Value> {
+        // By way of text, so that numbers are those that a file has.
+        Ok(serde_json::from_str(&serde_json::to_string(&self.preprocessing)?)?)
+    }
+
     /// The number of elements of one image: channels × height × width.
     pub(crate) fn len(&self) -> usize {
         self.channels * self.size[0] * self.size[1]
@@ -67,18 +73,7 @@ impl Preparer {
 
     /// Decodes a picture file.
     pub(crate) fn decode(&self, path: &Path) -> Result<Picture> {
-        let file = inputs::open_file(path)?;
-        // A file without compression, and as much again for what else may be in it.
-        let most = self.max_pixels.saturating_mul(16).saturating_add(1 << 26);
-        let length = file.metadata()?.len();
-        ensure!(length <= most, "{length} bytes are too many for a picture of at most {} pixels", self.max_pixels);
-        let mut bytes = Vec::new();
-        memory::grow("a picture file", &mut bytes, usize::try_from(length)?, usize::MAX)?;
-        file.take(most).read_to_end(&mut bytes)?;
-        Picture::decode(&bytes, self.channels, self.max_pixels).map_err(|error| match error {
-            error @ DecodeError::TooLarge { .. } => anyhow::Error::new(error).context("--max-pixels"),
-            error => error.into(),
-        })
+        decode(path, self.channels, self.max_pixels)
     }
 
     /// Resizes, crops and normalises a picture into `out`, \[channels, height, width\].
@@ -111,6 +106,22 @@ impl Preparer {
     pub(crate) fn channels(&self) -> usize {
         self.channels
     }
+}
+
+/// Decodes a picture file to grey (1 channel) or RGB (3).
+pub(crate) fn decode(path: &Path, channels: usize, max_pixels: u64) -> Result<Picture> {
+    let file = inputs::open_file(path)?;
+    // A file without compression, and as much again for what else may be in it.
+    let most = max_pixels.saturating_mul(16).saturating_add(1 << 26);
+    let length = file.metadata()?.len();
+    ensure!(length <= most, "{length} bytes are too many for a picture of at most {max_pixels} pixels");
+    let mut bytes = Vec::new();
+    memory::grow("a picture file", &mut bytes, usize::try_from(length)?, usize::MAX)?;
+    file.take(most).read_to_end(&mut bytes)?;
+    Picture::decode(&bytes, channels, max_pixels).map_err(|error| match error {
+        error @ DecodeError::TooLarge { .. } => anyhow::Error::new(error).context("--max-pixels"),
+        error => error.into(),
+    })
 }
 
 /// What the model's files say, changed by the options.

@@ -16,13 +16,15 @@ pub(crate) struct Times {
     pub(crate) seconds: f64,
     /// Time of decoding and resizing, summed over all threads.
     pub(crate) decode_seconds: f64,
+    /// Time during which at least one thread was decoding.
+    pub(crate) decode_wall_seconds: f64,
     /// Time of computing, during which the next pictures are decoded.
     pub(crate) compute_seconds: f64,
 }
 
 impl std::fmt::Display for Times {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seconds, decode_seconds, compute_seconds } = self;
+        let Self { seconds, decode_seconds, compute_seconds, .. } = self;
         write!(f, "{seconds:.2} s: computing {compute_seconds:.2} s, decoding {decode_seconds:.2} s meanwhile")
     }
 }
@@ -37,29 +39,48 @@ pub(crate) struct Batch {
     pub(crate) results: Vec<Result<()>>,
 }
 
+impl Batch {
+    /// Moves the pixels of the pictures that could be read to the front, and returns them.
+    pub(crate) fn readable(&mut self) -> &[f32] {
+        let len = self.pixels.len() / self.results.len().max(1);
+        let mut good = 0;
+        for (i, result) in self.results.iter().enumerate() {
+            if result.is_ok() {
+                self.pixels.copy_within(i * len..(i + 1) * len, good * len);
+                good += 1;
+            }
+        }
+        &self.pixels[..good * len]
+    }
+}
+
 /// Prepares the pictures `0..count` with `prepare`, `len` elements each, and passes them to `compute` in order.
 ///
-/// With several threads the next batch is decoded while this one is computed: threads with nothing left to decode help
-/// to compute.
+/// The next batch is decoded while this one is computed, by a thread beside those of the pool, which join it where they
+/// have nothing to compute, and help to compute where nothing is left to decode. There are never more than two batches.
 pub(crate) fn run(
     pool: &ThreadPool,
     (count, size, len): (usize, usize, usize),
     prepare: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
     mut compute: impl FnMut(&mut Batch) -> Result<()>,
 ) -> Result<Times> {
-    let (start, decoding, mut computing) = (Instant::now(), Mutex::new(Duration::ZERO), Duration::ZERO);
+    let (start, mut computing) = (Instant::now(), Duration::ZERO);
+    // The sum over all threads, and the time by the clock.
+    let (decoding, decoding_wall) = (Mutex::new(Duration::ZERO), Mutex::new(Duration::ZERO));
     let empty = |first: usize| -> Result<Batch> {
         let range = first.min(count)..(first + size).min(count);
         let pixels = memory::zeros("the pixels of a batch", &[range.len(), len])?;
         Ok(Batch { pixels, results: range.clone().map(|_| Ok(())).collect(), range })
     };
     let decode = |batch: &mut Batch| {
+        let start = Instant::now();
         let mut pictures: Vec<_> = batch.pixels.chunks_exact_mut(len).zip(&mut batch.results).collect();
         pool.for_each(&mut pictures, |i, (pixels, result)| {
             let start = Instant::now();
             **result = prepare(batch.range.start + i, pixels);
-            *decoding.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
+            add(&decoding, start);
         });
+        add(&decoding_wall, start);
     };
     let mut next = empty(0)?;
     decode(&mut next);
@@ -67,12 +88,9 @@ pub(crate) fn run(
         let following = empty(next.range.end)?;
         let mut batch = std::mem::replace(&mut next, following);
         std::thread::scope(|scope| {
-            if pool.threads() > 1 {
-                std::thread::Builder::new()
-                    .spawn_scoped(scope, || decode(&mut next))
-                    .context("cannot start a thread")?;
-            } else {
-                decode(&mut next);
+            if !next.range.is_empty() {
+                let thread = std::thread::Builder::new().spawn_scoped(scope, || decode(&mut next));
+                thread.context("cannot start a thread")?;
             }
             let start = Instant::now();
             let result = compute(&mut batch);
@@ -80,8 +98,18 @@ pub(crate) fn run(
             result
         })?;
     }
-    let decode_seconds = decoding.into_inner().unwrap_or_default().as_secs_f64();
-    Ok(Times { seconds: start.elapsed().as_secs_f64(), decode_seconds, compute_seconds: computing.as_secs_f64() })
+    let seconds = |time: Mutex<Duration>| time.into_inner().unwrap_or_default().as_secs_f64();
+    Ok(Times {
+        seconds: start.elapsed().as_secs_f64(),
+        decode_seconds: seconds(decoding),
+        decode_wall_seconds: seconds(decoding_wall),
+        compute_seconds: computing.as_secs_f64(),
+    })
+}
+
+/// Adds the time since `start`.
+fn add(sum: &Mutex<Duration>, start: Instant) {
+    *sum.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
 }
 
 #[cfg(test)]

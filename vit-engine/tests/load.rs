@@ -676,6 +676,24 @@ fn labels_and_preprocessing_that_do_not_fit() {
 }
 
 /// Label names do not need preprocessing beside them.
+/// The scale and bias of CLIP and SigLIP, as PyTorch reads them from the same files.
+#[test]
+fn scales_of_contrastive_models() {
+    let contrast = |name: &str| golden(name).load(Precision::F32).contrast;
+    for (name, scale, bias) in [
+        ("clip-model", 1.2630427, None),
+        ("siglip-model", 1.1320013, Some(-0.15007617)),
+        ("open_clip-native", 1.1853065, None),
+    ] {
+        let contrast = contrast(name).unwrap();
+        assert_eq!((contrast.logit_scale, contrast.logit_bias), (scale, bias), "{name}");
+        let want = f64::from(scale).exp() * 0.5 + bias.map_or(0.0, f64::from);
+        assert_eq!(contrast.logit(0.5), want);
+    }
+    assert_eq!(contrast("clip-vision"), None);
+    assert_eq!(contrast("timm-token"), None);
+}
+
 #[test]
 fn labels_of_a_bare_config() {
     let golden = golden("vp-new-cls");

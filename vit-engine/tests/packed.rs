@@ -59,6 +59,7 @@ fn every_golden_model_gives_the_same_bits_from_its_file() {
             }
             for reopened in &reopened {
                 assert_eq!(reopened.labels, loaded.labels);
+                assert_eq!(reopened.contrast, loaded.contrast);
                 assert_eq!(reopened.preprocessing, loaded.preprocessing);
             }
         }

@@ -5,6 +5,7 @@
 /// The steps, in this order: [resize](Self::resize), [crop](Self::crop), [rescale](Self::rescale), normalise by
 /// [mean](Self::mean) and [std](Self::std), [pad](Self::pad). [`Arithmetic::Floats`] moves rescaling to the front.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize))]
 pub struct Preprocessing {
     /// How the picture is resized, if at all.
     pub resize: Option<Resize>,
@@ -27,6 +28,7 @@ pub struct Preprocessing {
 
 /// What is resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Arithmetic {
     /// 8-bit samples, rounded to 8 bits after each of two passes, in Pillow's order: the width first, except where the height
     /// shrinks by more than twice as many pixels.
@@ -37,6 +39,7 @@ pub enum Arithmetic {
 
 /// How a picture is resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize))]
 pub struct Resize {
     /// To which size.
     pub to: Target,
@@ -46,6 +49,7 @@ pub struct Resize {
 
 /// The size that a picture is resized to. Sizes are `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Target {
     /// This size, whatever the aspect ratio was.
     Exact([usize; 2]),
@@ -68,6 +72,7 @@ pub enum Target {
 /// A resampling filter, Pillow's of the same name. All but [`Nearest`](Self::Nearest) are widened when a picture gets
 /// smaller (antialiasing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Filter {
     /// The nearest pixel.
     Nearest,
@@ -107,6 +112,7 @@ impl Filter {
 
 /// What is cut out of the centre of a resized picture. Where the picture is smaller, it is padded on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize))]
 pub struct Crop {
     /// Height and width.
     pub size: [usize; 2],
@@ -120,6 +126,7 @@ pub struct Crop {
 
 /// How a number that ends in ½ becomes a whole one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Rounding {
     /// To the lower.
     Down,

@@ -7,6 +7,7 @@ use vit_image::Preprocessing;
 use vit_image::config::ConfigError;
 use vit_kernels::Isa;
 
+use super::contrast::Contrast;
 use super::safetensors::Rounding;
 use super::sizes::Cache;
 use crate::config::Config;
@@ -31,6 +32,8 @@ pub struct Loaded {
     pub preprocessing: Result<Preprocessing, ConfigError>,
     /// The names of the classes; empty if the checkpoint has none.
     pub labels: Vec<String>,
+    /// How embeddings are compared with those of texts; `None` if the checkpoint has no scale for it.
+    pub contrast: Option<Contrast>,
     pub(super) used: HashSet<String>,
     /// Tensors that the model does not use and that are not known to be harmless.
     pub unused: Vec<String>,

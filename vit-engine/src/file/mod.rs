@@ -9,6 +9,7 @@
 //! process that overwrites it can mix old and new weights into the model, and a process that truncates it can end this
 //! process with SIGBUS. To replace a file safely, write a new one and rename it over the old one. If you cannot rely on
 //! that, use [`Access::Read`], which copies the file first.
+mod contrast;
 mod error;
 mod folder;
 pub mod hub;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub use contrast::Contrast;
 pub use error::{LoadError, Problem};
 pub use loaded::Loaded;
 pub use map::Access;
@@ -270,6 +272,7 @@ impl<'a> Checkpoint<'a> {
             cache: Cache::default(),
             preprocessing: self.processors.find(&self.config, config.image),
             labels,
+            contrast: contrast::read(&tensors),
             used,
             unused,
         })

@@ -21,9 +21,11 @@
 //! | `vit.preprocess.crop_fill` | f32\[\] | 8-bit levels, one for each channel or one for all |
 //! | `vit.preprocess.crop_pct` | f64 | the crop's share of the resized side; may be absent |
 //! | `vit.preprocess.pad_height`, `.pad_width` | u32 | absent if nothing is padded |
+//! | `vit.logit_scale`, `vit.logit_bias` | f64 | the fields of [`Contrast`]; may be absent |
 //! | `vit.labels` | string\[\] | the names of the classes |
 use std::io;
 
+use super::contrast::Contrast;
 use super::error::Problem;
 use super::loaded::{Loaded, Memory};
 use super::map::Bytes;
@@ -83,6 +85,9 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
     if !labels.is_empty() && labels.len() != file.config.classes {
         return Err(Problem::Labels { labels: labels.len(), classes: file.config.classes });
     }
+    let logit_scale = said("vit.logit_scale").double_if_there()?;
+    let logit_bias = said("vit.logit_bias").double_if_there()?.map(|bias| bias as f32);
+    let contrast = logit_scale.map(|scale| Contrast { logit_scale: scale as f32, logit_bias });
     Ok(Loaded {
         config: file.config,
         formats,
@@ -94,6 +99,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
         cache: Default::default(),
         preprocessing,
         labels,
+        contrast,
         used: Default::default(),
         unused: Vec::new(),
     })
@@ -168,7 +174,7 @@ impl<'a> Said<'_, 'a> {
 
 /// Writes a loaded model with the metadata of its checkpoint.
 pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
-    let Loaded { config, formats, memory, other_sizes, rounding, rotary, preprocessing, labels, .. } = loaded;
+    let Loaded { config, formats, memory, other_sizes, rounding, rotary, preprocessing, labels, contrast, .. } = loaded;
     let OtherSizes { filter, whole_patches, by_count, from_square, rounded } = *other_sizes;
     let mut extras = vec![
         Extra::Value("vit.other_sizes.filter", word(filter, &FILTERS)),
@@ -200,6 +206,10 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
     let fill = preprocessing.as_ref().map(preprocessing::fill).unwrap_or_default();
     if let Ok(known) = preprocessing {
         preprocessing::write(known, &fill, &mut extras);
+    }
+    if let Some(Contrast { logit_scale, logit_bias }) = *contrast {
+        extras.push(Extra::Value("vit.logit_scale", Value::F64(logit_scale.into())));
+        extras.extend(logit_bias.map(|bias| Extra::Value("vit.logit_bias", Value::F64(bias.into()))));
     }
     if !labels.is_empty() {
         extras.push(Extra::Strings("vit.labels", labels));

@@ -92,6 +92,16 @@ impl<'a> Tensors<'a> {
     }
 }
 
+impl Tensors<'_> {
+    /// The value of a tensor with one element of a supported dtype, if it exists.
+    pub(super) fn scalar(&self, name: &str) -> Option<f32> {
+        let tensor = self.tensors.get(name).filter(|tensor| tensor.shape.iter().all(|size| *size == 1))?;
+        let mut value = [0.0];
+        decoder(tensor.dtype)?(tensor.data, &mut value);
+        Some(value[0])
+    }
+}
+
 impl Catalog for Tensors<'_> {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|tensor| &*tensor.shape)
