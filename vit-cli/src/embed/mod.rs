@@ -105,7 +105,7 @@ impl std::error::Error for Interrupted {}
 const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    // What cannot be written is found before any work.
+    // A device is refused before any work.
     let out = replace::target(&args.out).with_context(|| inputs::shown(&args.out))?;
     let mut inputs = inputs::expand(&args.images)?;
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
@@ -147,7 +147,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let times = pipeline::run(&pool, (inputs.len(), size, preparer.len()), read, |batch| {
         let range = batch.range.clone();
         let interrupted =
-            batch.results.iter().any(|result| result.as_ref().is_err_and(|error| error.is::<Interrupted>()));
+            batch.results.iter().any(|result| result.as_ref().is_err_and(anyhow::Error::is::<Interrupted>));
         if interrupted {
             return Err(Interrupted.into());
         }
@@ -174,7 +174,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kept = || format!("{} pictures are kept in {}: --resume goes on", journal.rows, inputs::shown(&journal.path));
     let times = match times {
         Err(error) if error.is::<Interrupted>() => {
-            output::error(format_args!("interrupted: {}", kept()));
+            if journal.rows > 0 {
+                output::error(format_args!("interrupted: {}", kept()));
+            } else {
+                output::error("interrupted: nothing was computed yet");
+                journal.remove()?;
+            }
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Err(error) if journal.rows > before => return Err(error.context(kept())),
