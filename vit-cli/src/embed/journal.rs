@@ -1,8 +1,8 @@
 //! What an unfinished run has computed: `OUT.part`, a file that only grows, beside the file that it will become.
 //!
-//! Two lines, a magic one and the [`Description`] as JSON, then blocks: length and CRC-32 (u32, little-endian), and that many
-//! bytes of rows. A row is its path's length (u32), the path, and `dim` f32. A process that is killed leaves an incomplete
-//! block at most, which the next run cuts off.
+//! Two lines, a magic one and the [`Description`] as JSON, then blocks: length and CRC-32 (u32, little-endian), and
+//! that many bytes of rows. A row is its path's length (u32), the path, and `dim` f32. A process that is killed
+//! leaves an incomplete block at most, which the next run cuts off.
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
