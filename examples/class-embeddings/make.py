@@ -1,16 +1,18 @@
-"""Makes the embeddings of classes for `vit classify --class-embeddings` from their names, with the text tower of a CLIP or
-SigLIP model.
+"""Makes the embeddings of classes for `vit classify --class-embeddings` from their names, with the text tower of a
+CLIP or SigLIP model.
 
     pip install torch numpy transformers               # or open_clip_torch, for --open-clip
     python make.py --model openai/clip-vit-base-patch32 --labels names.txt --out t.npy
     python make.py --open-clip local-dir:vit-b-32/ --labels names.txt --out t.npy
     vit classify photos/ --model openai/clip-vit-base-patch32 --class-embeddings t.npy --labels names.txt
 
-names.txt has one name a line. --template, which may be given several times, makes prompts of them; {} stands for the name. A
-class's embedding is the mean of its prompts' embeddings, each of norm 1, as in CLIP's own evaluation. t.npy is f32 [classes, E].
+names.txt has one name a line. --template, which may be given several times, makes prompts of them; {} stands for the
+name. A class's embedding is the mean of its prompts' embeddings, each of norm 1, as in CLIP's own evaluation. t.npy is
+f32 [classes, E].
 
---model is a folder or a name for `from_pretrained` of transformers, --open-clip what `open_clip.create_model_and_transforms`
-takes: a name (with --pretrained), hf-hub:ORG/NAME or local-dir:FOLDER. It has to be the model that vit is given.
+--model is a folder or a name for `from_pretrained` of transformers, --open-clip what OpenCLIP's
+`create_model_and_transforms` takes: a name (with --pretrained), hf-hub:ORG/NAME or local-dir:FOLDER. It has to be the
+model that vit is given.
 """
 
 import argparse

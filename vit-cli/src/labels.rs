@@ -9,7 +9,8 @@ use crate::{inputs, output};
 /// ImageNet-1k's names; lines with # say where they come from.
 const IMAGENET: &str = include_str!("../data/imagenet-1k.txt");
 
-/// The names: those of a file, else the model's own, else ImageNet-1k's for a nameless head of 1,000, which is said aloud.
+/// The names: those of a file, else the model's own, else ImageNet-1k's for a nameless head of 1,000, which is said
+/// aloud.
 pub(crate) fn of(loaded: &Loaded, file: Option<&Path>) -> Result<Vec<String>> {
     let classes = loaded.config().classes;
     if let Some(path) = file {

@@ -67,8 +67,8 @@ pub(crate) fn run(
     let (start, mut computing) = (Instant::now(), Duration::ZERO);
     // The sum over all threads, and the time by the clock.
     let (decoding, decoding_wall) = (Mutex::new(Duration::ZERO), Mutex::new(Duration::ZERO));
-    let empty = |first: usize| -> Result<Batch> {
-        let range = first.min(count)..(first + size).min(count);
+    let empty = |first: usize, most: usize| -> Result<Batch> {
+        let range = first.min(count)..(first + most.min(size)).min(count);
         let pixels = memory::zeros("the pixels of a batch", &[range.len(), len])?;
         Ok(Batch { pixels, results: range.clone().map(|_| Ok(())).collect(), range })
     };
@@ -82,10 +82,11 @@ pub(crate) fn run(
         });
         add(&decoding_wall, start);
     };
-    let mut next = empty(0)?;
+    // Nothing can be computed before the first batch is decoded, so the first ones are small.
+    let mut next = empty(0, pool.threads())?;
     decode(&mut next);
     while !next.range.is_empty() {
-        let following = empty(next.range.end)?;
+        let following = empty(next.range.end, 2 * next.range.len())?;
         let mut batch = std::mem::replace(&mut next, following);
         std::thread::scope(|scope| {
             if !next.range.is_empty() {

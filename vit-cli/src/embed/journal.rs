@@ -1,10 +1,10 @@
 //! What an unfinished run has computed: `OUT.part`, a file that only grows, beside the file that it will become.
 //!
-//! Two lines, a magic one and the [`Description`] as JSON, then blocks: length and CRC-32 (u32, little-endian), and that many
-//! bytes of rows. A row is its path's length (u32), the path, and `dim` f32. A process that is killed leaves an incomplete
-//! block at most, which the next run cuts off.
+//! Two lines, a magic one and the [`Description`] as JSON, then blocks: length and CRC-32 (u32, little-endian), and
+//! that many bytes of rows. A row is its path's length (u32), the path, and `dim` f32. A process that is killed
+//! leaves an incomplete block at most, which the next run cuts off.
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -51,10 +51,12 @@ impl Journal {
                 bail!("is not a regular file");
             }
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            file.try_lock().map_err(|error| match error {
-                std::fs::TryLockError::WouldBlock => anyhow::anyhow!("another run is writing this file"),
-                std::fs::TryLockError::Error(error) => error.into(),
-            })?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => bail!("another run is writing this file"),
+                // Some file systems have no locks.
+                Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => return Err(error.into()),
+                _ => {}
+            }
             let mut journal = Self { path: path.clone(), file, dim: description.dim, start: 0, rows: 0 };
             let found = journal.scan(description)?;
             if journal.rows > 0 {
@@ -88,7 +90,8 @@ impl Journal {
         name.push(".tmp");
         let name = PathBuf::from(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&name)?;
-        file.lock()?;
+        // Nobody else has this file: this process holds the lock on the one that it will replace.
+        let _ = file.try_lock();
         let mut seeded = Self { path: self.path.clone(), file, dim: self.dim, start: 0, rows: 0 };
         seeded.begin(description)?;
         embeddings::each(complete, &mut |path, row| seeded.append([(path, row)]))?;
@@ -216,7 +219,11 @@ mod tests {
 
     fn rows(journal: &Journal) -> Vec<(String, Vec<f32>)> {
         let mut rows = Vec::new();
-        journal.each(&mut |path, row| Ok(rows.push((path.to_owned(), row.to_vec())))).unwrap();
+        let mut push = |path: &str, row: &[f32]| {
+            rows.push((path.to_owned(), row.to_vec()));
+            Ok(())
+        };
+        journal.each(&mut push).unwrap();
         rows
     }
 

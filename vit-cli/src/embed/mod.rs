@@ -21,16 +21,16 @@ use report::Report;
 
 /// Compute embeddings of pictures, and store them with their paths
 ///
-/// Parquet has the columns 'path' (string) and 'embedding' (a fixed-size list of f32), and its metadata says under the key
-/// 'vit' how they were made: model, SHA-256 of its packed file, features, normalisation, precision, preprocessing. Beside
-/// .npy and .jsonl there is FILE.json with the same, and for .npy with the paths.
+/// Parquet has the columns 'path' (string) and 'embedding' (a fixed-size list of f32), and its metadata says under
+/// the key 'vit' how they were made: model, SHA-256 of its packed file, features, normalisation, precision,
+/// preprocessing. Beside .npy and .jsonl there is FILE.json with the same, and for .npy with the paths.
 ///
-/// The file appears when it is complete. Until then what is computed is in FILE.part. After Ctrl-C or a crash --resume
-/// goes on with it; it also adds new pictures to a complete file. Rows are in the order of the pictures, except that --resume
-/// appends.
+/// The file appears when it is complete. Until then what is computed is in FILE.part. After Ctrl-C or a crash
+/// --resume goes on with it; it also adds new pictures to a complete file. Rows are in the order of the pictures,
+/// except that --resume appends.
 ///
-/// A picture that cannot be read, or whose embedding is NaN or infinite, is reported and left out, and the exit code is 1.
-/// Pictures are decoded on a thread beside --threads.
+/// A picture that cannot be read, or whose embedding is NaN or infinite, is reported and left out, and the exit code
+/// is 1. Pictures are decoded on a thread beside --threads.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -105,7 +105,7 @@ impl std::error::Error for Interrupted {}
 const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    // What cannot be written is found before any work.
+    // A device is refused before any work.
     let out = replace::target(&args.out).with_context(|| inputs::shown(&args.out))?;
     let mut inputs = inputs::expand(&args.images)?;
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
@@ -147,7 +147,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let times = pipeline::run(&pool, (inputs.len(), size, preparer.len()), read, |batch| {
         let range = batch.range.clone();
         let interrupted =
-            batch.results.iter().any(|result| result.as_ref().is_err_and(|error| error.is::<Interrupted>()));
+            batch.results.iter().any(|result| result.as_ref().is_err_and(anyhow::Error::is::<Interrupted>));
         if interrupted {
             return Err(Interrupted.into());
         }
@@ -174,7 +174,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kept = || format!("{} pictures are kept in {}: --resume goes on", journal.rows, inputs::shown(&journal.path));
     let times = match times {
         Err(error) if error.is::<Interrupted>() => {
-            output::error(format_args!("interrupted: {}", kept()));
+            if journal.rows > 0 {
+                output::error(format_args!("interrupted: {}", kept()));
+            } else {
+                output::error("interrupted: nothing was computed yet");
+                journal.remove()?;
+            }
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Err(error) if journal.rows > before => return Err(error.context(kept())),
@@ -199,8 +204,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Opens the file of an unfinished run. To resume a complete file, its rows are where the run begins; also returns whether
-/// that is so.
+/// Opens the file of an unfinished run. To resume a complete file, its rows are where the run begins; also returns
+/// whether that is so.
 fn open(args: &Args, out: &Path, description: &Description) -> Result<(Journal, bool)> {
     let mut journal = Journal::open(out, description, args.resume)?;
     let complete = args.resume && journal.rows == 0 && out.exists();

@@ -67,8 +67,8 @@ impl Report {
         if rows - resumed + failed > 0 {
             let Self { images_per_s, decode_images_per_s, compute_images_per_s, limit, .. } = self;
             output::text(format!(
-                "{images_per_s:.1} images/s in {:.2} s; the limit is {limit}: decoding {decode_images_per_s:.1} images/s, \
-                 computing {compute_images_per_s:.1} images/s",
+                "{images_per_s:.1} images/s in {:.2} s; the limit is {limit}: decoding {decode_images_per_s:.1} \
+                 images/s, computing {compute_images_per_s:.1} images/s",
                 self.times.seconds
             ))?;
         }

@@ -108,8 +108,8 @@ impl Description {
         );
         ensure!(
             self.image_size == own.image_size && self.preprocessing == own.preprocessing,
-            "the file was made with other preprocessing: {} at {:?}, and this is {} at {:?} (--image-size, --mean, --std, \
-             --resize, --crop, --filter)",
+            "the file was made with other preprocessing: {} at {:?}, and this is {} at {:?} (--image-size, --mean, \
+             --std, --resize, --crop, --filter)",
             crate::output::name(&self.preprocessing),
             self.image_size,
             own.preprocessing,

@@ -105,8 +105,12 @@ pub(crate) fn each(path: &Path, row: &mut EachRow<'_>) -> Result<()> {
         Format::Npy => sidecar::read(path).and_then(|beside| numpy::each(path, &beside.paths, &mut checked)),
         Format::Jsonl => lines::each(path, &mut checked),
     };
-    let read = read.and_then(|()| Ok(ensure!(found == rows, "{found} pictures, not the {rows} of the description")));
-    read.with_context(|| inputs::shown(path))
+    let read = || {
+        read?;
+        ensure!(found == rows, "{found} pictures, not the {rows} of the description");
+        Ok(())
+    };
+    read().with_context(|| inputs::shown(path))
 }
 
 /// The rows of a file in memory.

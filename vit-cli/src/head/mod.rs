@@ -1,4 +1,5 @@
-//! How the output of a model becomes classes: by its own head, by the nearest pictures of a file, or by embeddings of texts.
+//! How the output of a model becomes classes: by its own head, by the nearest pictures of a file, or by embeddings of
+//! texts.
 mod neighbours;
 mod zero_shot;
 
@@ -20,8 +21,8 @@ use zero_shot::ZeroShot;
 /// What classifies, where it is not the model's own head.
 #[derive(Args, Clone)]
 pub(crate) struct HeadOptions {
-    /// Classify by the nearest pictures of this file of 'vit embed', made by the same model. The classes are the names of
-    /// their folders
+    /// Classify by the nearest pictures of this file of 'vit embed', made by the same model. The classes are the
+    /// names of their folders
     #[arg(long, value_name = "FILE", conflicts_with = "class_embeddings")]
     pub(crate) neighbours: Option<PathBuf>,
 
@@ -29,8 +30,8 @@ pub(crate) struct HeadOptions {
     #[arg(long, value_name = "K", default_value = "20", value_parser = positive, requires = "neighbours")]
     k: usize,
 
-    /// Classify by embeddings of texts, f32 [classes,E] as .npy, with the checkpoint's own logit_scale (CLIP: softmax), and
-    /// logit_bias (SigLIP: sigmoid). --labels names the classes
+    /// Classify by embeddings of texts, f32 [classes,E] as .npy, with the checkpoint's own logit_scale (CLIP:
+    /// softmax), and logit_bias (SigLIP: sigmoid). --labels names the classes
     #[arg(long, value_name = "FILE")]
     class_embeddings: Option<PathBuf>,
 }

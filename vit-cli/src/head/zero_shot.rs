@@ -1,6 +1,6 @@
-//! Zero-shot classification, as CLIP (Radford et al. 2021, <https://arxiv.org/abs/2103.00020>) and SigLIP (Zhai et al. 2023,
-//! <https://arxiv.org/abs/2303.15343>) do it: a class's logit is exp(logit_scale) · cosine + logit_bias, of the picture's
-//! embedding and the text's.
+//! Zero-shot classification, as CLIP (Radford et al. 2021, <https://arxiv.org/abs/2103.00020>) and SigLIP (Zhai et
+//! al. 2023, <https://arxiv.org/abs/2303.15343>) do it: a class's logit is exp(logit_scale) · cosine + logit_bias, of
+//! the picture's embedding and the text's.
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -21,8 +21,8 @@ impl ZeroShot {
     /// Reads the embeddings of the classes' texts.
     pub(super) fn read(file: &Path, loaded: &Loaded) -> Result<Self> {
         let contrast = loaded.contrast.context(
-            "the checkpoint has no logit_scale: embeddings of texts go with whole models of CLIP and SigLIP, not with a \
-             vision tower alone",
+            "the checkpoint has no logit_scale: embeddings of texts go with whole models of CLIP and SigLIP, not with \
+             a vision tower alone",
         )?;
         let dim = Output::Embedding.len(loaded.config()).context("the model has no embedding")?;
         let read = || {

@@ -16,8 +16,8 @@ use crate::{inputs, model, output, pipeline};
 
 /// Find the pictures nearest to others, by cosine
 ///
-/// The file is one of 'vit embed', by the same model with the same options. What its rows are (--features) it says itself.
-/// Every row is compared, so that the result is exact.
+/// The file is one of 'vit embed', by the same model with the same options. What its rows are (--features) it says
+/// itself. Every row is compared, so that the result is exact.
 ///
 /// A query that cannot be read is reported. The others are still answered, and the exit code is 1.
 #[derive(clap::Args)]

@@ -25,7 +25,7 @@ const HEAD: &str = r#"<!doctype html>
 <style>
 :root { color-scheme: light dark; }
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; background: Canvas; color: CanvasText; }
-section { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; margin-bottom: 2.5rem; }
+section { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; margin-bottom: 3rem; }
 figure { margin: 0; }
 figure.query { outline: 2px solid; outline-offset: 6px; }
 img, .none { width: 200px; height: 200px; object-fit: contain; background: color-mix(in srgb, CanvasText 8%, Canvas); }

@@ -1,4 +1,4 @@
-"""Makes `heads.json` and `picture.png`: classification by neighbours and by embeddings of texts, as PyTorch computes it.
+"""Makes `heads.json` and `picture.png`: classes by neighbours and by embeddings of texts, as PyTorch computes them.
 
 Requirements: those of vit-engine/tests/goldens/make.py, whose tiny models are used.
 

@@ -1,13 +1,14 @@
 //! The scale and the bias of models that were trained to match pictures and texts.
 use super::safetensors::Tensors;
 
-/// How the cosine of a picture's and a text's embedding becomes a logit, in CLIP, SigLIP and their kin: the checkpoint's own
-/// numbers.
+/// How the cosine of a picture's and a text's embedding becomes a logit, in CLIP, SigLIP and their kin: the
+/// checkpoint's own numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Contrast {
     /// The logarithm of what cosines are multiplied by.
     pub logit_scale: f32,
-    /// What is added. Models that have it were trained with a sigmoid for each pair, others with a softmax over all texts.
+    /// What is added. Models that have it were trained with a sigmoid for each pair, others with a softmax over all
+    /// texts.
     pub logit_bias: Option<f32>,
 }
 
