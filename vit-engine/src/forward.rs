@@ -12,7 +12,7 @@ use crate::executor::{Executor, Stage, Team};
 use crate::model::Model;
 use crate::output::Output;
 use crate::pixels::Pixels;
-use crate::plan::Plan;
+use crate::plan::{MAPS, Plan};
 use crate::weights::{Linear, Norm};
 
 impl Model<'_> {
@@ -88,7 +88,7 @@ impl Pass<'_> {
             }
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
-            if output == Output::Attention {
+            if MAPS && output == Output::Attention {
                 self.attention_maps(&layer, index, residual, &mut buffers, out);
             }
             if index + 1 == layers {

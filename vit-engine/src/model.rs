@@ -88,9 +88,15 @@ impl<'a> Model<'a> {
     /// model is up to the caller.
     ///
     /// # Errors
-    /// If the config is invalid, or `memory` is misaligned or not [`bytes`](Self::bytes) long.
+    /// If the config is invalid, if `memory` is misaligned or not [`bytes`](Self::bytes) long, or if the model needs a
+    /// Cargo feature that this build leaves out.
     pub fn new(config: &Config, formats: impl Into<Formats>, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
         let layout = WeightLayout::new(config, formats).map_err(ModelError::Config)?;
+        // An attention pool's keys and values are f32.
+        let pool = if config.attention_pool.is_some() { Precision::F32.left_out() } else { None };
+        if let Some(feature) = layout.formats.precision().left_out().or(pool) {
+            return Err(ModelError::LeftOut { feature });
+        }
         let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
@@ -250,6 +256,11 @@ pub enum ModelError {
     Config(ConfigError),
     /// The memory has the wrong size or is misaligned.
     Memory(MemoryError),
+    /// The model needs a Cargo feature of this crate that is not enabled.
+    LeftOut {
+        /// The feature.
+        feature: &'static str,
+    },
     /// The model has relative position biases, which fit only the grid of patches that it was trained on.
     OtherGrid {
         /// The grid of the training, \[rows, columns\].
@@ -264,6 +275,7 @@ impl core::fmt::Display for ModelError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::LeftOut { feature } => write!(f, "the model needs the Cargo feature '{feature}', which is left out"),
             Self::OtherGrid { own: [h, w], found: [fh, fw] } => write!(
                 f,
                 "the model's relative position biases are for {h}×{w} patches and cannot be resampled for {fh}×{fw}"
@@ -277,7 +289,7 @@ impl core::error::Error for ModelError {
         match self {
             Self::Config(error) => Some(error),
             Self::Memory(error) => Some(error),
-            Self::OtherGrid { .. } => None,
+            Self::LeftOut { .. } | Self::OtherGrid { .. } => None,
         }
     }
 }
