@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError};
 use crate::output::Output;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
-use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, WeightLayout};
+use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, Stored, WeightLayout};
 
 /// A model whose weights are in the caller's memory: RAM, flash or a mapped file.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,7 @@ impl<'a> Model<'a> {
     /// Same as [`fill`](Self::fill).
     pub fn fill_tables<S: Source>(config: &Config, source: &S, memory: &mut [u8]) -> Result<(), FillError<S::Error>> {
         let layout = WeightLayout::new(config, Precision::F32).map_err(FillError::Config)?;
-        Fill { layout: &layout, source, memory }.tables()
+        Fill { layout: &layout, source, memory }.tables(config)
     }
 
     /// The same weights for images of another size, \[height, width\]. `tables` holds the tables for that size.
@@ -183,21 +183,26 @@ impl<'a> Model<'a> {
         self.layout.bytes()
     }
 
+    fn stored(&self) -> Stored<'_, 'a> {
+        Stored { layout: &self.layout, config: &self.config, data: self.data }
+    }
+
     pub(crate) fn norm(&self, site: Site) -> Option<Norm<'a>> {
-        self.layout.norm(self.data, site)
+        self.stored().norm(site)
     }
 
     pub(crate) fn linear(&self, site: Site) -> Option<Linear<'a>> {
-        self.layout.linear(self.data, site)
+        self.stored().linear(site)
     }
 
     fn keys_values(&self, sites: [Site; 2]) -> Option<Linear<'a>> {
-        self.layout.keys_values(self.data, sites)
+        self.stored().keys_values(sites)
     }
 
     /// The rows of a site that is not a matrix: a token, registers, positions, rotations.
     pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
-        self.layout.rows(if site.is_table() { self.tables } else { self.data }, site)
+        let data = if site.is_table() { self.tables } else { self.data };
+        Stored { data, ..self.stored() }.rows(site)
     }
 
     /// \[dim, patch_len\].
@@ -209,7 +214,7 @@ impl<'a> Model<'a> {
         let at = |site| Site::Layer(index, site);
         let norm = |site| self.norm(at(site));
         let linear = |site| self.linear(at(site));
-        let rows = |site| self.layout.rows(self.data, at(site));
+        let rows = |site| self.rows(at(site));
         let every = "every layer has this parameter";
         Layer {
             attention_norm: norm(LayerSite::AttentionNorm).expect(every),

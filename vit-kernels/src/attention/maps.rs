@@ -45,7 +45,9 @@ unsafe impl Job for AttentionMaps<'_> {
     unsafe fn task(&self, group: usize, head: usize) {
         let Some(scope) = self.scores.scope(group, head) else { return };
         match self.scores.kv {
-            KeysValues::F32(kv) if F32 => self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self })),
+            KeysValues::F32(kv) if F32 => {
+                self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self }))
+            }
             KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { scope, kv, job: self })),
             KeysValues::F32(_) => {} // `Scores::new` refuses it.
         }

@@ -81,7 +81,11 @@ impl KeysValues<'_> {
     fn check(&self, isa: Isa, layout: &KvLayout) -> Result<(), ShapeError> {
         match self {
             Self::F32(kv) => {
-                expect_len("attention: keys and values in f32, which this build leaves out", Some(0), usize::from(!F32))?;
+                expect_len(
+                    "attention: keys and values in f32, which this build leaves out",
+                    Some(0),
+                    usize::from(!F32),
+                )?;
                 expect_len("attention: kv must hold 2 × heads × head_dim × tokens", layout.len(), kv.len())
             }
             Self::Int8(kv) => {
