@@ -36,7 +36,7 @@ use crate::model::{Model, ModelError};
 use crate::weights::{Formats, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
-pub use write::file_len;
+pub use write::{file_len, write_model};
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
     gguf::{Value, kind},
