@@ -4,19 +4,18 @@ use vit_kernels::{Epilogue, elementwise};
 use crate::buffers::EmbedBuffers;
 use crate::config::{Config, PatchOrder};
 use crate::executor::Stage;
-use crate::forward::Pass;
+use crate::forward::{Pass, Stopped, Strips};
 use crate::parameters::Site;
-use crate::pixels::Pixels;
 
 impl Pass<'_> {
     /// Fills `residual`, \[images, tokens, dim\], with the tokens of the images from `first` on.
-    pub(crate) fn embed<P: Pixels>(
+    pub(crate) fn embed(
         &self,
         first: usize,
-        pixels: &mut P,
+        strips: &mut Strips<'_>,
         mut buffers: EmbedBuffers<'_>,
         residual: &mut [f32],
-    ) -> Result<(), P::Error> {
+    ) -> Result<(), Stopped> {
         let c = &self.model.config;
         let ([grid_rows, grid_columns], len) = (c.grid(), c.patch_len());
         for (image, tokens) in residual.chunks_exact_mut(c.tokens() * c.dim).enumerate() {
@@ -24,7 +23,7 @@ impl Pass<'_> {
             self.prefix(prefix);
             let (mut done, mut gathered) = (0, 0);
             for row in 0..grid_rows {
-                pixels.read(first + image, row * c.patch[0], buffers.strip)?;
+                strips(first + image, row * c.patch[0], buffers.strip)?;
                 for column in 0..grid_columns {
                     flatten(c, buffers.strip, column, &mut buffers.patches[gathered * len..][..len]);
                     gathered += 1;

@@ -12,7 +12,7 @@ use crate::executor::{Executor, Stage, Team};
 use crate::model::Model;
 use crate::output::Output;
 use crate::pixels::Pixels;
-use crate::plan::Plan;
+use crate::plan::{MAPS, Plan};
 use crate::weights::{Linear, Norm};
 
 impl Model<'_> {
@@ -43,19 +43,47 @@ impl Model<'_> {
         let [height, width] = self.config.image;
         pixels.check(plan.batch(), [self.config.channels, height, width]).map_err(ForwardError::Pixels)?;
         let arena = aligned_mut(arena, plan.arena_bytes()).map_err(ForwardError::Arena)?;
-        let mut result = Err(ForwardError::NotRun);
+        let mut failure = None;
+        let mut strips = |image: usize, top: usize, strip: &mut [f32]| {
+            pixels.read(image, top, strip).map_err(|error| failure = Some(error)).map_err(|()| Stopped)
+        };
+        let result = self.pass(plan, &mut strips, arena, executor, out);
+        match (result, failure) {
+            (_, Some(error)) => Err(ForwardError::Pixels(error)),
+            (Some(Ok(())), None) => Ok(()),
+            _ => Err(ForwardError::NotRun),
+        }
+    }
+
+    /// [`forward`](Self::forward) without its checks. It is compiled once for all kinds of [`Pixels`]. `None` if the
+    /// executor did not run the pass.
+    fn pass(
+        &self,
+        plan: &Plan,
+        strips: &mut Strips<'_>,
+        arena: &mut [u8],
+        executor: &dyn Executor,
+        out: &mut [f32],
+    ) -> Option<Result<(), Stopped>> {
+        let mut result = None;
         executor.enter(&mut |team| {
             let per_group = plan.images() * (plan.output_len() / plan.batch());
             let mut groups = out.chunks_mut(per_group).enumerate();
-            result = groups.try_for_each(|(group, out)| {
+            result = Some(groups.try_for_each(|(group, out)| {
                 let first = group * plan.images();
                 let images = plan.images().min(plan.batch() - first);
-                Pass { model: self, plan, team, images }.run(first, pixels, arena, out)
-            });
+                Pass { model: self, plan, team, images }.run(first, strips, arena, out)
+            }));
         });
         result
     }
 }
+
+/// [`Pixels::read`]; its error is kept by the one who calls the pass.
+pub(crate) type Strips<'a> = dyn FnMut(usize, usize, &mut [f32]) -> Result<(), Stopped> + Send + 'a;
+
+/// The source of the pixels failed.
+pub(crate) struct Stopped;
 
 /// A forward pass over one group of images.
 pub(crate) struct Pass<'a> {
@@ -66,19 +94,13 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn run<P: Pixels>(
-        &self,
-        first: usize,
-        pixels: &mut P,
-        arena: &mut [u8],
-        out: &mut [f32],
-    ) -> Result<(), ForwardError<P::Error>> {
+    fn run(&self, first: usize, strips: &mut Strips<'_>, arena: &mut [u8], out: &mut [f32]) -> Result<(), Stopped> {
         let (c, plan, output) = (&self.model.config, self.plan, self.plan.output());
         let (PassBuffers { mut residual }, arena) = PassBuffers::carve(c, plan.images(), arena);
         residual = &mut residual[..self.images * c.tokens() * c.dim]; // [images·tokens, dim]
 
         let (buffers, _) = EmbedBuffers::carve(c, plan.rows(), arena);
-        self.embed(first, pixels, buffers, residual).map_err(ForwardError::Pixels)?;
+        self.embed(first, strips, buffers, residual)?;
 
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = output.layers(c);
@@ -88,7 +110,7 @@ impl Pass<'_> {
             }
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
-            if output == Output::Attention {
+            if MAPS && output == Output::Attention {
                 self.attention_maps(&layer, index, residual, &mut buffers, out);
             }
             if index + 1 == layers {

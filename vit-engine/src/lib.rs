@@ -24,10 +24,14 @@
 //! [`Loaded::model_at`](file::Loaded::model_at) runs a model on images of another size.
 //!
 //! # Cargo features
-//! All are on by default (`alloc` and `std` because the others imply them).
+//! All are on by default (`checkpoints` implies those above it).
 //!
 //! | Feature | What it gives | Needs |
 //! |---|---|---|
+//! | `f32` | [`Precision::F32`], attention pools | |
+//! | `f16`, `bf16` | those precisions, and `f32` | |
+//! | `int4` | [`Precision::Int4`] | |
+//! | `maps` | [`Output::Attention`] | |
 //! | `alloc` | [`AlignedBox`] | an allocator |
 //! | `std` | links the standard library; nothing else by itself | |
 //! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
@@ -38,7 +42,9 @@
 //! ["checkpoints"]` reads checkpoints from memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
 //!
 //! # Without Cargo features: `no_std`, no `alloc`
-//! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass. The caller owns the memory of the
+//! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass, in [`Precision::Int8`]; what a program
+//! uses beside int8 it asks for by feature, and what it does not ask for takes no flash. A model, or an output, that
+//! needs a feature which is left out is refused with an error that names it. The caller owns the memory of the
 //! weights: [`Model::fill`] fills it from any [`Source`], or it holds a [packed file](packed). Pixels come from a slice
 //! ([`Images`]) or a callback ([`Pixels`]). Besides the arena, a forward pass needs some stack, of which attention
 //! takes 21.6 KB, on AVX-512 64.9 KB.

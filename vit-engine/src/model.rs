@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError};
 use crate::output::Output;
 use crate::parameters::{LayerSite, PoolSite, Site};
 use crate::plan::{Plan, PlanError};
-use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, WeightLayout};
+use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, Stored, WeightLayout};
 
 /// A model whose weights are in the caller's memory: RAM, flash or a mapped file.
 #[derive(Debug, Clone, Copy)]
@@ -88,9 +88,15 @@ impl<'a> Model<'a> {
     /// model is up to the caller.
     ///
     /// # Errors
-    /// If the config is invalid, or `memory` is misaligned or not [`bytes`](Self::bytes) long.
+    /// If the config is invalid, if `memory` is misaligned or not [`bytes`](Self::bytes) long, or if the model needs a
+    /// Cargo feature that this build leaves out.
     pub fn new(config: &Config, formats: impl Into<Formats>, isa: Isa, memory: &'a [u8]) -> Result<Self, ModelError> {
         let layout = WeightLayout::new(config, formats).map_err(ModelError::Config)?;
+        // An attention pool's keys and values are f32.
+        let pool = if config.attention_pool.is_some() { Precision::F32.left_out() } else { None };
+        if let Some(feature) = layout.formats.precision().left_out().or(pool) {
+            return Err(ModelError::LeftOut { feature });
+        }
         let (needed, found) = (layout.bytes(), memory.len());
         if needed != found {
             return Err(ModelError::Memory(MemoryError::OtherModel { needed, found }));
@@ -118,7 +124,7 @@ impl<'a> Model<'a> {
     /// Same as [`fill`](Self::fill).
     pub fn fill_tables<S: Source>(config: &Config, source: &S, memory: &mut [u8]) -> Result<(), FillError<S::Error>> {
         let layout = WeightLayout::new(config, Precision::F32).map_err(FillError::Config)?;
-        Fill { layout: &layout, source, memory }.tables()
+        Fill { layout: &layout, source, memory }.tables(config)
     }
 
     /// The same weights for images of another size, \[height, width\]. `tables` holds the tables for that size.
@@ -177,21 +183,26 @@ impl<'a> Model<'a> {
         self.layout.bytes()
     }
 
+    fn stored(&self) -> Stored<'_, 'a> {
+        Stored { layout: &self.layout, config: &self.config, data: self.data }
+    }
+
     pub(crate) fn norm(&self, site: Site) -> Option<Norm<'a>> {
-        self.layout.norm(self.data, site)
+        self.stored().norm(site)
     }
 
     pub(crate) fn linear(&self, site: Site) -> Option<Linear<'a>> {
-        self.layout.linear(self.data, site)
+        self.stored().linear(site)
     }
 
     fn keys_values(&self, sites: [Site; 2]) -> Option<Linear<'a>> {
-        self.layout.keys_values(self.data, sites)
+        self.stored().keys_values(sites)
     }
 
     /// The rows of a site that is not a matrix: a token, registers, positions, rotations.
     pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
-        self.layout.rows(if site.is_table() { self.tables } else { self.data }, site)
+        let data = if site.is_table() { self.tables } else { self.data };
+        Stored { data, ..self.stored() }.rows(site)
     }
 
     /// \[dim, patch_len\].
@@ -203,7 +214,7 @@ impl<'a> Model<'a> {
         let at = |site| Site::Layer(index, site);
         let norm = |site| self.norm(at(site));
         let linear = |site| self.linear(at(site));
-        let rows = |site| self.layout.rows(self.data, at(site));
+        let rows = |site| self.rows(at(site));
         let every = "every layer has this parameter";
         Layer {
             attention_norm: norm(LayerSite::AttentionNorm).expect(every),
@@ -250,6 +261,11 @@ pub enum ModelError {
     Config(ConfigError),
     /// The memory has the wrong size or is misaligned.
     Memory(MemoryError),
+    /// The model needs a Cargo feature of this crate that is not enabled.
+    LeftOut {
+        /// The feature.
+        feature: &'static str,
+    },
     /// The model has relative position biases, which fit only the grid of patches that it was trained on.
     OtherGrid {
         /// The grid of the training, \[rows, columns\].
@@ -264,6 +280,7 @@ impl core::fmt::Display for ModelError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::LeftOut { feature } => write!(f, "the model needs the Cargo feature '{feature}', which is left out"),
             Self::OtherGrid { own: [h, w], found: [fh, fw] } => write!(
                 f,
                 "the model's relative position biases are for {h}×{w} patches and cannot be resampled for {fh}×{fw}"
@@ -277,7 +294,7 @@ impl core::error::Error for ModelError {
         match self {
             Self::Config(error) => Some(error),
             Self::Memory(error) => Some(error),
-            Self::OtherGrid { .. } => None,
+            Self::LeftOut { .. } | Self::OtherGrid { .. } => None,
         }
     }
 }

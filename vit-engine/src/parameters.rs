@@ -182,14 +182,28 @@ impl Entry<LayerSite> {
     }
 }
 
-/// The most entries that a config can have in a layer, before the layers, after them, and in the tables.
-pub(crate) const LAYER: usize = 15;
-pub(crate) const BEFORE: usize = 7;
-pub(crate) const AFTER: usize = 12;
-pub(crate) const TABLES: usize = 2;
+/// The entries of a layer, in memory order. They are made one at a time: there is no table that would take stack.
+pub(crate) fn layer(c: &Config) -> impl Iterator<Item = Entry<LayerSite>> {
+    (0..15).filter_map(|index| layer_entry(c, index))
+}
 
-/// The entries of a layer, in memory order.
-pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
+/// The entries before the layers, in memory order.
+pub(crate) fn before_layers(c: &Config) -> impl Iterator<Item = Entry<Site>> {
+    (0..7).filter_map(|index| entry_before(c, index))
+}
+
+/// The entries after the layers, in memory order.
+pub(crate) fn after_layers(c: &Config) -> impl Iterator<Item = Entry<Site>> {
+    (0..12).filter_map(|index| entry_after(c, index))
+}
+
+/// The tables, which depend on the image size, in memory order.
+pub(crate) fn tables(c: &Config) -> impl Iterator<Item = Entry<Site>> {
+    (0..2).filter_map(|index| table(c, index))
+}
+
+/// A layer's entry at this place in memory.
+fn layer_entry(c: &Config, index: usize) -> Option<Entry<LayerSite>> {
     use LayerSite::*;
     let (inner, mlp) = (c.inner(), c.mlp_dim);
     let norm = |site, len| Entry::Norm { site, len };
@@ -197,42 +211,44 @@ pub(crate) fn layer(c: &Config) -> [Option<Entry<LayerSite>>; LAYER] {
     let linear = |site, n, k, bias| Entry::Linear { site, n, k, bias };
     let keys_values = Entry::KeysValues { sites: [Key, Value], n: inner, k: c.dim, bias: [c.bias.key, c.bias.value] };
     let relative = || vit_kernels::RelativeBias::row_len(c.grid()).unwrap_or(usize::MAX);
-    [
-        Some(norm(AttentionNorm, c.dim)),
-        Some(keys_values),
-        c.qk_norm.then_some(norm(KeyNorm, c.head_dim)),
-        Some(linear(Query, inner, c.dim, c.bias.query)),
-        c.qk_norm.then_some(norm(QueryNorm, c.head_dim)),
-        c.relative_bias.then(|| Entry::Rows { site: RelativeBias, rows: c.heads, cols: relative() }),
-        c.context_norm.then_some(norm(ContextNorm, inner)),
-        c.out_proj.then_some(linear(Out, c.dim, inner, c.bias.out)),
-        scale(AttentionScale),
-        Some(norm(MlpNorm, c.dim)),
-        c.gated.then_some(linear(Gate, mlp, c.dim, c.bias.mlp)),
-        Some(linear(Up, mlp, c.dim, c.bias.mlp)),
-        c.hidden_norm.then_some(norm(HiddenNorm, mlp)),
-        Some(linear(Down, c.dim, mlp, c.bias.mlp)),
-        scale(MlpScale),
-    ]
+    match index {
+        0 => Some(norm(AttentionNorm, c.dim)),
+        1 => Some(keys_values),
+        2 => c.qk_norm.then_some(norm(KeyNorm, c.head_dim)),
+        3 => Some(linear(Query, inner, c.dim, c.bias.query)),
+        4 => c.qk_norm.then_some(norm(QueryNorm, c.head_dim)),
+        5 => c.relative_bias.then(|| Entry::Rows { site: RelativeBias, rows: c.heads, cols: relative() }),
+        6 => c.context_norm.then_some(norm(ContextNorm, inner)),
+        7 => c.out_proj.then_some(linear(Out, c.dim, inner, c.bias.out)),
+        8 => scale(AttentionScale),
+        9 => Some(norm(MlpNorm, c.dim)),
+        10 => c.gated.then_some(linear(Gate, mlp, c.dim, c.bias.mlp)),
+        11 => Some(linear(Up, mlp, c.dim, c.bias.mlp)),
+        12 => c.hidden_norm.then_some(norm(HiddenNorm, mlp)),
+        13 => Some(linear(Down, c.dim, mlp, c.bias.mlp)),
+        14 => scale(MlpScale),
+        _ => None,
+    }
 }
 
-/// The entries before the layers, in memory order.
-pub(crate) fn before_layers(c: &Config) -> [Option<Entry<Site>>; BEFORE] {
+/// The entry at this place before the layers.
+fn entry_before(c: &Config, index: usize) -> Option<Entry<Site>> {
     let rows = |site, rows: usize| (rows > 0).then_some(Entry::Rows { site, rows, cols: c.dim });
     let norm = |site, len| Entry::Norm { site, len };
-    [
-        c.patch_norm.then(|| norm(Site::PatchNorm, c.patch_len())),
-        Some(Entry::Linear { site: Site::Patch, n: c.dim, k: c.patch_len(), bias: c.bias.patch }),
-        c.embed_norm.then_some(norm(Site::EmbedNorm, c.dim)),
-        rows(Site::ClassToken, c.class_token.into()),
-        rows(Site::DistillationToken, c.distillation_token.into()),
-        rows(Site::Registers, c.registers),
-        c.pre_norm.then_some(norm(Site::PreNorm, c.dim)),
-    ]
+    match index {
+        0 => c.patch_norm.then(|| norm(Site::PatchNorm, c.patch_len())),
+        1 => Some(Entry::Linear { site: Site::Patch, n: c.dim, k: c.patch_len(), bias: c.bias.patch }),
+        2 => c.embed_norm.then_some(norm(Site::EmbedNorm, c.dim)),
+        3 => rows(Site::ClassToken, c.class_token.into()),
+        4 => rows(Site::DistillationToken, c.distillation_token.into()),
+        5 => rows(Site::Registers, c.registers),
+        6 => c.pre_norm.then_some(norm(Site::PreNorm, c.dim)),
+        _ => None,
+    }
 }
 
-/// The entries after the layers, in memory order.
-pub(crate) fn after_layers(c: &Config) -> [Option<Entry<Site>>; AFTER] {
+/// The entry at this place after the layers.
+fn entry_after(c: &Config, index: usize) -> Option<Entry<Site>> {
     use PoolSite::*;
     let dim = c.dim;
     let norm = |site, len| Entry::Norm { site, len };
@@ -242,29 +258,33 @@ pub(crate) fn after_layers(c: &Config) -> [Option<Entry<Site>>; AFTER] {
     let hidden = c.attention_pool.map_or(0, |pool| pool.mlp_dim);
     let width = |readout: Readout| readout.pool.width(dim);
     let (embedding, logits) = (c.embedding.filter(|_| c.projection > 0), c.logits_readout());
-    [
-        c.final_norm.then_some(norm(Site::FinalNorm, dim)),
-        pool(Entry::Rows { site: Probe, rows: 1, cols: dim }),
-        in_pool(Query, dim, dim),
-        pool(Entry::KeysValues { sites: [Key, Value], n: dim, k: dim, bias: [true; 2] }),
-        in_pool(Out, dim, dim),
-        pool(Entry::Norm { site: Norm, len: dim }),
-        in_pool(Up, hidden, dim),
-        in_pool(Down, dim, hidden),
-        c.normed_readouts().next().map(|readout| norm(Site::HeadNorm, width(readout))),
-        embedding.map(|readout| linear(Site::Projection, c.projection, width(readout), c.bias.projection)),
-        logits.map(|readout| linear(Site::Head, c.classes, width(readout), c.bias.head)),
-        logits.filter(|_| c.distillation_head).map(|_| linear(Site::DistillationHead, c.classes, dim, c.bias.head)),
-    ]
+    match index {
+        0 => c.final_norm.then_some(norm(Site::FinalNorm, dim)),
+        1 => pool(Entry::Rows { site: Probe, rows: 1, cols: dim }),
+        2 => in_pool(Query, dim, dim),
+        3 => pool(Entry::KeysValues { sites: [Key, Value], n: dim, k: dim, bias: [true; 2] }),
+        4 => in_pool(Out, dim, dim),
+        5 => pool(Entry::Norm { site: Norm, len: dim }),
+        6 => in_pool(Up, hidden, dim),
+        7 => in_pool(Down, dim, hidden),
+        8 => c.normed_readouts().next().map(|readout| norm(Site::HeadNorm, width(readout))),
+        9 => embedding.map(|readout| linear(Site::Projection, c.projection, width(readout), c.bias.projection)),
+        10 => logits.map(|readout| linear(Site::Head, c.classes, width(readout), c.bias.head)),
+        11 => {
+            logits.filter(|_| c.distillation_head).map(|_| linear(Site::DistillationHead, c.classes, dim, c.bias.head))
+        }
+        _ => None,
+    }
 }
 
-/// The tables: entries that depend on the image size.
-pub(crate) fn tables(c: &Config) -> [Option<Entry<Site>>; TABLES] {
+/// The table at this place: an entry that depends on the image size.
+fn table(c: &Config, index: usize) -> Option<Entry<Site>> {
     let positions = Entry::Rows { site: Site::Positions, rows: c.position_prefix() + c.patches(), cols: c.dim };
-    [
-        (c.positions != Positions::Absent).then_some(positions),
-        c.rope.then(|| Entry::Rows { site: Site::Rope, rows: c.patches(), cols: c.head_dim }),
-    ]
+    match index {
+        0 => (c.positions != Positions::Absent).then_some(positions),
+        1 => c.rope.then(|| Entry::Rows { site: Site::Rope, rows: c.patches(), cols: c.head_dim }),
+        _ => None,
+    }
 }
 
 impl Site {
@@ -317,9 +337,9 @@ pub fn for_each_param<E>(config: &Config, mut visit: impl FnMut(Param, [usize; 2
             }
         }
     };
-    before_layers(config).into_iter().flatten().try_for_each(&mut each)?;
+    before_layers(config).try_for_each(&mut each)?;
     for index in 0..config.depth {
-        layer(config).into_iter().flatten().try_for_each(|entry| each(entry.of_layer(index)))?;
+        layer(config).try_for_each(|entry| each(entry.of_layer(index)))?;
     }
-    after_layers(config).into_iter().chain(tables(config)).flatten().try_for_each(each)
+    after_layers(config).chain(tables(config)).try_for_each(each)
 }

@@ -15,6 +15,9 @@ use crate::weights::Precision;
 /// together.
 const MOST_ROWS: usize = 288;
 
+/// Whether this build has attention maps.
+pub(crate) const MAPS: bool = cfg!(feature = "maps");
+
 /// The block sizes and the memory of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
@@ -101,6 +104,9 @@ impl Plan {
         config.validate().map_err(PlanError::Config)?;
         if batch == 0 || images == 0 || rows == 0 {
             return Err(PlanError::Empty);
+        }
+        if output == Output::Attention && !MAPS {
+            return Err(PlanError::LeftOut { feature: "maps" });
         }
         let per_image = output.len(config).ok_or(PlanError::NoOutput(output))?;
         per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
@@ -226,6 +232,11 @@ pub enum PlanError {
     Config(ConfigError),
     /// The batch has no images, or a group no images, or a block no rows.
     Empty,
+    /// The output needs a Cargo feature of this crate that is not enabled.
+    LeftOut {
+        /// The feature.
+        feature: &'static str,
+    },
     /// The model does not have this output.
     NoOutput(Output),
     /// The budget is too small.
@@ -242,6 +253,7 @@ impl fmt::Display for PlanError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Empty => write!(f, "a batch needs at least 1 image, and a block at least 1 row"),
+            Self::LeftOut { feature } => write!(f, "the output needs the Cargo feature '{feature}', which is left out"),
             Self::NoOutput(output) => match output {
                 Output::Logits => write!(f, "the model has no head: use embedding, class or patches"),
                 Output::Class => write!(f, "the model has no class token: use patches or embedding"),

@@ -1,4 +1,6 @@
 //! f16 as a storage type: widened when read, rounded when written; the arithmetic is f32.
+use crate::isa::Isa;
+use crate::layer_norm::NormRows;
 use crate::simd::{LANES, Simd};
 
 /// For reading checkpoints; rows cannot be stored in it.
@@ -20,6 +22,9 @@ pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
     fn store<S: Simd>(s: S, v: S::V, out: &mut [Self; LANES]);
     fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
+
+    /// LayerNorm of rows. A function of each type, so that it is compiled in this crate, with the options of this crate.
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>);
 
     /// Loads up to a vector's worth of elements; the lanes beyond them hold `fill`.
     #[inline(always)]
@@ -59,6 +64,10 @@ pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
 impl Storage for f32 {
     const HOLDS_F32: bool = true;
 
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>) {
+        isa.call(rows);
+    }
+
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
         s.load(x)
@@ -79,6 +88,10 @@ impl Storage for f32 {
 
 impl Storage for f16 {
     const HOLDS_F32: bool = false;
+
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>) {
+        isa.call(rows);
+    }
 
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {

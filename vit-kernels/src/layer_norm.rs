@@ -80,11 +80,11 @@ unsafe impl<E: Element> Job for LayerNorm<'_, E> {
         // SAFETY: the ranges of different tasks are disjoint.
         let out = unsafe { self.out.part(start..end) };
         let x = &self.x[start..end];
-        self.isa.call(NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
+        E::norm_rows(self.isa, NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
     }
 }
 
-struct NormRows<'a, E> {
+pub(crate) struct NormRows<'a, E> {
     x: &'a [E],
     gamma: &'a [f32],
     beta: &'a [f32],

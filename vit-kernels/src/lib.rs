@@ -26,6 +26,11 @@
 //! # Ok::<(), vit_kernels::ShapeError>(())
 //! ```
 //!
+//! # Cargo features
+//! `f16`, `bf16`, `int4`: weights in that [`Format`]; `f32-attention`: [`Attention`] and [`AttentionMaps`] over keys and
+//! values in f32. All are on by default. Without them their code is not linked, and what needs them is a
+//! [`ShapeError`] or [`PackError::LeftOut`]. f32 and int8 weights, and attention in int8, are always there.
+//!
 //! # Reproducibility
 //! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
 //! If the target has no fused multiply–add at compile time, the portable level rounds the product and the sum, and

@@ -36,7 +36,7 @@ use crate::model::{Model, ModelError};
 use crate::weights::{Formats, WeightLayout};
 use gguf::Gguf;
 #[cfg(feature = "checkpoints")]
-pub use write::file_len;
+pub use write::{file_len, write_model};
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
     gguf::{Value, kind},
@@ -89,12 +89,14 @@ impl<'a> Model<'a> {
     /// `file` must start at a multiple of 64 bytes; [`include_model!`](crate::include_model) and mapped files do.
     ///
     /// # Errors
-    /// If the file is not a packed model, is truncated or inconsistent, has another version, or is misaligned.
+    /// If the file is not a packed model, is truncated or inconsistent, has another version, or is misaligned, or if the
+    /// model needs a Cargo feature that this build leaves out.
     pub fn from_packed(file: &'a [u8], isa: Isa) -> Result<Self, PackedError> {
         let PackedFile { config, formats, weights, .. } = PackedFile::open(file)?;
         Self::new(&config, formats, isa, weights).map_err(|error| match error {
             ModelError::Config(error) => PackedError::Config(error),
             ModelError::Memory(error) => PackedError::Memory(error),
+            ModelError::LeftOut { feature } => PackedError::LeftOut { feature },
             ModelError::OtherGrid { .. } => unreachable!("the image size is the model's own"),
         })
     }
@@ -138,6 +140,11 @@ pub enum PackedError {
     },
     /// The file is misaligned in memory.
     Memory(MemoryError),
+    /// The model needs a Cargo feature of this crate that is not enabled.
+    LeftOut {
+        /// The feature.
+        feature: &'static str,
+    },
 }
 
 impl fmt::Display for PackedError {
@@ -164,6 +171,7 @@ impl fmt::Display for PackedError {
                 write!(f, "expected {expected} bytes of weights, found {found}")
             }
             Self::Memory(error) => error.fmt(f),
+            Self::LeftOut { feature } => write!(f, "the model needs the Cargo feature '{feature}', which is left out"),
         }
     }
 }

@@ -63,13 +63,12 @@ pub(super) fn for_each<E>(
         }
         entry.bias_len().map_or(Ok(()), |len| tensor(BIAS, vector(len), floats, bias))
     };
-    let [mut before, mut after] = layout.before_and_after();
-    before.try_for_each(|part| slot(0, part))?;
+    layout.before(config).try_for_each(|part| slot(0, part))?;
     for index in 0..config.depth {
-        layout.layer(index).try_for_each(|part| slot(0, part))?;
+        layout.layer(config, index).try_for_each(|part| slot(0, part))?;
     }
-    after.try_for_each(|part| slot(0, part))?;
-    layout.tables().try_for_each(|part| slot(layout.tables_start, part))
+    layout.after(config).try_for_each(|part| slot(0, part))?;
+    layout.tables(config).try_for_each(|part| slot(layout.tables_start, part))
 }
 
 fn vector(len: usize) -> [usize; 4] {

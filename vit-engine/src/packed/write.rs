@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use super::gguf::{MAGIC, VERSION, Value, kind};
 use super::{keys, tensors};
-use crate::arena::ALIGN;
+use crate::arena::{ALIGN, MemoryError};
 use crate::config::{Config, ConfigError};
 use crate::weights::{Formats, WeightLayout};
 
@@ -32,6 +32,21 @@ pub(crate) fn write(
     out.write_all(&header(config, formats, &layout, extras))?;
     out.write_all(weights)?;
     out.flush()
+}
+
+/// Writes a packed file with `weights`, the memory that [`Model::fill`](crate::Model::fill) has filled for this config and
+/// these formats. It has neither class names nor preprocessing.
+///
+/// # Errors
+/// When the config makes no model, or `weights` is not as long as its memory; the errors of `out`.
+pub fn write_model(config: &Config, formats: impl Into<Formats>, weights: &[u8], out: impl Write) -> io::Result<()> {
+    let formats = formats.into();
+    let expected = WeightLayout::new(config, formats).map_err(io::Error::other)?.bytes();
+    if weights.len() != expected {
+        let error = MemoryError::OtherModel { needed: expected, found: weights.len() };
+        return Err(io::Error::other(error));
+    }
+    write(config, formats, weights, &[], out)
 }
 
 /// Bytes of a packed file without class names, preprocessing and what else a checkpoint has besides hyper-parameters and

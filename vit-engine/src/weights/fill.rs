@@ -99,23 +99,22 @@ impl<S: Source> Fill<'_, S> {
     pub(crate) fn model(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
         self.memory = aligned_mut(self.memory, self.layout.bytes()).map_err(FillError::Memory)?;
         let layout = self.layout;
-        let [mut before, mut after] = layout.before_and_after();
-        before.try_for_each(|slot| self.slot(0, slot))?;
+        layout.before(config).try_for_each(|slot| self.slot(0, slot))?;
         for index in 0..config.depth {
-            layout.layer(index).try_for_each(|slot| self.slot(0, slot))?;
+            layout.layer(config, index).try_for_each(|slot| self.slot(0, slot))?;
         }
-        after.try_for_each(|slot| self.slot(0, slot))?;
-        self.tables_at(layout.tables_start)
+        layout.after(config).try_for_each(|slot| self.slot(0, slot))?;
+        self.tables_at(config, layout.tables_start)
     }
 
     /// Fills the tables, which depend on the image size.
-    pub(crate) fn tables(mut self) -> Result<(), FillError<S::Error>> {
+    pub(crate) fn tables(mut self, config: &Config) -> Result<(), FillError<S::Error>> {
         self.memory = aligned_mut(self.memory, self.layout.table_bytes).map_err(FillError::Memory)?;
-        self.tables_at(0)
+        self.tables_at(config, 0)
     }
 
-    fn tables_at(&mut self, base: usize) -> Result<(), FillError<S::Error>> {
-        self.layout.tables().try_for_each(|slot| self.slot(base, slot))
+    fn tables_at(&mut self, config: &Config, base: usize) -> Result<(), FillError<S::Error>> {
+        self.layout.tables(config).try_for_each(|slot| self.slot(base, slot))
     }
 
     fn slot(&mut self, base: usize, slot: Slot) -> Result<(), FillError<S::Error>> {

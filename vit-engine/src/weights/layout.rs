@@ -1,28 +1,24 @@
 //! The offset of every parameter in a model's block of memory.
 //!
 //! It depends only on the config and the formats. So the size is known before anything is loaded, and no index of
-//! tensors is allocated.
+//! tensors is kept: offsets are added up when they are needed.
 use vit_kernels::{Format, Packed};
 
 use super::{Formats, Linear, Norm, floats, lines};
 use crate::arena::ALIGN;
 use crate::config::{Config, ConfigError};
-use crate::parameters::{self, AFTER, BEFORE, Entry, LAYER, LayerSite, Site, TABLES};
+use crate::parameters::{self, Entry, Site};
 
-/// The offsets of a model's parameters.
+/// Where the parts of a model's memory begin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct WeightLayout {
     pub(crate) formats: Formats,
-    before: [Option<Slot>; BEFORE],
-    /// The parameters of every layer.
-    layer: [Option<LayerPart>; LAYER],
     layers_start: usize,
     /// The bytes of a layer that keeps no matrix in f32.
     layer_len: usize,
-    after: [Option<Slot>; AFTER],
-    /// The tables, which depend on the image size, with offsets from `tables_start`.
-    tables: [Option<Slot>; TABLES],
-    /// Where the tables begin. Everything before is the same for every image size.
+    /// Where the parameters after the layers begin.
+    after_start: usize,
+    /// Where the tables, which depend on the image size, begin. Everything before is the same for every image size.
     pub(crate) tables_start: usize,
     /// The size of the tables in bytes.
     pub(crate) table_bytes: usize,
@@ -40,62 +36,44 @@ pub(crate) struct Slot {
     pub(crate) bias: usize,
 }
 
-/// A parameter of every layer, with its sizes in bytes, padded.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct LayerPart {
-    entry: Entry<LayerSite>,
-    /// The weight in the format of the precision.
-    weight: usize,
-    /// The weight in the layers that keep it in f32.
-    kept: usize,
-    bias: usize,
+/// The slots of entries that follow each other in memory from `at` on.
+fn slots(formats: Formats, mut at: usize, entries: impl Iterator<Item = Entry<Site>>) -> impl Iterator<Item = Slot> {
+    entries.map(move |entry| {
+        let format = formats.format(entry.site());
+        let [weight, bias] = entry.part_bytes(format).unwrap_or_default();
+        let (offset, start) = (at, at.wrapping_add(weight));
+        // `WeightLayout::new` has found that nothing overflows.
+        at = start.wrapping_add(bias);
+        Slot { entry, format, offset, bias: start }
+    })
 }
 
-/// Reserves aligned ranges one after the other. `None` after an overflow.
-struct Cursor {
-    formats: Formats,
-    at: Option<usize>,
+/// The end of entries that follow each other from `start` on; `None` on overflow.
+fn end(formats: Formats, start: usize, mut entries: impl Iterator<Item = Entry<Site>>) -> Option<usize> {
+    entries.try_fold(start, |at, entry| {
+        let [weight, bias] = entry.part_bytes(formats.format(entry.site()))?;
+        at.checked_add(weight)?.checked_add(bias)
+    })
 }
 
-impl Cursor {
-    fn reserve(&mut self, bytes: Option<usize>) -> usize {
-        let start = self.at.unwrap_or(0);
-        self.at = self.at.zip(bytes).and_then(|(at, bytes)| at.checked_add(bytes)?.checked_next_multiple_of(ALIGN));
-        start
-    }
-
-    fn slots<const N: usize>(&mut self, entries: [Option<Entry<Site>>; N]) -> [Option<Slot>; N] {
-        entries.map(|entry| {
-            let entry = entry?;
-            let format = self.formats.format(entry.site());
-            let offset = self.reserve(entry.weight_bytes(format));
-            let bias = self.reserve(row_bytes(1, entry.bias_len().unwrap_or(0)));
-            Some(Slot { entry, format, offset, bias })
-        })
-    }
-}
-
-/// The parameters of every layer, in the order of memory; `None` on overflow.
-fn layer_parts(config: &Config, formats: Formats) -> Option<[Option<LayerPart>; LAYER]> {
-    let mut parts = [None; LAYER];
-    for (part, entry) in parts.iter_mut().zip(parameters::layer(config)) {
-        let Some(entry) = entry else { continue };
-        let in_layer = entry.of_layer(0);
-        let padded = |format| in_layer.weight_bytes(format)?.checked_next_multiple_of(ALIGN);
-        let weight = padded(formats.precision().format(in_layer.site()))?;
-        let bias = row_bytes(1, in_layer.bias_len().unwrap_or(0))?;
-        let kept = if formats.keep_f32().is_empty() { weight } else { padded(Format::F32)? };
-        *part = Some(LayerPart { entry, weight, kept, bias });
-    }
-    Some(parts)
+/// The entries of a layer.
+fn layer_entries(config: &Config, index: usize) -> impl Iterator<Item = Entry<Site>> {
+    parameters::layer(config).map(move |entry| entry.of_layer(index))
 }
 
 /// The bytes of the first `count` layers, each `layer_len` long except for the matrices that are kept in f32.
-fn layers_len(parts: &[Option<LayerPart>; LAYER], layer_len: usize, count: usize, formats: Formats) -> Option<usize> {
+fn layers_len(config: &Config, formats: Formats, layer_len: usize, count: usize) -> Option<usize> {
+    let len = layer_len.checked_mul(count)?;
     let keep = formats.keep_f32();
-    parts.iter().flatten().try_fold(layer_len.checked_mul(count)?, |len, part| {
-        let kept = keep.count_before(count, part.entry.site());
-        len.checked_add(kept.checked_mul(part.kept)?).map(|len| len - kept * part.weight)
+    if keep.is_empty() {
+        return Some(len);
+    }
+    parameters::layer(config).try_fold(len, |len, entry| {
+        let kept = keep.count_before(count, entry.site());
+        let entry = entry.of_layer(0);
+        let [more, _] = entry.part_bytes(Format::F32)?;
+        let [less, _] = entry.part_bytes(formats.precision().format(entry.site()))?;
+        len.checked_add(kept.checked_mul(more)?).map(|len| len - kept * less)
     })
 }
 
@@ -114,6 +92,12 @@ impl Entry<Site> {
         }
     }
 
+    /// Bytes of the weight and of the bias, each rounded up so that the next range is aligned.
+    fn part_bytes(&self, format: Format) -> Option<[usize; 2]> {
+        let weight = self.weight_bytes(format)?.checked_next_multiple_of(ALIGN)?;
+        Some([weight, row_bytes(1, self.bias_len().unwrap_or(0))?])
+    }
+
     pub(crate) fn bias_len(&self) -> Option<usize> {
         match *self {
             Self::Norm { len, .. } => Some(len),
@@ -129,22 +113,17 @@ impl WeightLayout {
         config.validate()?;
         let formats = formats.into();
         formats.keep_f32().check(config)?;
-        let layer = layer_parts(config, formats).ok_or(ConfigError::TooLarge)?;
-        let add = |sum: usize, part: &LayerPart| sum.checked_add(part.weight)?.checked_add(part.bias);
-        let layer_len = layer.iter().flatten().try_fold(0, add).ok_or(ConfigError::TooLarge)?;
-
-        let start = || Cursor { formats, at: Some(0) };
-        let mut at = start();
-        let before = at.slots(parameters::before_layers(config));
-        let layers_start = at.reserve(layers_len(&layer, layer_len, config.depth, formats));
-        let after = at.slots(parameters::after_layers(config));
-        let tables_start = at.at.ok_or(ConfigError::TooLarge)?;
-
-        let mut at = start();
-        let tables = at.slots(parameters::tables(config));
-        let table_bytes = at.at.ok_or(ConfigError::TooLarge)?;
-        tables_start.checked_add(table_bytes).ok_or(ConfigError::TooLarge)?;
-        Ok(Self { formats, before, layer, layers_start, layer_len, after, tables, tables_start, table_bytes })
+        let too_large = ConfigError::TooLarge;
+        // As if no matrix of the layer were kept in f32.
+        let plain = Formats::from(formats.precision());
+        let layer_len = end(plain, 0, layer_entries(config, 0)).ok_or(too_large)?;
+        let layers_start = end(formats, 0, parameters::before_layers(config)).ok_or(too_large)?;
+        let layers = layers_len(config, formats, layer_len, config.depth).ok_or(too_large)?;
+        let after_start = layers_start.checked_add(layers).ok_or(too_large)?;
+        let tables_start = end(formats, after_start, parameters::after_layers(config)).ok_or(too_large)?;
+        let tables_end = end(formats, tables_start, parameters::tables(config)).ok_or(too_large)?;
+        let table_bytes = tables_end - tables_start;
+        Ok(Self { formats, layers_start, layer_len, after_start, tables_start, table_bytes })
     }
 
     /// Bytes of a model, including its tables.
@@ -154,64 +133,76 @@ impl WeightLayout {
 
     /// The slot that holds exactly these sites. Offsets count from the start of the model, those of tables from the
     /// start of the tables.
-    fn find(&self, sites: &[Site]) -> Option<Slot> {
+    fn find(&self, config: &Config, sites: &[Site]) -> Option<Slot> {
         let holds = |slot: &Slot| slot.entry.holds(sites);
         match *sites.first()? {
-            Site::Layer(index, _) => self.layer(index).find(holds),
-            Site::Positions | Site::Rope => self.tables.iter().flatten().copied().find(holds),
-            _ => self.before.iter().chain(&self.after).flatten().copied().find(holds),
+            Site::Layer(index, _) => self.layer(config, index).find(holds),
+            Site::Positions | Site::Rope => self.tables(config).find(holds),
+            _ => self.before(config).chain(self.after(config)).find(holds),
         }
     }
 
-    /// The slots of layer `index`, with offsets from the start of the model.
-    pub(crate) fn layer(&self, index: usize) -> impl Iterator<Item = Slot> {
-        let before = layers_len(&self.layer, self.layer_len, index, self.formats);
-        let mut at = self.layers_start + before.expect("all layers fit");
-        let formats = self.formats;
-        self.layer.into_iter().flatten().map(move |part| {
-            let entry = part.entry.of_layer(index);
-            let format = formats.format(entry.site());
-            let kept = format == Format::F32;
-            let (offset, bias) = (at, at + if kept { part.kept } else { part.weight });
-            at = bias + part.bias;
-            Slot { entry, format, offset, bias }
-        })
+    /// The slots before the layers.
+    pub(crate) fn before(&self, config: &Config) -> impl Iterator<Item = Slot> {
+        slots(self.formats, 0, parameters::before_layers(config))
     }
 
-    /// The slots before the layers, and those after them.
-    pub(crate) fn before_and_after(&self) -> [impl Iterator<Item = Slot>; 2] {
-        [self.before.as_slice(), &self.after].map(|slots| slots.iter().copied().flatten())
+    /// The slots of layer `index`, with offsets from the start of the model.
+    pub(crate) fn layer(&self, config: &Config, index: usize) -> impl Iterator<Item = Slot> {
+        // `new` has found that all layers fit.
+        let before = layers_len(config, self.formats, self.layer_len, index).unwrap_or(0);
+        slots(self.formats, self.layers_start + before, layer_entries(config, index))
+    }
+
+    /// The slots after the layers.
+    pub(crate) fn after(&self, config: &Config) -> impl Iterator<Item = Slot> {
+        slots(self.formats, self.after_start, parameters::after_layers(config))
     }
 
     /// The slots of the tables, with offsets from the start of the tables.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = Slot> {
-        self.tables.into_iter().flatten()
+    pub(crate) fn tables(&self, config: &Config) -> impl Iterator<Item = Slot> {
+        slots(self.formats, 0, parameters::tables(config))
+    }
+}
+
+/// A model's layout with what it describes.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'c, 'a> {
+    pub(crate) layout: &'c WeightLayout,
+    pub(crate) config: &'c Config,
+    /// The weights, or the tables.
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> Stored<'_, 'a> {
+    fn find(&self, sites: &[Site]) -> Option<Slot> {
+        self.layout.find(self.config, sites)
     }
 
     /// The rows of a site that is not a matrix: a token, positions, a scale.
-    pub(crate) fn rows<'a>(&self, data: &'a [u8], site: Site) -> Option<&'a [f32]> {
+    pub(crate) fn rows(&self, site: Site) -> Option<&'a [f32]> {
         match self.find(&[site])? {
-            Slot { entry: Entry::Rows { rows, cols, .. }, offset, .. } => Some(floats(data, offset, rows * cols)),
+            Slot { entry: Entry::Rows { rows, cols, .. }, offset, .. } => Some(floats(self.data, offset, rows * cols)),
             _ => None,
         }
     }
 
-    pub(crate) fn norm<'a>(&self, data: &'a [u8], site: Site) -> Option<Norm<'a>> {
+    pub(crate) fn norm(&self, site: Site) -> Option<Norm<'a>> {
         let Slot { entry: Entry::Norm { len, .. }, offset, bias, .. } = self.find(&[site])? else { return None };
-        Some(Norm { gamma: floats(data, offset, len), beta: floats(data, bias, len) })
+        Some(Norm { gamma: floats(self.data, offset, len), beta: floats(self.data, bias, len) })
     }
 
-    pub(crate) fn linear<'a>(&self, data: &'a [u8], site: Site) -> Option<Linear<'a>> {
+    pub(crate) fn linear(&self, site: Site) -> Option<Linear<'a>> {
         let slot = self.find(&[site])?;
         let Entry::Linear { n, k, .. } = slot.entry else { return None };
-        Some(slot.matrix(data, n, k))
+        Some(slot.matrix(self.data, n, k))
     }
 
     /// The matrix of keys and values, \[2·n, k\].
-    pub(crate) fn keys_values<'a>(&self, data: &'a [u8], sites: [Site; 2]) -> Option<Linear<'a>> {
+    pub(crate) fn keys_values(&self, sites: [Site; 2]) -> Option<Linear<'a>> {
         let slot = self.find(&sites)?;
         let Entry::KeysValues { n, k, .. } = slot.entry else { return None };
-        Some(slot.matrix(data, 2 * n, k))
+        Some(slot.matrix(self.data, 2 * n, k))
     }
 }
 
@@ -237,19 +228,20 @@ mod tests {
     #[test]
     fn keys_and_values_are_found_together() {
         let attention_pool = Some(AttentionPool { heads: 3, mlp_dim: 5, all_tokens: true });
-        let layout = WeightLayout::new(&Config { attention_pool, ..tiny() }, Precision::F32).unwrap();
+        let config = Config { attention_pool, ..tiny() };
+        let layout = WeightLayout::new(&config, Precision::F32).unwrap();
         for [key, value] in [
             [LayerSite::Key, LayerSite::Value].map(|site| Site::Layer(1, site)),
             [PoolSite::Key, PoolSite::Value].map(Site::Pool),
         ] {
-            assert!(layout.find(&[key, value]).is_some());
+            assert!(layout.find(&config, &[key, value]).is_some());
             for sites in [&[value, key][..], &[key], &[value], &[key, key], &[key, value, value], &[]] {
-                assert!(layout.find(sites).is_none(), "{sites:?}");
+                assert!(layout.find(&config, sites).is_none(), "{sites:?}");
             }
         }
         // An entry of another kind is not returned.
-        let data = [];
-        assert!(layout.linear(&data, Site::FinalNorm).is_none() && layout.norm(&data, Site::Patch).is_none());
-        assert!(layout.rows(&data, Site::FinalNorm).is_none() && layout.rows(&data, Site::Rope).is_none());
+        let layout = Stored { layout: &layout, config: &config, data: &[] };
+        assert!(layout.linear(Site::FinalNorm).is_none() && layout.norm(Site::Patch).is_none());
+        assert!(layout.rows(Site::FinalNorm).is_none() && layout.rows(Site::Rope).is_none());
     }
 }

@@ -9,7 +9,7 @@ use vit_kernels::{Line, Packed};
 pub(crate) use fill::Fill;
 pub use fill::{FillError, Source, Values};
 pub use formats::{Formats, KeepF32, LayerMatrix, TooManyLayers, UnknownMatrix};
-pub(crate) use layout::{Slot, WeightLayout};
+pub(crate) use layout::{Slot, Stored, WeightLayout};
 pub use precision::{Precision, UnknownPrecision};
 
 fn floats(data: &[u8], offset: usize, len: usize) -> &[f32] {

@@ -54,6 +54,18 @@ impl Precision {
         }
     }
 
+    /// The Cargo feature that the precision needs and this build leaves out.
+    pub(crate) const fn left_out(self) -> Option<&'static str> {
+        let built = match self {
+            Self::F32 => cfg!(feature = "f32"),
+            Self::F16 => cfg!(feature = "f16"),
+            Self::Bf16 => cfg!(feature = "bf16"),
+            Self::Int8 => true,
+            Self::Int4 => cfg!(feature = "int4"),
+        };
+        if built { None } else { Some(self.name()) }
+    }
+
     /// Whether the layers' activations are quantised.
     pub const fn quantises(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4)

@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use super::binary32::Binary32;
 use super::block::{Block, lane_group, written};
-use super::{KeysValues, Operand, Scope, Scores, Tiles, Widest};
+use super::{F32, KeysValues, Operand, Scope, Scores, Tiles, Widest};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
@@ -44,8 +44,11 @@ unsafe impl Job for AttentionMaps<'_> {
     unsafe fn task(&self, group: usize, head: usize) {
         let Some(scope) = self.scores.scope(group, head) else { return };
         match self.scores.kv {
-            KeysValues::F32(kv) => self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self })),
+            KeysValues::F32(kv) if F32 => {
+                self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self }))
+            }
             KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { scope, kv, job: self })),
+            KeysValues::F32(_) => {} // `Scores::new` refuses it.
         }
     }
 }

@@ -43,6 +43,9 @@ use crate::simd::{Kernel, LANES, SMALL, Simd};
 /// Keys per block: up to 256 tokens (224 × 224 pixels at patch 16 have 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
 
+/// Whether this build has attention over keys and values in f32.
+const F32: bool = cfg!(feature = "f32-attention");
+
 /// Query rows of a task: the columns of the widest tile.
 const QUERY_ROWS: usize = 2 * TASK_ROWS;
 
@@ -78,6 +81,11 @@ impl KeysValues<'_> {
     fn check(&self, isa: Isa, layout: &KvLayout) -> Result<(), ShapeError> {
         match self {
             Self::F32(kv) => {
+                expect_len(
+                    "attention: keys and values in f32, which this build leaves out",
+                    Some(0),
+                    usize::from(!F32),
+                )?;
                 expect_len("attention: kv must hold 2 × heads × head_dim × tokens", layout.len(), kv.len())
             }
             Self::Int8(kv) => {
@@ -137,7 +145,7 @@ impl<'a> Scores<'a> {
     /// quantised on this level.
     ///
     /// # Errors
-    /// When `q` is not whole rows, or `kv` has the wrong length, shape or level.
+    /// When `q` is not whole rows, or `kv` has the wrong length, shape or level, or a format that this build leaves out.
     pub fn new(
         isa: Isa,
         layout: KvLayout,
@@ -232,9 +240,10 @@ unsafe impl Job for Attention<'_> {
         let Some(scope) = self.scores.scope(group, head) else { return };
         let (isa, out) = (self.scores.isa, &self.out);
         match self.scores.kv {
-            KeysValues::F32(kv) => isa.call(Widest(Attend { scope, kv: Binary32(kv), out })),
+            KeysValues::F32(kv) if F32 => isa.call(Widest(Attend { scope, kv: Binary32(kv), out })),
             KeysValues::Int8(kv) if SMALL => isa.call_int8(AttendOneByOne { scope, kv, out }),
             KeysValues::Int8(kv) => isa.call_int8(Widest(Attend { scope, kv, out })),
+            KeysValues::F32(_) => {} // `Scores::new` refuses it.
         }
     }
 }

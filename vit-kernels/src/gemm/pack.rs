@@ -22,8 +22,9 @@ impl<'a> Packed<'a> {
     /// A view of `lines` as weights of `n` outputs and `k` inputs.
     ///
     /// # Errors
-    /// When `lines` is not exactly [`Format::lines`]`(n, k)` long.
+    /// When `lines` is not exactly [`Format::lines`]`(n, k)` long, or this build does not have the format.
     pub fn new(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
+        expect_built(format)?;
         expect_len("packed weights: lines for n × k", format.lines(n, k), lines.len())?;
         Ok(Self { format, n, k, lines })
     }
@@ -32,8 +33,9 @@ impl<'a> Packed<'a> {
     /// while the last panels are multiplied.
     ///
     /// # Errors
-    /// When `lines` is shorter than [`Format::lines`]`(n, k)`.
+    /// When `lines` is shorter than [`Format::lines`]`(n, k)`, or this build does not have the format.
     pub fn before_others(format: Format, n: usize, k: usize, lines: &'a [Line]) -> Result<Self, ShapeError> {
+        expect_built(format)?;
         let len = format.lines(n, k).unwrap_or(usize::MAX);
         expect_len("packed weights: lines for n × k", Some(len), lines.len().min(len))?;
         Ok(Self { format, n, k, lines })
@@ -72,6 +74,9 @@ impl<'a> Packed<'a> {
                 let panel = row / LANES * panel_len::<W>(weights.k);
                 W::decode(weights.elements::<W>()[panel + in_panel::<W>(column, row % LANES)])
             }
+            fn left_out(self) -> f32 {
+                f32::NAN // `Packed::new` refuses such weights.
+            }
         }
         (row < self.n && column < self.k).then(|| self.format.visit(Get(*self, row, column)))
     }
@@ -90,6 +95,11 @@ impl<'a> Packed<'a> {
     pub(super) fn elements<W: Weights>(&self) -> &'a [W::Element] {
         bytemuck::cast_slice(self.lines)
     }
+}
+
+/// `Ok` if this build has the format.
+fn expect_built(format: Format) -> Result<(), ShapeError> {
+    expect_len("packed weights: formats that this build leaves out", Some(0), usize::from(!format.is_built()))
 }
 
 /// Elements of a panel for `k` inputs.
@@ -124,6 +134,10 @@ impl<R: FnMut(usize, usize, &mut [f32])> Visitor for Pack<'_, R> {
     fn int4(self) -> Result<(), PackError> {
         let Self { shape: [n, k], mut read, out } = self;
         int4::pack(n, k, &mut read, out)
+    }
+
+    fn left_out(self) -> Result<(), PackError> {
+        Err(PackError::LeftOut)
     }
 
     fn visit<W: Weights>(self) -> Result<(), PackError> {
@@ -182,6 +196,8 @@ fn out_of_range<W: Weights>(rows: &[[f32; DEPTH]], [first, start]: [usize; 2]) -
 pub enum PackError {
     /// `out` has the wrong length.
     Shape(ShapeError),
+    /// This build does not have the format.
+    LeftOut,
     /// With this many inputs, the format's sums could overflow.
     TooManyInputs {
         /// The inputs.
@@ -206,6 +222,7 @@ impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shape(error) => error.fmt(f),
+            Self::LeftOut => write!(f, "this build leaves out the format"),
             Self::TooManyInputs { k, most } => {
                 write!(f, "{k} inputs could overflow the format's sums; at most {most} are supported")
             }
@@ -221,7 +238,7 @@ impl core::error::Error for PackError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Shape(error) => Some(error),
-            Self::TooManyInputs { .. } | Self::OutOfRange { .. } => None,
+            Self::LeftOut | Self::TooManyInputs { .. } | Self::OutOfRange { .. } => None,
         }
     }
 }

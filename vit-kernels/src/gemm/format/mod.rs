@@ -72,14 +72,25 @@ impl Format {
         }
     }
 
-    /// Calls `visitor` with this format's type.
+    /// Whether this build has the format: `F16`, `Bf16` and `Int4` are Cargo features.
+    pub const fn is_built(self) -> bool {
+        match self {
+            Self::F32 | Self::Int8 => true,
+            Self::F16 => cfg!(feature = "f16"),
+            Self::Bf16 => cfg!(feature = "bf16"),
+            Self::Int4 => cfg!(feature = "int4"),
+        }
+    }
+
+    /// Calls `visitor` with this format's type. A format that is left out gets no code.
     pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Output {
         match self {
             Self::F32 => visitor.visit::<F32>(),
-            Self::F16 => visitor.visit::<F16>(),
-            Self::Bf16 => visitor.visit::<Bf16>(),
+            Self::F16 if const { Self::F16.is_built() } => visitor.visit::<F16>(),
+            Self::Bf16 if const { Self::Bf16.is_built() } => visitor.visit::<Bf16>(),
             Self::Int8 => visitor.int8(),
-            Self::Int4 => visitor.int4(),
+            Self::Int4 if const { Self::Int4.is_built() } => visitor.int4(),
+            _ => visitor.left_out(),
         }
     }
 
@@ -149,7 +160,7 @@ impl Format {
     /// them from a file.
     ///
     /// # Errors
-    /// [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::TooManyInputs`] when
+    /// [`PackError::LeftOut`] when this build does not have the format; [`PackError::Shape`] when `out` is not [`lines`](Self::lines)`(n, k)` long; [`PackError::TooManyInputs`] when
     /// int8 sums could overflow; [`PackError::OutOfRange`] at the first weight that is NaN, infinite or too large.
     pub fn pack(
         self,
@@ -207,6 +218,8 @@ pub(super) trait Visitor {
     fn int8(self) -> Self::Output;
     /// For int4.
     fn int4(self) -> Self::Output;
+    /// For formats that are not built.
+    fn left_out(self) -> Self::Output;
 }
 
 impl fmt::Display for Format {

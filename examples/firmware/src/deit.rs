@@ -1,0 +1,119 @@
+//! DeiT-Ti/16 at 224 × 224 in int8, with seeded weights, in 256 KB of RAM: arena, logits and stack.
+//!
+//! It prints the same lines on every machine, but for those that begin with '#'.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod board;
+
+use core::convert::Infallible;
+use core::fmt::{self, Write};
+
+use vit_engine::packed::config_of;
+use vit_engine::{
+    Aligned, Config, ForwardError, Isa, Model, Output, PackedError, Plan, PlanError, Precision, Serial, arena_bytes,
+    include_model,
+};
+
+use board::{Painted, console, instructions};
+
+/// The packed model that `build.rs` wrote.
+static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/deit.gguf"));
+
+const CONFIG: Config = match config_of(MODEL) {
+    Ok(config) => config,
+    Err(_) => panic!("build.rs did not write a packed model"),
+};
+
+/// One token at a time: the least arena.
+static mut ARENA: Aligned<ARENA_LEN> = Aligned([0; ARENA_LEN]);
+const ARENA_LEN: usize = match arena_bytes(&CONFIG, Precision::Int8, 1, 1) {
+    Some(bytes) => bytes,
+    None => panic!("the config makes no model"),
+};
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    board::start();
+}
+
+/// Classifies one picture; a board's entry point calls it once.
+pub fn firmware() -> Result<(), Failure> {
+    let painted = Painted::new();
+    let arena = &raw mut ARENA;
+    // SAFETY: this function is called once, and nothing else names the arena.
+    let arena = unsafe { &mut (*arena).0 };
+    let mut out = console();
+    let start = instructions();
+    let model = Model::from_packed(MODEL, Isa::best())?;
+    let plan = Plan::with_blocks(&CONFIG, Precision::Int8, Output::Logits, 1, 1, 1)?;
+    let mut logits = [0.0; CONFIG.classes];
+    model.forward(&plan, &mut pixels, arena, &Serial, &mut logits)?;
+    writeln!(out, "model {} bytes, arena {ARENA_LEN} bytes, {} multiply-accumulates", MODEL.len(), plan.macs())?;
+    write!(out, "logits")?;
+    for logit in &logits {
+        write!(out, " {:08x}", logit.to_bits())?;
+    }
+    writeln!(out)?;
+    if let (Some(start), Some(end)) = (start, instructions()) {
+        writeln!(out, "# all: {} instructions", end - start)?;
+    }
+    match painted.high_water_mark() {
+        Some([used, of]) if used == of => Err(Failure::StackOverflow),
+        Some([used, of]) => Ok(writeln!(out, "# stack {used} of {of} bytes")?),
+        None => Ok(()),
+    }
+}
+
+/// Pixels that follow from their places, in the range of a normalised picture.
+fn pixels(_image: usize, top: usize, strip: &mut [f32]) -> Result<(), Infallible> {
+    for (i, x) in strip.iter_mut().enumerate() {
+        let hash = ((top * 4096 + i) as u32).wrapping_mul(0x9e37_79b9);
+        *x = (hash >> 24) as f32 / 64.0 - 2.0;
+    }
+    Ok(())
+}
+
+/// Why there are no logits.
+pub enum Failure {
+    Model(PackedError),
+    Plan(PlanError),
+    Forward(ForwardError<Infallible>),
+    StackOverflow,
+    Console,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(error) => write!(f, "the model: {error}"),
+            Self::Plan(error) => error.fmt(f),
+            Self::Forward(error) => error.fmt(f),
+            Self::StackOverflow => write!(f, "the stack overflowed"),
+            Self::Console => write!(f, "the console does not take text"),
+        }
+    }
+}
+
+impl From<PackedError> for Failure {
+    fn from(error: PackedError) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl From<ForwardError<Infallible>> for Failure {
+    fn from(error: ForwardError<Infallible>) -> Self {
+        Self::Forward(error)
+    }
+}
+
+impl From<fmt::Error> for Failure {
+    fn from(_: fmt::Error) -> Self {
+        Self::Console
+    }
+}
