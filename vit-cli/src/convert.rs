@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A temporary file in the folder of the target, with the permissions of a normal new file.
-fn beside(target: &Path) -> Result<NamedTempFile> {
+pub(crate) fn beside(target: &Path) -> Result<NamedTempFile> {
     let folder = match target.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
