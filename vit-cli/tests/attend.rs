@@ -163,7 +163,7 @@ fn figures_are_written_whole() {
             assert!(stdout(&output).contains("one of 9 patches"));
             let image = image::open(&out).unwrap().to_rgb8();
             assert!(image.width() < 1500 && image.height() < 1500);
-            assert!(image.pixels().any(|pixel| pixel.0 == [253, 231, 37]), "viridis ends with yellow, in the legend");
+            assert!(image.pixels().any(|pixel| pixel.0 == [252, 255, 164]), "inferno ends with yellow, in the legend");
             fs::remove_file(&out).unwrap();
         }
     }

@@ -190,13 +190,20 @@ fn draw(
     let smooth = args.interpolation == "bilinear";
     let mut rows = Vec::new();
     for (picture, colours) in known.iter().zip(colours) {
+        let grid = c.grid();
+        // Weighted by the mask, so that the background's colour is in no mixture.
+        let mask: Vec<f64> = colours.iter().map(|colour| f64::from(u8::from(colour.is_some()))).collect();
         let channels = [0, 1, 2].map(|i| -> Vec<f64> {
             colours.iter().map(|colour| colour.map_or(0.0, |colour| 30.0 + 225.0 * colour[i])).collect()
         });
-        let grid = c.grid();
-        let colour = |at: [f64; 2]| [0, 1, 2].map(|i| sample(&channels[i], grid, at, smooth));
         let alpha = args.alpha.unwrap_or(1.0);
-        let painted = picture.canvas.painted(&Paint { patch: c.patch, grid, alpha, colour: &colour, mark: None });
+        let colour = |at: [f64; 2]| {
+            let share = sample(&mask, grid, at, smooth);
+            let colour = [0, 1, 2].map(|i| sample(&channels[i], grid, at, smooth) / share.max(1e-9));
+            (colour, alpha * share)
+        };
+        let paint = Paint { patch: c.patch, grid, brightness: 0.3, colour: &colour, mark: None };
+        let painted = picture.canvas.painted(&paint);
         let name = picture.path.file_name().unwrap_or(picture.path.as_os_str()).to_string_lossy().into_owned();
         rows.push(Row { panels: vec![picture.canvas.plain(), painted], caption: output::name(name) });
     }

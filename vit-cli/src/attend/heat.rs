@@ -11,7 +11,7 @@ use vit_image::View;
 
 use super::figure::{self, Legend};
 use super::overlay::{Canvas, Paint, sample};
-use super::{Args, rollout, viridis};
+use super::{Args, inferno, rollout};
 use crate::options::positive;
 use crate::picture::Preparer;
 use crate::{inputs, model, npy, output};
@@ -132,12 +132,12 @@ pub(super) fn run(args: &Args, path: &Path) -> Result<ExitCode> {
         let most = report.peak.value;
         let (grid, smooth) = (config.grid(), args.interpolation == "bilinear");
         let share = |x: f64| if most > least { (x - least) / (most - least) } else { 0.0 };
-        let colour = |at: [f64; 2]| viridis(share(sample(map, grid, at, smooth)));
-        let mark = if let Query::Patch(cell) = query { Some(cell) } else { None };
         let alpha = args.alpha.unwrap_or(0.6);
+        let colour = |at: [f64; 2]| (inferno(share(sample(map, grid, at, smooth))), alpha);
+        let mark = if let Query::Patch(cell) = query { Some(cell) } else { None };
         let canvas = Canvas::new(&picture, &view, args.size)?;
-        let panel = canvas.painted(&Paint { patch: config.patch, grid, alpha, colour: &colour, mark });
-        let legend = Legend { title: "per patch", range: [least, most], colour: &viridis };
+        let panel = canvas.painted(&Paint { patch: config.patch, grid, brightness: 1.0, colour: &colour, mark });
+        let legend = Legend { title: "per patch", range: [least, most], colour: &inferno };
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let rest = format!("; patches have {:.1} % of the attention", report.sum * 100.0);
         let caption = [output::name(name), format!("{} from {}{rest}", report.attention, report.from)];

@@ -90,8 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     heat::run(args, &args.images[0])
 }
 
-/// Viridis, from 0 to 1, as levels from 0 to 255.
-fn viridis(share: f64) -> [f64; 3] {
-    let colorous::Color { r, g, b } = colorous::VIRIDIS.eval_continuous(share.clamp(0.0, 1.0));
+/// Inferno, from 0 to 1, as levels from 0 to 255.
+fn inferno(share: f64) -> [f64; 3] {
+    let colorous::Color { r, g, b } = colorous::INFERNO.eval_continuous(share.clamp(0.0, 1.0));
     [r, g, b].map(f64::from)
 }

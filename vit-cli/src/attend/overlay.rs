@@ -28,10 +28,10 @@ pub(crate) struct Paint<'a> {
     pub(crate) patch: [usize; 2],
     /// Rows and columns of patches.
     pub(crate) grid: [usize; 2],
-    /// The share of the colour; the rest is the picture, in grey.
-    pub(crate) alpha: f64,
-    /// The colour at a position `[y, x]` in the grid, in patches.
-    pub(crate) colour: &'a dyn Fn([f64; 2]) -> [f64; 3],
+    /// The brightness of the grey picture under the colours, from 0 to 1.
+    pub(crate) brightness: f64,
+    /// The colour at a position `[y, x]` in the grid, in patches, and its share; the rest is the picture, in grey.
+    pub(crate) colour: &'a dyn Fn([f64; 2]) -> ([f64; 3], f64),
     /// A patch to mark, `[row, column]`.
     pub(crate) mark: Option<[usize; 2]>,
 }
@@ -47,7 +47,7 @@ impl Canvas {
         let wanted = longest.map_or(most.clamp(*LONGEST.start(), *LONGEST.end()), |longest| longest as f64);
         let size = lengths.map(|length| (length * wanted / most).round().max(1.0));
         let scale = [0, 1].map(|axis| size[axis] / lengths[axis]);
-        let canvas = [0, 1].map(|axis| (extent[axis] * scale[axis] - 1e-6).ceil().max(1.0));
+        let canvas = [0, 1].map(|axis| (extent[axis] * scale[axis]).round().max(size[axis]));
         ensure!(canvas[0] * canvas[1] <= MOST_PIXELS, "{}×{} pixels are too many to draw", canvas[1], canvas[0]);
         let filter = if wanted >= most { FilterType::Nearest } else { FilterType::Triangle };
         let picture = imageops::resize(&rgb(picture)?, size[1] as u32, size[0] as u32, filter);
@@ -68,7 +68,7 @@ impl Canvas {
 
     /// The picture under its patches. What the model does not see is dimmed and outlined, what was padded is hatched.
     pub(crate) fn painted(&self, paint: &Paint<'_>) -> RgbImage {
-        let Paint { patch, grid, alpha, .. } = *paint;
+        let Paint { patch, grid, brightness, .. } = *paint;
         let of_input = [0, 1].map(|axis| patch[axis] * grid[axis]);
         let mut image = self.draw(|base, at| {
             let input = self.view.to_input(at);
@@ -76,8 +76,8 @@ impl Canvas {
             if !inside {
                 return dimmed(base);
             }
-            let colour = (paint.colour)([0, 1].map(|axis| input[axis] / patch[axis] as f64));
-            let grey = luma(base);
+            let (colour, alpha) = (paint.colour)([0, 1].map(|axis| input[axis] / patch[axis] as f64));
+            let grey = luma(base) * brightness;
             colour.map(|colour| alpha * colour + (1.0 - alpha) * grey)
         });
         self.outline(&mut image, self.view.covered(of_input));
@@ -103,17 +103,17 @@ impl Canvas {
             let base = if inside {
                 self.picture.get_pixel(pixel[1] as u32, pixel[0] as u32).0.map(f64::from)
             } else {
-                [if (x + y) / 4 % 2 == 0 { 190.0 } else { 215.0 }; 3]
+                [if (x + y) / 4 % 2 == 0 { 50.0 } else { 80.0 }; 3]
             };
             Rgb(colour(base, at).map(|x| x.round().clamp(0.0, 255.0) as u8))
         })
     }
 
-    /// The outline of what the model sees, if that is not just the picture.
+    /// The outline of what the model sees, if it does not see the whole picture.
     fn outline(&self, image: &mut RgbImage, seen: [std::ops::Range<f64>; 2]) {
         let whole = self.view.picture();
-        let same = (0..2).all(|axis| seen[axis].start.abs() < 0.5 && (seen[axis].end - whole[axis] as f64).abs() < 0.5);
-        if !same {
+        let all = (0..2).all(|axis| seen[axis].start < 0.5 && seen[axis].end > whole[axis] as f64 - 0.5);
+        if !all {
             self.frame(image, seen, false);
         }
     }
@@ -213,9 +213,11 @@ mod tests {
     fn box_of_patch(to: Target, size: [usize; 2], index: usize) -> [std::ops::Range<u32>; 2] {
         let picture = Picture::new(size, 1, vec![100; size[0] * size[1]]).unwrap();
         let canvas = Canvas::new(&picture, &view(to, [32, 32], size), Some(size[0].max(size[1]) * 10)).unwrap();
-        let colour =
-            |at: [f64; 2]| if at[0] as usize * 2 + at[1] as usize == index { [255.0, 0.0, 0.0] } else { [0.0; 3] };
-        let paint = Paint { patch: [16, 16], grid: [2, 2], alpha: 1.0, colour: &colour, mark: None };
+        let colour = |at: [f64; 2]| {
+            let here = at[0] as usize * 2 + at[1] as usize == index;
+            ([if here { 255.0 } else { 0.0 }, 0.0, 0.0], 1.0)
+        };
+        let paint = Paint { patch: [16, 16], grid: [2, 2], brightness: 1.0, colour: &colour, mark: None };
         let image = canvas.painted(&paint);
         let red = image.enumerate_pixels().filter(|(_, _, pixel)| pixel.0 == [255, 0, 0]);
         let (mut rows, mut columns) = (u32::MAX..0, u32::MAX..0);
@@ -241,11 +243,11 @@ mod tests {
         assert_eq!(box_of_patch(Target::Exact([32, 32]), [32, 64], 1), [0..160, 320..640]);
     }
 
-    /// 32 × 64 padded: the canvas is 64 × 64, of which the picture is the middle half, at 5/16 of 10.
+    /// 32 × 64 padded: the canvas is 64 × 64, of which the picture is the middle half.
     #[test]
     fn patches_of_a_padded_picture_reach_beyond_it() {
         let [rows, columns] = box_of_patch(Target::Contain([32, 32]), [32, 64], 0);
-        assert_eq!([rows, columns], [2..320, 2..320]);
+        assert_eq!([rows, columns], [0..320, 0..320]);
     }
 
     #[test]
