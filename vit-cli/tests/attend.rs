@@ -245,3 +245,39 @@ fn features_of_many_pictures_are_colours() {
     let options = ["attend", "--pca", &a, "--model", text(&model), "--out", text(folder.path()), "--resize", "12x12"];
     fails(&[&options, &PREPARE[..]].concat(), 1, "replace the picture itself");
 }
+
+/// PyTorch's and NumPy's numbers, by `goldens/attend.py`.
+#[test]
+fn maps_rollout_and_colours_are_those_of_pytorch() {
+    let folder = tempfile::tempdir().unwrap();
+    let want: Value = serde_json::from_str(include_str!("goldens/attend.json")).unwrap();
+    let wide = picture(folder.path(), "wide.png", [60, 30]);
+    let high = picture(folder.path(), "high.png", [24, 60]);
+    let numbers =
+        |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
+    for (model, name, options) in [
+        ("dinov2-registers", "last", &[][..]),
+        ("dinov2-registers", "layer 1, head 2", &["--layer", "1", "--head", "2"]),
+        ("dinov2-registers", "rollout", &["--rollout"]),
+        ("dinov2-registers", "rollout from patch 5", &["--rollout", "--at", "40,10"]),
+        ("siglip-vision", "pool", &[]),
+        ("siglip-vision", "pool, head 3", &["--head", "3"]),
+        ("siglip-vision", "pool, rollout", &["--rollout"]),
+    ] {
+        let got = map(&attend(model, &[&[&*wide, "--resize", "12x12"], options].concat()));
+        close(&got, &numbers(&want[name]));
+    }
+    let report = attend("dinov2-registers", &["--pca", &wide, &high, "--resize", "12x12"]);
+    let pictures = report["pictures"].as_array().unwrap().iter();
+    let rows = pictures.flat_map(|picture| picture["colours"].as_array().unwrap());
+    let got: Vec<&Value> = rows.flat_map(|row| row.as_array().unwrap()).collect();
+    let want = want["colours"].as_array().unwrap();
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.into_iter().zip(want) {
+        assert_eq!(got.is_null(), want.is_null());
+        if !want.is_null() {
+            let (got, want) = (numbers(got), numbers(want));
+            assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() < 1e-4), "{got:?} {want:?}");
+        }
+    }
+}

@@ -62,7 +62,7 @@ impl Canvas {
             let seen = (0..2).all(|axis| (0.0..input[axis] as f64).contains(&at[axis]));
             if seen { base } else { dimmed(base) }
         });
-        self.outline(&mut image, self.view.covered(input));
+        self.outline(&mut image, &self.view.covered(input));
         image
     }
 
@@ -80,12 +80,12 @@ impl Canvas {
             let grey = luma(base) * brightness;
             colour.map(|colour| alpha * colour + (1.0 - alpha) * grey)
         });
-        self.outline(&mut image, self.view.covered(of_input));
+        self.outline(&mut image, &self.view.covered(of_input));
         if let Some(cell) = paint.mark {
             let corner =
                 |plus: usize| self.view.to_picture([0, 1].map(|axis| ((cell[axis] + plus) * patch[axis]) as f64));
             let (first, last) = (corner(0), corner(1));
-            self.frame(&mut image, [first[0]..last[0], first[1]..last[1]], true);
+            self.frame(&mut image, &[first[0]..last[0], first[1]..last[1]], true);
         }
         image
     }
@@ -110,7 +110,7 @@ impl Canvas {
     }
 
     /// The outline of what the model sees, if it does not see the whole picture.
-    fn outline(&self, image: &mut RgbImage, seen: [std::ops::Range<f64>; 2]) {
+    fn outline(&self, image: &mut RgbImage, seen: &[std::ops::Range<f64>; 2]) {
         let whole = self.view.picture();
         let all = (0..2).all(|axis| seen[axis].start < 0.5 && seen[axis].end > whole[axis] as f64 - 0.5);
         if !all {
@@ -119,7 +119,7 @@ impl Canvas {
     }
 
     /// A white frame inside a rectangle, which is in the picture's pixels; with a black one around it if it is a mark.
-    fn frame(&self, image: &mut RgbImage, rectangle: [std::ops::Range<f64>; 2], mark: bool) {
+    fn frame(&self, image: &mut RgbImage, rectangle: &[std::ops::Range<f64>; 2], mark: bool) {
         let limit = [image.height(), image.width()].map(i64::from);
         let edge = |axis: usize, at: f64| ((at - self.origin[axis]) * self.scale[axis]).round() as i64;
         let [top, left] = [0, 1].map(|axis| edge(axis, rectangle[axis].start));
