@@ -14,7 +14,7 @@ use super::overlay::{Canvas, Paint, sample};
 use super::{Args, inferno, rollout};
 use crate::options::positive;
 use crate::picture::Preparer;
-use crate::{inputs, model, npy, output};
+use crate::{inputs, memory, model, npy, output};
 
 /// Which attention.
 #[derive(clap::Args)]
@@ -116,7 +116,7 @@ pub(super) fn run(args: &Args, path: &Path) -> Result<ExitCode> {
     let shown = || inputs::shown(path);
     let picture = preparer.decode(path).with_context(shown)?;
     let view = preparer.view(&picture).with_context(shown)?;
-    let mut pixels = vec![0.0; preparer.len()];
+    let mut pixels = memory::zeros("a picture", &[preparer.len()])?;
     preparer.prepare(&picture, &mut pixels).with_context(shown)?;
 
     let config = loaded.config().with_image(preparer.size());

@@ -220,7 +220,8 @@ mod tests {
         let paint = Paint { patch: [16, 16], grid: [2, 2], brightness: 1.0, colour: &colour, mark: None };
         let image = canvas.painted(&paint);
         let red = image.enumerate_pixels().filter(|(_, _, pixel)| pixel.0 == [255, 0, 0]);
-        let (mut rows, mut columns) = (u32::MAX..0, u32::MAX..0);
+        let none = std::ops::Range { start: u32::MAX, end: 0 };
+        let (mut rows, mut columns) = (none.clone(), none);
         for (x, y, _) in red {
             rows = rows.start.min(y)..rows.end.max(y + 1);
             columns = columns.start.min(x)..columns.end.max(x + 1);

@@ -157,7 +157,7 @@ mod tests {
                     [if inside { sign * 9.0 } else { 0.0 }, (x * 1.3).sin(), (x * 2.1).cos(), 0.1 * (x * 0.7).sin()]
                 })
                 .collect();
-            let border = |i: usize| i < 5 || i >= 20 || i % 5 == 0 || i % 5 == 4;
+            let border = |i: usize| !(5..20).contains(&i) || [0, 4].contains(&(i % 5));
             let patches: Vec<Patch<'_>> =
                 (0..25).map(|i| Patch { features: &features[i], border: border(i) }).collect();
             let how = Foreground { threshold: 0.0, invert: false, everything: false };
