@@ -17,7 +17,7 @@ pub fn load_and_run(config: &[u8], weights: &[u8]) {
                 repack(&loaded);
                 let model = loaded.model(Isa::best());
                 let kinds = [Output::Logits, Output::Embedding, Output::Patches, Output::Layers, Output::Attention];
-                for output in kinds {
+                for output in kinds.into_iter().chain([Output::PoolAttention]) {
                     run(&model, output);
                 }
                 let c = model.config();

@@ -146,6 +146,11 @@ pub(crate) fn open_stream(path: &Path) -> Result<File> {
     if is_open_already && !path.is_dir() { Ok(File::open(path)?) } else { open_file(path) }
 }
 
+/// Whether two paths lead to the same file, which exists.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
 /// A path, for display.
 pub(crate) fn shown(path: &Path) -> String {
     output::name(path.display())

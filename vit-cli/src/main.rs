@@ -3,6 +3,7 @@
 // Doc comments in this crate are also help texts; [B,C,H,W] in them is a shape, not a link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod attend;
 mod bench;
 mod classify;
 mod compare;
@@ -60,6 +61,7 @@ Examples:
   vit run --model vit-base --pixels x.npy --out y.npy --features patches
   vit convert --model vit-base --out vit-base.gguf    a file that loads at once, for every command
   vit compare --model vit-base --precision int8 --images photos/    speed and accuracy in int8
+  vit attend cat.jpg --model vit-base --out heat.png    where the model looks, on the picture
   vit preprocess cat.jpg --model vit-base --out x.npy    the tensor that the model is given
   vit inspect --model vit-base                sizes, bytes and multiply-accumulates
   vit plan --chip nrf52840                    whether it fits a microcontroller
@@ -67,6 +69,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
+    Attend(attend::Args),
     Classify(classify::Args),
     Compare(compare::Args),
     Convert(convert::Args),
@@ -82,6 +85,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Attend(args) => attend::run(&args),
         Command::Classify(args) => classify::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Convert(args) => convert::run(&args),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vit_engine::Config;
 use vit_engine::file::Loaded;
 use vit_image::config::ConfigError;
-use vit_image::{Arithmetic, Crop, DecodeError, Picture, Preprocessing, Resize, Rounding, Target};
+use vit_image::{Arithmetic, Crop, DecodeError, Picture, Preprocessing, Resize, Rounding, Target, View};
 
 use crate::options::{PictureOptions, ResizeTo};
 use crate::{inputs, memory};
@@ -93,6 +93,11 @@ impl Preparer {
     /// Height and width of what becomes of a picture.
     pub(crate) fn output_size(&self, picture: &Picture) -> Result<[usize; 2]> {
         Ok(self.preprocessing.output_size(picture.size())?)
+    }
+
+    /// Which part of a picture the model sees, and where.
+    pub(crate) fn view(&self, picture: &Picture) -> Result<View> {
+        Ok(self.preprocessing.view(picture.size())?)
     }
 
     /// A picture as \[channels, height, width\] of whatever size it becomes.

@@ -26,6 +26,8 @@ KIND is one of
   layer:N     [B,T,D]           all tokens after N layers, before the final norm; 0 goes into the first
   layers      [B,L+1,T,D]       layer:0 to layer:L, of a model of L layers
   attention   [B,L,heads,T,T]   what every query gives to every key, after the softmax
+  attention:N [B,heads,T,T]     the same of the N-th layer alone, counted from 1
+  pool-attention [B,heads,K]    what the attention pool's query gives to the K tokens that it attends to
 
 Examples:
   vit run --model vit-base --pixels x.npy --out logits.npy

@@ -110,11 +110,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Writes the attention probabilities of this layer to its part of `out`, \[images, depth, heads, tokens, tokens\].
+    /// Writes the attention probabilities of this layer to `out`, \[images, layers, heads, tokens, tokens\], at index
+    /// `place` of the `layers`.
     pub(crate) fn attention_maps(
         &self,
         layer: &Layer<'_>,
-        index: usize,
+        [place, layers]: [usize; 2],
         residual: &[f32],
         buffers: &mut LayerBuffers<'_>,
         out: &mut [f32],
@@ -130,9 +131,9 @@ impl Pass<'_> {
             let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
-                let out = &mut out[(of.image * c.depth + index) * map..][..map];
+                let out = &mut out[(of.image * layers + place) * map..][..map];
                 let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
-                let job = self.scores(layer, &of, q, kv).maps(of.row, out);
+                let job = self.scores(layer, &of, q, kv).maps(of.row, c.tokens(), out);
                 self.team.run(Stage::Attention, &mut job.expect("out has room for the map of every head"));
             }
         }

@@ -152,8 +152,8 @@ pub struct AttentionPool {
 }
 
 impl AttentionPool {
-    /// The range of tokens that it attends to.
-    pub(crate) const fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
+    /// The range of tokens that it attends to, in a model with that config.
+    pub const fn tokens(&self, config: &Config) -> core::ops::Range<usize> {
         (if self.all_tokens { 0 } else { config.prefix() })..config.tokens()
     }
 }
@@ -285,6 +285,9 @@ impl Config {
         for readout in self.embedding.into_iter().chain(self.logits_readout()) {
             self.has_what_is_pooled(readout.pool)?;
         }
+        if self.attention_pool.is_some_and(|pool| !self.dim.is_multiple_of(pool.heads)) {
+            return Err(ConfigError::PoolHeads);
+        }
         if self.distillation_head && !self.distillation_token {
             return Err(ConfigError::NoToken("distillation_head needs a distillation token"));
         }
@@ -331,8 +334,7 @@ impl Config {
                 Err(ConfigError::NoToken("a readout pools the distillation token, but the model has none"))
             }
             Pool::Attention => match self.attention_pool {
-                Some(pool) if self.dim.is_multiple_of(pool.heads) => Ok(()),
-                Some(_) => Err(ConfigError::PoolHeads),
+                Some(_) => Ok(()),
                 None => Err(ConfigError::NoToken("a readout uses the attention pool, but the model has none")),
             },
             _ => Ok(()),

@@ -110,12 +110,13 @@ impl Pass<'_> {
             }
             let layer = self.model.layer(index);
             self.keys_and_values(&layer, residual, &mut buffers);
-            if MAPS && output == Output::Attention {
-                self.attention_maps(&layer, index, residual, &mut buffers, out);
+            let maps = if MAPS { output.place_of_maps(index, c) } else { None };
+            if let Some(place) = maps {
+                self.attention_maps(&layer, place, residual, &mut buffers, out);
             }
             if index + 1 == layers {
                 match output.rows_of_last_layer(c) {
-                    _ if output == Output::Attention => return Ok(()),
+                    _ if maps.is_some() => return Ok(()),
                     rows if rows < c.tokens() => residual = self.keep_first_rows(residual, rows),
                     _ => {}
                 }

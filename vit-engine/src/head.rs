@@ -1,12 +1,14 @@
 //! From the tokens of the last layer to the output: final norm, pooling, projection, head.
-use vit_kernels::{Attention, Epilogue, KvLayout, elementwise};
+use vit_kernels::{Epilogue, KvLayout, Scores, elementwise};
 
 use crate::buffers::{HeadBuffers, PoolBuffers};
-use crate::config::{Pool, Readout};
+use crate::config::{AttentionPool, Pool, Readout};
 use crate::executor::Stage;
 use crate::forward::Pass;
+use crate::model::PoolWeights;
 use crate::output::Output;
 use crate::parameters::Site;
+use crate::plan::MAPS;
 
 impl Pass<'_> {
     /// Writes the output. `residual` is \[images, rows, dim\]: all tokens, or the first ones if the output needs no
@@ -21,8 +23,11 @@ impl Pass<'_> {
             Output::Patches => self.final_norms(residual, patches..c.tokens() * c.dim, out),
             Output::Layer(_) => out.copy_from_slice(residual),
             Output::Layers => self.copy_tokens(c.depth, residual, out),
-            // Each layer has written its maps already.
-            Output::Attention => {}
+            // The layers have written their maps already.
+            Output::Attention | Output::AttentionOfLayer(_) => {}
+            // The condition keeps their code out of builds without maps.
+            Output::PoolAttention if MAPS => self.pool_maps(residual, arena, out),
+            Output::PoolAttention => {}
             Output::Embedding => {
                 let Some(readout) = c.embedding else { return };
                 let embedding = self.read(readout, residual, buffers, arena);
@@ -140,21 +145,10 @@ impl Pass<'_> {
         let plain = Epilogue::default();
         let (images, rows) = (self.plan.images(), self.plan.rows());
         let (PoolBuffers { kv, norm, query, context, hidden }, _) = PoolBuffers::carve(c, &pool, images, rows, arena);
-        let head_dim = c.dim / pool.heads;
-        let attended = pool.tokens(c);
-        let layout = KvLayout { heads: pool.heads, head_dim, tokens: attended.len() };
-        let scale = 1.0 / libm::sqrtf(head_dim as f32);
         self.linear(Stage::Head, weights.probe, weights.q, plain, &mut [], query);
-        let images = residual.chunks_exact(c.tokens() * c.dim);
-        for (tokens, context) in images.zip(context.chunks_exact_mut(c.dim)) {
-            let blocks = tokens[attended.start * c.dim..].chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len()));
-            for (block, kv) in blocks {
-                let norm = &mut norm[..block.len()];
-                self.final_norm(block, norm);
-                self.linear(Stage::Head, norm, weights.kv, plain, &mut [], kv);
-            }
-            let job = Attention::new(model.isa, layout, scale, query, &*kv, context);
-            self.team.run(Stage::Head, &mut job.expect("the plan reserved the pool's keys and values"));
+        for (tokens, context) in self.pooled_tokens(&pool, residual).zip(context.chunks_exact_mut(c.dim)) {
+            let mut job = self.pool_scores((&weights, &pool), tokens, norm, query, kv).attend(context);
+            self.team.run(Stage::Head, job.as_mut().expect("the context is as long as the query"));
         }
         let (context, hidden) = (&context[..pooled.len()], &mut hidden[..self.images * pool.mlp_dim]);
         self.linear(Stage::Head, context, weights.out, plain, &mut [], pooled);
@@ -162,6 +156,50 @@ impl Pass<'_> {
         let activation = Epilogue { activation: Some(c.activation), ..plain };
         self.linear(Stage::Head, &*normed, weights.up, activation, &mut [], hidden);
         self.linear(Stage::Head, hidden, weights.down, Epilogue::RESIDUAL, normed, pooled);
+    }
+
+    /// The probabilities with which the attention pool's query attends, \[images, heads, tokens\].
+    fn pool_maps(&self, residual: &[f32], arena: &mut [u8], out: &mut [f32]) {
+        let (c, model) = (&self.model.config, self.model);
+        let (Some(weights), Some(pool)) = (model.pool(), c.attention_pool) else { return };
+        let (images, rows) = (self.plan.images(), self.plan.rows());
+        let (PoolBuffers { kv, norm, query, .. }, _) = PoolBuffers::carve(c, &pool, images, rows, arena);
+        self.linear(Stage::Head, weights.probe, weights.q, Epilogue::default(), &mut [], query);
+        let len = pool.heads * pool.tokens(c).len();
+        for (tokens, out) in self.pooled_tokens(&pool, residual).zip(out.chunks_exact_mut(len)) {
+            let mut job = self.pool_scores((&weights, &pool), tokens, norm, query, kv).maps(0, 1, out);
+            self.team.run(Stage::Head, job.as_mut().expect("out has room for a row of every head"));
+        }
+    }
+
+    /// The tokens of each image that the attention pool attends to, \[tokens, dim\].
+    fn pooled_tokens<'t>(&self, pool: &AttentionPool, residual: &'t [f32]) -> impl Iterator<Item = &'t [f32]> {
+        let c = &self.model.config;
+        let first = pool.tokens(c).start * c.dim;
+        residual.chunks_exact(c.tokens() * c.dim).map(move |tokens| &tokens[first..])
+    }
+
+    /// The scores of the attention pool's query with the tokens of one image, whose keys and values go into `kv`. `norm`
+    /// is scratch, \[rows of a block, dim\].
+    fn pool_scores<'s>(
+        &self,
+        (weights, pool): (&PoolWeights<'_>, &AttentionPool),
+        tokens: &[f32],
+        norm: &mut [f32],
+        query: &'s [f32],
+        kv: &'s mut [f32],
+    ) -> Scores<'s> {
+        for (block, kv) in tokens.chunks(norm.len()).zip(kv.chunks_mut(2 * norm.len())) {
+            let norm = &mut norm[..block.len()];
+            self.final_norm(block, norm);
+            self.linear(Stage::Head, &*norm, weights.kv, Epilogue::default(), &mut [], kv);
+        }
+        let dim = self.model.config.dim;
+        let head_dim = dim / pool.heads;
+        let layout = KvLayout { heads: pool.heads, head_dim, tokens: tokens.len() / dim };
+        let scale = 1.0 / libm::sqrtf(head_dim as f32);
+        let scores = Scores::new(self.model.isa, layout, scale, query, &*kv);
+        scores.expect("the plan reserved the pool's keys and values")
     }
 
     fn final_norm(&self, x: &[f32], out: &mut [f32]) {

@@ -26,6 +26,12 @@ pub enum Output {
     /// The attention probabilities of all layers (after the softmax), \[batch, depth, heads, queries, keys\]; queries
     /// and keys are all tokens.
     Attention,
+    /// Those of one layer, \[batch, heads, queries, keys\]. Layers are counted from 1; this one attends to the tokens of
+    /// [`Layer`](Self::Layer)(n − 1). Later layers do not run.
+    AttentionOfLayer(usize),
+    /// The probabilities with which the [attention pool](crate::AttentionPool)'s query attends, \[batch, heads, keys\]
+    /// with the heads of the pool; the keys are [the tokens](crate::AttentionPool::tokens) that it attends to.
+    PoolAttention,
 }
 
 impl Output {
@@ -41,18 +47,28 @@ impl Output {
             Self::Layer(layer) if layer <= c.depth => c.tokens().checked_mul(c.dim),
             Self::Layer(_) => None,
             Self::Layers => c.depth.checked_add(1)?.checked_mul(c.tokens().checked_mul(c.dim)?),
-            Self::Attention => {
-                let map = c.tokens().checked_mul(c.tokens())?;
-                c.depth.checked_mul(c.heads)?.checked_mul(map).filter(|len| *len > 0)
-            }
+            Self::Attention => c.depth.checked_mul(maps_of_layer(c)?).filter(|len| *len > 0),
+            Self::AttentionOfLayer(layer) if (1..=c.depth).contains(&layer) => maps_of_layer(c),
+            Self::AttentionOfLayer(_) => None,
+            Self::PoolAttention => c.attention_pool.and_then(|pool| pool.heads.checked_mul(pool.tokens(c).len())),
         }
     }
 
     /// How many layers have to run.
     pub(crate) fn layers(self, config: &Config) -> usize {
         match self {
-            Self::Layer(layer) => layer,
+            Self::Layer(layer) | Self::AttentionOfLayer(layer) => layer,
             _ => config.depth,
+        }
+    }
+
+    /// Where the attention maps of the layer with this index go: their place among those of each image, and how many
+    /// layers' maps an image has. `None` if the output does not have them.
+    pub(crate) fn place_of_maps(self, index: usize, config: &Config) -> Option<[usize; 2]> {
+        match self {
+            Self::Attention => Some([index, config.depth]),
+            Self::AttentionOfLayer(layer) if layer == index + 1 => Some([0, 1]),
+            _ => None,
         }
     }
 
@@ -63,9 +79,19 @@ impl Output {
             Self::Embedding => config.embedding.map_or(0, |readout| readout.pool.rows(config)),
             Self::Class => 1,
             Self::Registers => config.prefix(),
-            Self::Patches | Self::Layer(_) | Self::Layers | Self::Attention => config.tokens(),
+            Self::Patches
+            | Self::Layer(_)
+            | Self::Layers
+            | Self::Attention
+            | Self::AttentionOfLayer(_)
+            | Self::PoolAttention => config.tokens(),
         }
     }
+}
+
+/// Elements of the attention maps of one layer of one image.
+fn maps_of_layer(c: &Config) -> Option<usize> {
+    c.tokens().checked_mul(c.tokens())?.checked_mul(c.heads)
 }
 
 impl fmt::Display for Output {
@@ -77,8 +103,10 @@ impl fmt::Display for Output {
             Self::Registers => "registers",
             Self::Embedding => "embedding",
             Self::Attention => "attention",
+            Self::PoolAttention => "pool-attention",
             Self::Layers => "layers",
             Self::Layer(layer) => return write!(f, "layer:{layer}"),
+            Self::AttentionOfLayer(layer) => return write!(f, "attention:{layer}"),
         })
     }
 }
@@ -88,6 +116,7 @@ impl FromStr for Output {
 
     /// Parses what `Display` writes, such as 'patches' or 'layer:3'.
     fn from_str(text: &str) -> Result<Self, UnknownOutput> {
+        let number = |text: &str| text.parse().map_err(|_| UnknownOutput);
         Ok(match text {
             "logits" => Self::Logits,
             "class" => Self::Class,
@@ -95,8 +124,13 @@ impl FromStr for Output {
             "registers" => Self::Registers,
             "embedding" => Self::Embedding,
             "attention" => Self::Attention,
+            "pool-attention" => Self::PoolAttention,
             "layers" => Self::Layers,
-            _ => Self::Layer(text.strip_prefix("layer:").and_then(|layer| layer.parse().ok()).ok_or(UnknownOutput)?),
+            _ => match text.split_once(':') {
+                Some(("layer", layer)) => Self::Layer(number(layer)?),
+                Some(("attention", layer)) => Self::AttentionOfLayer(number(layer)?),
+                _ => return Err(UnknownOutput),
+            },
         })
     }
 }
@@ -108,8 +142,9 @@ pub struct UnknownOutput;
 impl fmt::Display for UnknownOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "expected logits, class, patches, registers, embedding, attention, layer:0 (the input of the first layer), \
-             layer:N (the tokens after N layers) or layers (all of these)",
+            "expected logits, class, patches, registers, embedding, layer:0 (the input of the first layer), \
+             layer:N (the tokens after N layers), layers (all of these), attention:N (the maps of the N-th layer), \
+             attention (those of all layers) or pool-attention",
         )
     }
 }
@@ -135,12 +170,13 @@ mod tests {
 
     #[test]
     fn they_are_read_as_they_are_written() {
-        for text in
-            ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "layers", "attention"]
+        for text in ["logits", "class", "patches", "registers", "embedding", "layer:0", "layer:12", "layers"]
+            .into_iter()
+            .chain(["attention", "attention:1", "pool-attention"])
         {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
-        for text in ["", "layer", "layer:", "layer:-1", "layer:x", "Logits", "pooler"] {
+        for text in ["", "layer", "layer:", "layer:-1", "layer:x", "attention:", "patches:1", "Logits", "pooler"] {
             assert_eq!(text.parse::<Output>(), Err(UnknownOutput));
         }
     }

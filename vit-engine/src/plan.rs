@@ -105,7 +105,7 @@ impl Plan {
         if batch == 0 || images == 0 || rows == 0 {
             return Err(PlanError::Empty);
         }
-        if output == Output::Attention && !MAPS {
+        if matches!(output, Output::Attention | Output::AttentionOfLayer(_) | Output::PoolAttention) && !MAPS {
             return Err(PlanError::LeftOut { feature: "maps" });
         }
         let per_image = output.len(config).ok_or(PlanError::NoOutput(output))?;
@@ -172,12 +172,16 @@ impl Plan {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
         let layers = self.output.layers(c);
-        // For attention maps the last layer stops at the softmax, and every layer computes the scores twice.
-        let maps = self.output == Output::Attention;
-        let last = if maps { 0 } else { self.output.rows_of_last_layer(c) };
+        // With attention maps the last layer stops at the softmax, and a layer that writes maps computes the scores twice.
+        let maps = match self.output {
+            Output::Attention => layers,
+            Output::AttentionOfLayer(_) => 1,
+            _ => 0,
+        };
+        let last = if maps > 0 { 0 } else { self.output.rows_of_last_layer(c) };
         // Rows per image in all layers for the steps after keys and values.
         let rows = layers.saturating_sub(1).saturating_mul(tokens).saturating_add(layers.min(1) * last);
-        let map_rows = if maps { layers.saturating_mul(tokens) } else { 0 };
+        let map_rows = maps.saturating_mul(tokens);
         let factors = match stage {
             Stage::Embed => [c.patches(), c.patch_len(), dim],
             Stage::Norm | Stage::Rope | Stage::Quantise => [0; 3],
@@ -197,6 +201,7 @@ impl Plan {
         let (readout, outputs) = match self.output {
             Output::Logits => (Some(c.logits), c.classes),
             Output::Embedding => (c.embedding, c.projection),
+            Output::PoolAttention => return c.attention_pool.map_or(0, |pool| self.pool_attention_macs(&pool)),
             _ => return 0,
         };
         let Some(Readout { pool, .. }) = readout else { return 0 };
@@ -208,14 +213,20 @@ impl Plan {
         let pooling = match c.attention_pool.filter(|_| pool == Pool::Attention) {
             None => 0,
             Some(pool @ AttentionPool { mlp_dim, .. }) => {
-                let tokens = product(self.batch, [pool.tokens(c).len(), 2 * c.dim, c.dim.saturating_add(1)]);
                 let vectors = product(self.batch, [c.dim, c.dim.saturating_add(2 * mlp_dim), 1]);
-                // The query is computed once for a group of images.
-                let queries = product(self.batch.div_ceil(self.images), [c.dim, c.dim, 1]);
-                tokens.saturating_add(vectors).saturating_add(queries)
+                self.pool_attention_macs(&pool).saturating_add(vectors)
             }
         };
         head.saturating_add(pooling)
+    }
+
+    /// Keys, values and attention of the attention pool: scores and values, or for its map the scores twice.
+    fn pool_attention_macs(&self, pool: &AttentionPool) -> u64 {
+        let dim = self.config.dim;
+        let tokens = product(self.batch, [pool.tokens(&self.config).len(), 2 * dim, dim.saturating_add(1)]);
+        // The query is computed once for a group of images.
+        let queries = product(self.batch.div_ceil(self.images), [dim, dim, 1]);
+        tokens.saturating_add(queries)
     }
 }
 
@@ -259,7 +270,11 @@ impl fmt::Display for PlanError {
                 Output::Class => write!(f, "the model has no class token: use patches or embedding"),
                 Output::Registers => write!(f, "the model has no registers"),
                 Output::Embedding => write!(f, "the model pools no tokens: use patches"),
-                Output::Layer(layer) => write!(f, "the model has fewer than {layer} layers"),
+                Output::AttentionOfLayer(0) => write!(f, "layers with attention are counted from 1"),
+                Output::Layer(layer) | Output::AttentionOfLayer(layer) => {
+                    write!(f, "the model has fewer than {layer} layers")
+                }
+                Output::PoolAttention => write!(f, "the model has no attention pool"),
                 Output::Attention | Output::Patches | Output::Layers => write!(f, "the model has no layers"),
             },
             Self::Budget { minimum, budget } => {

@@ -172,6 +172,10 @@ impl Session {
             Output::Layer(_) => vec![c.tokens(), c.dim],
             Output::Layers => vec![c.depth + 1, c.tokens(), c.dim],
             Output::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
+            Output::AttentionOfLayer(_) => vec![c.heads, c.tokens(), c.tokens()],
+            Output::PoolAttention => {
+                c.attention_pool.iter().flat_map(|pool| [pool.heads, pool.tokens(c).len()]).collect()
+            }
         }
     }
 

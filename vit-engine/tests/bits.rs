@@ -7,7 +7,7 @@ use vit_engine::{
     arena_bytes,
 };
 
-const KINDS: [Output; 9] = [
+const KINDS: [Output; 12] = [
     Output::Logits,
     Output::Class,
     Output::Patches,
@@ -17,6 +17,9 @@ const KINDS: [Output; 9] = [
     Output::Layer(1),
     Output::Layers,
     Output::Attention,
+    Output::AttentionOfLayer(1),
+    Output::AttentionOfLayer(2),
+    Output::PoolAttention,
 ];
 
 /// Five images: those of the golden file, over and over.

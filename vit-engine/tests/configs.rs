@@ -29,13 +29,17 @@ const ACTIVATIONS: [Activation; 5] =
     [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Relu];
 
 /// Every kind of output, also those that no model has.
-const KINDS: [Output; 11] = [
+const KINDS: [Output; 15] = [
     Output::Logits,
     Output::Class,
     Output::Patches,
     Output::Registers,
     Output::Embedding,
     Output::Attention,
+    Output::AttentionOfLayer(0),
+    Output::AttentionOfLayer(1),
+    Output::AttentionOfLayer(2),
+    Output::PoolAttention,
     Output::Layer(0),
     Output::Layer(1),
     Output::Layer(2),

@@ -39,7 +39,14 @@ fn allocations(executor: &dyn Executor) -> u64 {
         for precision in Precision::ALL {
             let loaded = golden.load(precision);
             let (model, c) = (loaded.model(Isa::best()), *loaded.config());
-            let kinds = [Output::Logits, Output::Embedding, Output::Patches, Output::Layers, Output::Attention];
+            let kinds = [
+                Output::Logits,
+                Output::Embedding,
+                Output::Patches,
+                Output::Layers,
+                Output::Attention,
+                Output::PoolAttention,
+            ];
             for output in kinds.into_iter().filter(|output| output.len(&c).is_some()) {
                 let plan = model.plan(output, 2, None).unwrap();
                 let mut arena = AlignedBox::new(plan.arena_bytes()).unwrap();

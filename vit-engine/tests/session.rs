@@ -72,6 +72,31 @@ fn all_layers_in_one_pass() {
 }
 
 #[test]
+fn the_maps_of_one_layer_are_those_of_all() {
+    let golden = golden("timm-reg4-dinov2");
+    let (loaded, pixels) = (Arc::new(golden.load(Precision::F32)), golden.tensor("pixels").unwrap());
+    let run = |output| {
+        let options = SessionOptions { output, batch: 2, ..Default::default() };
+        let mut session = Session::new(Arc::clone(&loaded), options).unwrap();
+        let mut out = vec![f32::NAN; session.output_len(2)];
+        session.forward(&pixels.data, &mut out).unwrap();
+        assert_eq!(session.output_shape().iter().product::<usize>(), session.output_len(1));
+        out
+    };
+    let (all, depth) = (run(Output::Attention), loaded.config().depth);
+    for layer in 1..=depth {
+        let one = run(Output::AttentionOfLayer(layer));
+        let len = one.len() / 2;
+        let of_all = (0..2).flat_map(|image| &all[(image * depth + layer - 1) * len..][..len]);
+        assert!(one.iter().eq(of_all), "layer {layer}");
+    }
+    for layer in [0, depth + 1] {
+        let options = SessionOptions { output: Output::AttentionOfLayer(layer), ..Default::default() };
+        assert!(Session::new(Arc::clone(&loaded), options).is_err());
+    }
+}
+
+#[test]
 fn it_is_owned_and_changes_its_size() {
     let golden = golden("dinov2-model");
     let options = SessionOptions { output: Output::Embedding, batch: 2, ..Default::default() };

@@ -43,7 +43,6 @@ impl Preprocessing {
     }
 
     /// What the crop takes of a resized picture, along height and width.
-    #[cfg(feature = "resize")]
     pub(crate) fn windows(&self, resized: [usize; 2]) -> [Window; 2] {
         [0, 1].map(|axis| {
             let len = resized[axis];
@@ -63,7 +62,6 @@ impl Preprocessing {
 }
 
 /// What a crop takes along an axis, and where it puts it.
-#[cfg(feature = "resize")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
     /// The first pixel that is taken.

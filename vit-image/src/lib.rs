@@ -6,6 +6,9 @@
 //!    grey.
 //! 3. [`Preprocessing::apply`] resizes, crops, pads, rescales and normalises.
 //!
+//!
+//! [`Preprocessing::view`] says where in the picture a pixel of the input comes from.
+//!
 //! ```
 //! use vit_image::{Picture, Preprocessing, config};
 //!
@@ -63,9 +66,11 @@ mod geometry;
 mod picture;
 #[cfg(feature = "resize")]
 mod pillow;
+mod view;
 
 #[cfg(feature = "decode")]
 pub use decode::DecodeError;
 pub use description::{Arithmetic, Crop, Filter, Preprocessing, Resize, Rounding, Target};
 pub use error::Error;
 pub use picture::Picture;
+pub use view::View;

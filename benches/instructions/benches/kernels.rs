@@ -292,7 +292,7 @@ fn attention_maps_50x3x64(isa: Isa) -> Vec<f32> {
     let (q, kv) = (noise(50 * 192, 1), noise(layout.len().expect("it fits memory"), 2));
     let mut out = vec![0.0; 3 * 50 * 50];
     let scores = Scores::new(isa, layout, 0.125, black_box(&q), &kv[..]);
-    scores.and_then(|scores| scores.maps(0, &mut out)).expect("shapes fit").run();
+    scores.and_then(|scores| scores.maps(0, 50, &mut out)).expect("shapes fit").run();
     out
 }
 

@@ -171,7 +171,14 @@ class HuggingFace(Kind):
         embedding = self.embedding(model, arguments, results)
         if embedding is not None:
             outputs["embedding"] = embedding
+        if getattr(tower, "head", None) is not None and hasattr(tower.head, "probe"):
+            outputs["pool-attention"] = self.pool_attention(tower.head, tokens)
         return outputs | {f"layer:{i}": state for i, state in enumerate(results.hidden_states)}
+
+    def pool_attention(self, head, tokens):
+        """What the query of SigLIP's attention pool gives to each token, [B,heads,T]."""
+        probe = head.probe.expand(len(tokens), -1, -1)
+        return head.attention(probe, tokens, tokens, need_weights=True, average_attn_weights=False)[1][:, :, 0]
 
     def encoder(self, model):
         """What `load` reads of a model for pretraining."""

@@ -123,11 +123,24 @@ def features(model, pixels):
         hook.remove()
     prefix = model.num_prefix_tokens
     outputs = dict(patches=tokens[:, prefix:])
+    if getattr(model, "attn_pool", None) is not None:
+        outputs["pool-attention"] = pool_attention(model, tokens)
     if getattr(model, "cls_token", None) is not None:
         outputs["class"] = tokens[:, 0]
     if getattr(model, "reg_token", None) is not None:
         outputs["registers"] = tokens[:, prefix - model.reg_token.shape[1] : prefix]
     return tokens, outputs | {f"layer:{i}": layer for i, layer in enumerate(layers)}
+
+
+def pool_attention(model, tokens):
+    """What the query of the attention pool gives to each token that it attends to, [B,heads,T]."""
+    pool = model.attn_pool
+    if not model.pool_include_prefix:
+        tokens = tokens[:, model.num_prefix_tokens :]
+    keys = pool.kv(tokens).unflatten(-1, (2, pool.num_heads, pool.head_dim))[:, :, 0]
+    query = pool.q(pool.latent).unflatten(-1, (pool.num_heads, pool.head_dim))[0, 0]
+    keys, query = pool.k_norm(keys), pool.q_norm(query)
+    return torch.einsum("hd,bthd->bht", query * pool.scale, keys).softmax(-1)
 
 
 def attention(model, pixels):

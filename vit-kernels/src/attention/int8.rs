@@ -503,7 +503,7 @@ mod tests {
             let (values, scales) = case.quantised(isa, 61);
             let mut maps = vec![9.0; heads * tokens * tokens];
             let kv = QuantisedKv::new(isa, case.layout, &values, &scales).unwrap();
-            Scores::new(isa, case.layout, SCALE, &case.q, kv).unwrap().maps(0, &mut maps).unwrap().run();
+            Scores::new(isa, case.layout, SCALE, &case.q, kv).unwrap().maps(0, tokens, &mut maps).unwrap().run();
             maps
         };
         let portable = maps(Isa::PORTABLE);

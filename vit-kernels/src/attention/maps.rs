@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use super::binary32::Binary32;
 use super::block::{Block, lane_group, written};
-use super::{F32, KeysValues, Operand, Scope, Scores, Tiles, Widest};
+use super::{F32, KeysValues, KvLayout, Operand, Scope, Scores, Tiles, Widest};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
@@ -17,21 +17,23 @@ use crate::simd::{LANES, Simd};
 pub struct AttentionMaps<'a> {
     scores: Scores<'a>,
     first_row: usize,
+    /// Rows of each head's matrix.
+    queries: usize,
     out: Shared<'a, f32>,
 }
 
 impl<'a> Scores<'a> {
-    /// Writes the probabilities to rows `first_row`.. of every head's matrix in `out`, \[heads, tokens, tokens\].
+    /// Writes the probabilities to rows `first_row`.. of every head's matrix in `out`, \[heads, queries, tokens\].
     ///
     /// # Errors
-    /// When `out` has another length, or the rows go past the last token.
-    pub fn maps(self, first_row: usize, out: &'a mut [f32]) -> Result<AttentionMaps<'a>, ShapeError> {
-        let tokens = self.layout.tokens;
-        let len = tokens.checked_mul(tokens).and_then(|len| len.checked_mul(self.layout.heads));
-        expect_len("attention: maps must be heads × tokens × tokens", len, out.len())?;
+    /// When `out` has another length, or the rows go past the last of the `queries`.
+    pub fn maps(self, first_row: usize, queries: usize, out: &'a mut [f32]) -> Result<AttentionMaps<'a>, ShapeError> {
+        let KvLayout { heads, tokens, .. } = self.layout;
+        let len = queries.checked_mul(tokens).and_then(|len| len.checked_mul(heads));
+        expect_len("attention: maps must be heads × queries × tokens", len, out.len())?;
         let end = first_row.saturating_add(self.rows());
-        expect_len("attention: the rows of the maps must not go past the last token", Some(end.min(tokens)), end)?;
-        Ok(AttentionMaps { scores: self, first_row, out: Shared::new(out) })
+        expect_len("attention: the rows of the maps must not go past the last query", Some(end.min(queries)), end)?;
+        Ok(AttentionMaps { scores: self, first_row, queries, out: Shared::new(out) })
     }
 }
 
@@ -99,7 +101,8 @@ impl<O: Operand> WriteMaps<'_, O> {
                 }
                 for (row, v) in (rows.start + first..rows.end).zip(s.transpose(square)) {
                     let tokens = self.job.scores.layout.tokens;
-                    let start = (self.scope.head * tokens + self.job.first_row + row) * tokens + keys.start + key;
+                    let row = self.scope.head * self.job.queries + self.job.first_row + row;
+                    let start = row * tokens + keys.start + key;
                     // SAFETY: this head's rows belong to this task, which holds only one such slice at a time.
                     f32::store_any(s, v, unsafe { self.job.out.part(start..start + len) });
                 }

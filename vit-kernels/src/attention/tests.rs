@@ -120,7 +120,7 @@ fn maps_and_bias_are_the_formula() {
                     .unwrap()
             };
             let (mut maps, mut out) = (vec![9.0; heads * tokens * tokens], vec![9.0; q.len()]);
-            scores().maps(first, &mut maps).unwrap().run();
+            scores().maps(first, tokens, &mut maps).unwrap().run();
             scores().attend(&mut out).unwrap().run();
             for head in 0..heads {
                 let part = |x: &[f32], row: usize, column: usize| -> Vec<f64> {
@@ -143,6 +143,12 @@ fn maps_and_bias_are_the_formula() {
                 }
             }
             assert!(maps[..first * tokens].iter().all(|&x| x == 9.0), "rows before the first are left alone");
+            if !biased {
+                let mut one = vec![9.0; heads * tokens];
+                Scores::new(isa, layout, scale, &q[..40], &kv[..]).unwrap().maps(0, 1, &mut one).unwrap().run();
+                let first_rows = maps.chunks_exact(tokens * tokens).flat_map(|map| &map[..tokens]);
+                assert!(one.iter().eq(first_rows), "{isa} {grid:?}: one query alone has other bits");
+            }
         }
     }
 }
@@ -178,7 +184,7 @@ fn nan_shows_in_the_maps_and_in_every_block_of_keys() {
                     let (q, mut kv) = (noise(8, 1, 1.0), noise(8 * tokens, 2, 1.0));
                     kv[8 * key + 2] = nan;
                     let (mut maps, mut out) = (vec![0.0; tokens * tokens], vec![0.0; 8]);
-                    Scores::new(isa, layout, 0.5, &q, &kv[..]).unwrap().maps(0, &mut maps).unwrap().run();
+                    Scores::new(isa, layout, 0.5, &q, &kv[..]).unwrap().maps(0, tokens, &mut maps).unwrap().run();
                     Scores::new(isa, layout, 0.5, &q, &kv[..]).unwrap().attend(&mut out).unwrap().run();
                     assert!(maps[..2 * tokens].iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
                     assert!(out.iter().all(|x| x.is_nan()), "{isa} key {key} of {tokens}");
@@ -225,8 +231,9 @@ fn shapes() {
     assert!(scores().with_bias(RelativeBias { grid: [4, 1], ..bias }).is_err());
     assert!(scores().with_bias(RelativeBias { grid: [usize::MAX, 2], ..bias }).is_err());
     assert!(scores().with_bias(RelativeBias { table: &[0.0; 23], ..bias }).is_err());
-    assert!(scores().maps(3, &mut [0.0; 50]).is_ok() && scores().maps(4, &mut [0.0; 50]).is_err());
-    assert!(scores().maps(0, &mut [0.0; 49]).is_err());
+    assert!(scores().maps(3, 5, &mut [0.0; 50]).is_ok() && scores().maps(4, 5, &mut [0.0; 50]).is_err());
+    assert!(scores().maps(0, 2, &mut [0.0; 20]).is_ok() && scores().maps(0, 1, &mut [0.0; 10]).is_err());
+    assert!(scores().maps(0, 5, &mut [0.0; 49]).is_err());
 }
 
 proptest! {
