@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::head::{Head, HeadOptions};
 use crate::inputs::Input;
+use crate::labels::Names;
 use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(!inputs.is_empty(), "no pictures: stdin was empty");
     let loaded = Arc::new(model::load(&args.model.source)?);
     let preparer = Preparer::new(&loaded, &args.picture)?;
-    let head = args.head.open(&loaded, &preparer, &args.model.source, args.labels.as_deref())?;
+    let head = args.head.open(&loaded, &preparer, &args.model.source, Names::Of(args.labels.as_deref()))?;
     let batch = (BATCH.min(inputs.len()), preparer.other_size(loaded.config()));
     let (mut session, pool) = model::session(loaded, &args.model, head.output, batch)?;
 

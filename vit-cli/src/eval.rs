@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::data::{Data, NAMED};
 use crate::head::HeadOptions;
+use crate::labels::Names;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
 use crate::pipeline::{self, Times};
@@ -77,7 +78,7 @@ const BATCH: usize = 64;
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let loaded = Arc::new(model::load(&args.model.source)?);
     let preparer = Preparer::new(&loaded, &args.picture)?;
-    let names = args.labels.as_deref().filter(|_| args.folder.is_some());
+    let names = if args.folder.is_some() { Names::Of(args.labels.as_deref()) } else { Names::Unused };
     let head = args.head.open(&loaded, &preparer, &args.model.source, names)?;
     let (data, classes_from) = match (&args.images, &args.labels, &args.folder) {
         (Some(images), Some(labels), _) => {

@@ -30,6 +30,15 @@ pub(crate) fn of_file(path: &Path, classes: usize) -> Result<Vec<String>> {
     read(path, classes).with_context(|| inputs::shown(path))
 }
 
+/// Where the names of the classes come from.
+#[derive(Clone, Copy)]
+pub(crate) enum Names<'a> {
+    /// A file, or the model itself.
+    Of(Option<&'a Path>),
+    /// Nobody will read them.
+    Unused,
+}
+
 /// The name of a class, if it has one.
 pub(crate) fn name(labels: &[String], class: usize) -> String {
     labels.get(class).filter(|label| !label.is_empty()).cloned().unwrap_or_else(|| format!("class {class}"))

@@ -3,7 +3,7 @@
 mod neighbours;
 mod zero_shot;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -11,6 +11,7 @@ use vit_engine::file::Loaded;
 use vit_engine::{Output, ThreadPool};
 
 use crate::embeddings::{self, Description};
+use crate::labels::Names;
 use crate::logits::{Logits, Probability};
 use crate::options::{SourceOptions, positive};
 use crate::picture::Preparer;
@@ -37,13 +38,13 @@ pub(crate) struct HeadOptions {
 }
 
 impl HeadOptions {
-    /// Reads what classifies the pictures of a model. `labels` names the classes, unless they are those of folders.
+    /// Reads what classifies the pictures of a model. `names` are those of the classes, unless these are folders.
     pub(crate) fn open(
         &self,
         loaded: &Loaded,
         preparer: &Preparer,
         source: &SourceOptions,
-        labels: Option<&Path>,
+        names: Names<'_>,
     ) -> Result<Head> {
         if let Some(file) = &self.neighbours {
             let output = embeddings::describe(file)?.0.output()?;
@@ -55,12 +56,19 @@ impl HeadOptions {
         if let Some(file) = &self.class_embeddings {
             let texts = ZeroShot::read(file, loaded)?;
             let classes = texts.classes();
-            let names = labels.map(|labels| labels::of_file(labels, classes)).transpose()?.unwrap_or_default();
+            let names = match names {
+                Names::Of(Some(file)) => labels::of_file(file, classes)?,
+                _ => Vec::new(),
+            };
             return Ok(Head { output: Output::Embedding, classes, names, kind: Kind::ZeroShot(texts) });
         }
         let classes = loaded.config().classes;
         ensure!(classes > 0, "the model has no head: give --neighbours, or --class-embeddings");
-        Ok(Head { output: Output::Logits, classes, names: labels::of(loaded, labels)?, kind: Kind::Own })
+        let names = match names {
+            Names::Of(file) => labels::of(loaded, file)?,
+            Names::Unused => Vec::new(),
+        };
+        Ok(Head { output: Output::Logits, classes, names, kind: Kind::Own })
     }
 }
 
