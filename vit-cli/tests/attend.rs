@@ -120,7 +120,7 @@ fn the_attention_pool_has_a_map() {
     assert!((rollout.iter().sum::<f64>() - 1.0).abs() < 1e-5 && rollout != mean);
 }
 
-/// What the picture's pixels are, wherever the model sees them: `--at` and what is covered, with crop, EXIF and padding.
+/// Positions are those of the upright picture: `--at` and what is covered, with crop and EXIF orientation.
 #[test]
 fn places_are_those_of_the_upright_picture() {
     let folder = tempfile::tempdir().unwrap();

@@ -179,8 +179,8 @@ impl Pass<'_> {
         residual.chunks_exact(c.tokens() * c.dim).map(move |tokens| &tokens[first..])
     }
 
-    /// The scores of the attention pool's query with the tokens of one image, whose keys and values go into `kv`. `norm`
-    /// is scratch, \[rows of a block, dim\].
+    /// The scores of the attention pool's query with the tokens of one image, whose keys and values go into `kv`.
+    /// `norm` is scratch, \[rows of a block, dim\].
     fn pool_scores<'s>(
         &self,
         (weights, pool): (&PoolWeights<'_>, &AttentionPool),

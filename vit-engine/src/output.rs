@@ -26,8 +26,8 @@ pub enum Output {
     /// The attention probabilities of all layers (after the softmax), \[batch, depth, heads, queries, keys\]; queries
     /// and keys are all tokens.
     Attention,
-    /// Those of one layer, \[batch, heads, queries, keys\]. Layers are counted from 1; this one attends to the tokens of
-    /// [`Layer`](Self::Layer)(n − 1). Later layers do not run.
+    /// Those of one layer, \[batch, heads, queries, keys\]. Layers are counted from 1; this one attends to the tokens
+    /// of [`Layer`](Self::Layer)(n − 1). Later layers do not run.
     AttentionOfLayer(usize),
     /// The probabilities with which the [attention pool](crate::AttentionPool)'s query attends, \[batch, heads, keys\]
     /// with the heads of the pool; the keys are [the tokens](crate::AttentionPool::tokens) that it attends to.

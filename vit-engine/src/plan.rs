@@ -150,8 +150,8 @@ impl Plan {
         self.bytes
     }
 
-    /// Calls `visit` with the phase, the name and the bytes of each buffer in the arena. [`arena_bytes`](Self::arena_bytes)
-    /// is the sum of [`Phase::Pass`] and the largest of the other phases.
+    /// Calls `visit` with the phase, the name and the bytes of each buffer in the arena.
+    /// [`arena_bytes`](Self::arena_bytes) is the sum of [`Phase::Pass`] and the largest of the other phases.
     pub fn for_each_buffer(&self, visit: &mut dyn FnMut(Phase, &'static str, usize)) {
         for_each_buffer(&self.config, self.precision, self.images, self.rows, visit);
     }
@@ -172,7 +172,8 @@ impl Plan {
         let c = &self.config;
         let (dim, inner, tokens) = (c.dim, c.inner(), c.tokens());
         let layers = self.output.layers(c);
-        // With attention maps the last layer stops at the softmax, and a layer that writes maps computes the scores twice.
+        // With attention maps the last layer stops at the softmax, and a layer that writes maps computes the scores
+        // twice.
         let maps = match self.output {
             Output::Attention => layers,
             Output::AttentionOfLayer(_) => 1,

@@ -7,7 +7,7 @@ use vit_engine::{
     arena_bytes,
 };
 
-const KINDS: [Output; 12] = [
+const KINDS: [Output; 11] = [
     Output::Logits,
     Output::Class,
     Output::Patches,
@@ -17,7 +17,6 @@ const KINDS: [Output; 12] = [
     Output::Layer(1),
     Output::Layers,
     Output::Attention,
-    Output::AttentionOfLayer(1),
     Output::AttentionOfLayer(2),
     Output::PoolAttention,
 ];

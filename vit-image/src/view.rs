@@ -1,7 +1,7 @@
 //! Which part of a picture a model sees, and where a pixel of its input comes from.
 //!
-//! Resizing maps the whole picture onto the whole resized picture, in all filters; crop and padding move it by whole pixels.
-//! So along each axis a position in the input and one in the picture are linear in each other:
+//! Resizing maps the whole picture onto the whole resized picture, in all filters; crop and padding move it by whole
+//! pixels. So along each axis a position in the input and one in the picture are linear in each other:
 //!
 //! ```text
 //! picture = (input + start − before) · picture's length / resized length
@@ -78,8 +78,8 @@ impl View {
         })
     }
 
-    /// The position in the input of a position `[y, x]` in the picture. It is outside of the input where the picture was
-    /// cropped.
+    /// The position in the input of a position `[y, x]` in the picture. It is outside of the input where the picture
+    /// was cropped.
     pub fn to_input(&self, picture: [f64; 2]) -> [f64; 2] {
         [0, 1].map(|axis| {
             let Window { start, before, .. } = self.windows[axis];
@@ -96,8 +96,8 @@ impl View {
         })
     }
 
-    /// The rectangle, in the picture's pixels, that the input's first `size` pixels cover. It reaches beyond the picture
-    /// where the input is padding.
+    /// The rectangle, in the picture's pixels, that the input's first `size` pixels cover. It reaches beyond the
+    /// picture where the input is padding.
     pub fn covered(&self, size: [usize; 2]) -> [core::ops::Range<f64>; 2] {
         let (first, last) = (self.to_picture([0.0; 2]), self.to_picture(size.map(|side| side as f64)));
         [first[0]..last[0], first[1]..last[1]]

@@ -28,12 +28,13 @@ pub(crate) struct MapOptions {
     #[arg(long, value_name = "N|mean", default_value = "mean", value_parser = number_or("mean"))]
     head: Choice,
 
-    /// Attention rollout instead of one layer: the product of all layers' mean attention, each with its residual connection
+    /// Attention rollout instead of one layer: the product of all layers' mean attention, each with its residual
+    /// connection
     #[arg(long, conflicts_with_all = ["layer", "head"])]
     rollout: bool,
 
-    /// Whose attention: that of the class token, of the attention pool's query, or the mean of all patches [default: what the
-    /// model pools]
+    /// Whose attention: that of the class token, of the attention pool's query, or the mean of all patches [default:
+    /// what the model pools]
     #[arg(long, value_name = "WHO", value_enum, conflicts_with = "at")]
     from: Option<From>,
 
@@ -166,8 +167,8 @@ fn query(options: &MapOptions, c: &Config, view: &View) -> Result<Query> {
             let [rows, columns] = view.covered([0, 1].map(|axis| grid[axis] * c.patch[axis]));
             let (top, left) = (rows.start.max(0.0).ceil(), columns.start.max(0.0).ceil());
             bail!(
-                "--at {x},{y}: the model does not see this pixel; after the crop it sees x from {left} to {:.0} and y from \
-                 {top} to {:.0}",
+                "--at {x},{y}: the model does not see this pixel; after the crop it sees x from {left} to {:.0} and y \
+                 from {top} to {:.0}",
                 columns.end.min(width as f64).floor() - 1.0,
                 rows.end.min(height as f64).floor() - 1.0
             );
@@ -188,10 +189,7 @@ fn query(options: &MapOptions, c: &Config, view: &View) -> Result<Query> {
         Query::Pool => {
             ensure!(c.attention_pool.is_some(), "the model has no attention pool: use --from class, or --at X,Y");
             let given = options.layer.0.is_some();
-            ensure!(
-                !given,
-                "the attention pool comes after the last layer: --layer goes with --from class or --at X,Y"
-            );
+            ensure!(!given, "the attention pool comes after the last layer: --layer goes with --from or --at");
         }
         Query::Patches | Query::Patch(_) => {}
     }

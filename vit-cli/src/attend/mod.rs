@@ -1,7 +1,7 @@
 //! `vit attend`: where a model looks, and what its patches have in common.
 //!
-//! This file and [`heat`], [`colours`] know the command line. [`rollout`], [`pca`], [`overlay`] and [`figure`] know numbers
-//! and pictures only.
+//! This file and [`heat`], [`colours`] know the command line. [`rollout`], [`pca`], [`overlay`] and [`figure`] know
+//! numbers and pictures only.
 mod colours;
 mod figure;
 mod heat;
@@ -18,13 +18,14 @@ use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 
 /// Show where a model looks: attention maps and patch features, placed on the picture
 ///
-/// The map shows how much attention each patch gets from the class token, from the query of an attention pool (SigLIP), or
-/// from the patch at a pixel. Class token and registers are left out of the map. It is drawn on the original picture,
-/// upright by its EXIF orientation. What was cropped away is dark and outside of the outline; padding is hatched.
+/// The map shows how much attention each patch gets from the class token, from the query of an attention pool (SigLIP),
+/// or from the patch at a pixel. Class token and registers are left out of the map. It is drawn on the original
+/// picture, upright by its EXIF orientation. What was cropped away is dark and outside of the outline; padding is
+/// hatched.
 ///
-/// With --pca the features of the patches, after the final norm, become colours: their first principal component tells the
-/// foreground from the background, then three components of the foreground become red, green and blue (as in DINOv2's
-/// paper). All pictures have the same components, so that the same colour means the same thing.
+/// With --pca the features of the patches, after the final norm, become colours: their first principal component tells
+/// the foreground from the background, then three components of the foreground become red, green and blue (as in
+/// DINOv2's paper). All pictures have the same components, so that the same colour means the same thing.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Layers and heads are counted from 1. --rollout holds the maps of all layers in memory: layers × heads × tokens² numbers.
@@ -43,8 +44,8 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
-    /// The PNG file to write. With --pca a sheet of all pictures, or a folder that exists (or a name that ends with /), for
-    /// one file for each picture
+    /// The PNG file to write. With --pca a sheet of all pictures, or a folder that exists (or a name that ends with /),
+    /// for one file for each picture
     #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "npy"])]
     out: Option<PathBuf>,
 
@@ -61,8 +62,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOW", value_parser = ["nearest", "bilinear"], default_value = "bilinear")]
     interpolation: String,
 
-    /// Longest side of the picture in the output, in pixels [default: its own, but at least 448 and at most 1024; with --pca
-    /// 320]
+    /// Longest side of the picture in the output, in pixels [default: its own, but at least 448 and at most 1024; with
+    /// --pca 320]
     #[arg(long, value_name = "N", value_parser = longest)]
     size: Option<usize>,
 

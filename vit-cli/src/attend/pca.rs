@@ -1,7 +1,8 @@
-//! Patch features as colours by principal components, and the foreground among them, as DINOv2's paper shows it (Oquab et
-//! al. 2023, <https://arxiv.org/abs/2304.07193>, section 7.3).
+//! Patch features as colours by principal components, and the foreground among them, as DINOv2's paper shows it (Oquab
+//! et al. 2023, <https://arxiv.org/abs/2304.07193>).
 //!
-//! 1. The first component of all patches tells foreground and background apart: a threshold on it chooses the foreground.
+//! 1. The first component of all patches tells foreground and background apart: a threshold on it chooses the
+//!    foreground.
 //! 2. The first three components of the foreground are its red, green and blue.
 use anyhow::{Context, Result, ensure};
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -19,8 +20,8 @@ pub(crate) struct Components {
 }
 
 impl Components {
-    /// The first `count` principal components of `rows`, each of the same length. The sign is a convention: the element of
-    /// the largest magnitude is positive, the first of several.
+    /// The first `count` principal components of `rows`, each of the same length. The sign is a convention: the element
+    /// of the largest magnitude is positive, the first of several.
     pub(crate) fn of(rows: &[&[f32]], count: usize) -> Result<Self> {
         let dim = rows.first().map_or(0, |row| row.len());
         ensure!(dim > 0, "there are no patches to compare");
@@ -84,8 +85,8 @@ pub(crate) struct Colours {
 
 /// Chooses the foreground and colours it, with the same components for all patches.
 ///
-/// The side of the first component that is foreground is that which the border has less of: the mean of the border's patches
-/// is background.
+/// The side of the first component that is foreground is that which the border has less of: the mean of the border's
+/// patches is background.
 pub(crate) fn colours(patches: &[Patch<'_>], how: Foreground) -> Result<Colours> {
     let rows: Vec<&[f32]> = patches.iter().map(|patch| patch.features).collect();
     let foreground = if how.everything {

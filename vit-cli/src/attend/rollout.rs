@@ -1,7 +1,7 @@
 //! From attention probabilities to one number for each token.
 
-/// The mean over heads: \[heads, rows, columns\] to \[rows, columns\], with `len` elements a head. Or one head, counted from
-/// 1.
+/// The mean over heads: \[heads, rows, columns\] to \[rows, columns\], with `len` elements a head. Or one head,
+/// counted from 1.
 pub(crate) fn of_heads(maps: &[f32], len: usize, head: Option<usize>) -> Vec<f64> {
     let mut mean = vec![0.0; len];
     let heads = maps.chunks_exact(len).enumerate().filter(|(index, _)| head.is_none_or(|head| *index + 1 == head));
@@ -23,15 +23,15 @@ pub(crate) fn attended(query: &[f64], map: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Attention rollout (Abnar and Zuidema 2020, <https://arxiv.org/abs/2005.00928>): how much of each token of the input is
-/// in a token of the output, if every layer mixes tokens as its attention and its residual connection do.
+/// Attention rollout (Abnar and Zuidema 2020, <https://arxiv.org/abs/2005.00928>): how much of each token of the input
+/// is in a token of the output, if every layer mixes tokens as its attention and its residual connection do.
 ///
 /// ```text
 /// Ā = (mean over heads of A + I), rows divided by their sums
 /// rollout = Ā_last · … · Ā_2 · Ā_1
 /// ```
-/// `maps` are the means over heads of all layers, the first layer first, each \[tokens, tokens\]. Only the rows of `query`,
-/// weights \[tokens\], are computed: query · rollout, from the last layer to the first.
+/// `maps` are the means over heads of all layers, the first layer first, each \[tokens, tokens\]. Only the rows of
+/// `query`, weights \[tokens\], are computed: query · rollout, from the last layer to the first.
 pub(crate) fn rollout(query: &[f64], maps: &[Vec<f64>]) -> Vec<f64> {
     let tokens = query.len();
     maps.iter().rev().fold(query.to_vec(), |query, map| {
