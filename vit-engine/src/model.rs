@@ -298,3 +298,30 @@ impl core::error::Error for ModelError {
         }
     }
 }
+
+/// In a build without Cargo features.
+#[cfg(all(test, not(feature = "f32")))]
+mod tests {
+    use super::*;
+    use crate::arena::Aligned;
+    use crate::config::AttentionPool;
+    use crate::testing::tiny;
+
+    #[test]
+    fn what_is_left_out_is_refused() {
+        let memory = Aligned([0; 1 << 17]);
+        let new = |config: &Config, precision| {
+            let bytes = Model::bytes(config, precision).unwrap();
+            Model::new(config, precision, Isa::best(), &memory.0[..bytes]).map(|_| ())
+        };
+        for precision in Precision::ALL {
+            let refused = Err(ModelError::LeftOut { feature: precision.name() });
+            assert_eq!(new(&tiny(), precision), if precision == Precision::Int8 { Ok(()) } else { refused });
+        }
+        let attention_pool = Some(AttentionPool { heads: 3, mlp_dim: 5, all_tokens: true });
+        let config = Config { attention_pool, ..tiny() };
+        assert_eq!(new(&config, Precision::Int8), Err(ModelError::LeftOut { feature: "f32" }));
+        let maps = Plan::with_blocks(&tiny(), Precision::Int8, Output::Attention, 1, 1, 1);
+        assert_eq!(maps, Err(PlanError::LeftOut { feature: "maps" }));
+    }
+}

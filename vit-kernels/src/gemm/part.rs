@@ -159,7 +159,8 @@ impl<W: Weights> FloatPart<'_, W> {
         let shift = most.ilog2();
         let tile = rows.start / S::TILE_ROWS;
         let (part, parts) = (tile % (1 << shift), 1 << shift);
-        let panel = panels.start + self.panels.len() + (tile >> shift) as u32 as usize % panels.len();
+        let panel =
+            panels.start + self.panels.len() + ((tile >> shift) as u32 as usize).checked_rem(panels.len()).unwrap_or(0);
         let start = panel * panel_len + (depth.start + ((part * depth.len()) >> shift)) * LANES;
         match self.data.get(start) {
             Some(start) => Prefetch { start: (&raw const *start).cast(), step: size_of::<W::Group>() / parts },
