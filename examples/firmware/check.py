@@ -59,7 +59,7 @@ def panics(program):
     """The panicking functions that functions of the engine and the kernels call, directly or not."""
     calls, function = {}, None
     for line in objdump("--disassemble", "--no-show-raw-insn", program):
-        if found := re.match(r"[0-9a-f]+ <([^.].*)>:$", line):
+        if found := re.match(r"[0-9a-f]+ <([^.$].*)>:$", line):
             function = found[1]
         elif function and (found := re.search(r"<(.*?)(\+0x[0-9a-f]+)?>(?: @.*)?$", line)):
             calls.setdefault(function, set()).add(found[1])
