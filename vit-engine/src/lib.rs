@@ -31,7 +31,7 @@
 //! | `f32` | [`Precision::F32`], attention pools | |
 //! | `f16`, `bf16` | those precisions, and `f32` | |
 //! | `int4` | [`Precision::Int4`] | |
-//! | `maps` | [`Output::Attention`] | |
+//! | `maps` | attention maps: [`Output::Attention`], [`Output::AttentionOfLayer`], [`Output::PoolAttention`] | |
 //! | `alloc` | [`AlignedBox`] | an allocator |
 //! | `std` | links the standard library; nothing else by itself | |
 //! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
