@@ -4,17 +4,17 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod board;
+mod failure;
 
 use core::convert::Infallible;
-use core::fmt::{self, Write};
+use core::fmt::Write;
 
 use vit_engine::packed::config_of;
-use vit_engine::{
-    Aligned, Config, ForwardError, Isa, Model, Output, PackedError, Plan, PlanError, Precision, Serial, arena_bytes,
-    include_model,
-};
+use vit_engine::{Aligned, Config, Isa, Model, Output, Plan, Precision, Serial, arena_bytes, include_model};
 
 use board::{Painted, console, instructions};
+
+type Failure = failure::Failure<Infallible>;
 
 /// The packed model that `build.rs` wrote.
 static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/deit.gguf"));
@@ -71,49 +71,4 @@ fn pixels(_image: usize, top: usize, strip: &mut [f32]) -> Result<(), Infallible
         *x = (hash >> 24) as f32 / 64.0 - 2.0;
     }
     Ok(())
-}
-
-/// Why there are no logits.
-pub enum Failure {
-    Model(PackedError),
-    Plan(PlanError),
-    Forward(ForwardError<Infallible>),
-    StackOverflow,
-    Console,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Model(error) => write!(f, "the model: {error}"),
-            Self::Plan(error) => error.fmt(f),
-            Self::Forward(error) => error.fmt(f),
-            Self::StackOverflow => write!(f, "the stack overflowed"),
-            Self::Console => write!(f, "the console does not take text"),
-        }
-    }
-}
-
-impl From<PackedError> for Failure {
-    fn from(error: PackedError) -> Self {
-        Self::Model(error)
-    }
-}
-
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
-        Self::Plan(error)
-    }
-}
-
-impl From<ForwardError<Infallible>> for Failure {
-    fn from(error: ForwardError<Infallible>) -> Self {
-        Self::Forward(error)
-    }
-}
-
-impl From<fmt::Error> for Failure {
-    fn from(_: fmt::Error) -> Self {
-        Self::Console
-    }
 }

@@ -3,19 +3,18 @@ use core::fmt;
 
 use vit_engine::{ForwardError, PackedError, PlanError};
 
-use crate::camera::WrongSize;
-
-pub enum Failure {
+/// `P` is the error of the source of the pixels.
+pub enum Failure<P> {
     Model(PackedError),
     Plan(PlanError),
-    Forward(ForwardError<WrongSize>),
+    Forward(ForwardError<P>),
     /// The stack reached the statics, which may be damaged.
     StackOverflow,
     /// The console does not take text.
     Console,
 }
 
-impl fmt::Display for Failure {
+impl<P: fmt::Display> fmt::Display for Failure<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model(error) => write!(f, "the model: {error}"),
@@ -27,25 +26,25 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<PackedError> for Failure {
+impl<P> From<PackedError> for Failure<P> {
     fn from(error: PackedError) -> Self {
         Self::Model(error)
     }
 }
 
-impl From<PlanError> for Failure {
+impl<P> From<PlanError> for Failure<P> {
     fn from(error: PlanError) -> Self {
         Self::Plan(error)
     }
 }
 
-impl From<ForwardError<WrongSize>> for Failure {
-    fn from(error: ForwardError<WrongSize>) -> Self {
+impl<P> From<ForwardError<P>> for Failure<P> {
+    fn from(error: ForwardError<P>) -> Self {
         Self::Forward(error)
     }
 }
 
-impl From<fmt::Error> for Failure {
+impl<P> From<fmt::Error> for Failure<P> {
     fn from(_: fmt::Error) -> Self {
         Self::Console
     }

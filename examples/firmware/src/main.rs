@@ -16,9 +16,10 @@ use vit_engine::packed::config_of;
 use vit_engine::{Aligned, Config, Executor, Isa, Model, Output, Plan, Precision, arena_bytes, include_model};
 
 use board::{Painted, console, instructions};
-use camera::Camera;
-use failure::Failure;
+use camera::{Camera, WrongSize};
 use profile::Profile;
+
+type Failure = failure::Failure<WrongSize>;
 
 /// The packed model that `build.rs` wrote, in flash.
 static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/model.gguf"));

@@ -3,7 +3,7 @@ use core::fmt::Write;
 
 use vit_engine::{Aligned, Isa, Model, Output, Plan, Serial};
 
-use crate::failure::Failure;
+use crate::Failure;
 use crate::{CONFIG, IMAGES, MODEL, PRECISION, logits};
 
 /// Prints the error of each kind of bad input.
