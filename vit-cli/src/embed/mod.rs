@@ -156,7 +156,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             progress.inc(1);
             let path = inputs[index].path.to_str().unwrap_or_default();
             match row {
-                Ok(row) => Some((path, if args.normalize { normalized(&row) } else { row })),
+                Ok(row) => Some((
+                    path,
+                    if args.normalize { embeddings::unit(&row).into_iter().map(|x| x as f32).collect() } else { row },
+                )),
                 Err(error) => {
                     failed += 1;
                     let name = inputs::shown(&inputs[index].path);
@@ -229,10 +232,4 @@ fn listen(stop: &Arc<AtomicBool>) -> Result<()> {
         }
     };
     ctrlc::set_handler(handler).context("cannot listen to Ctrl-C")
-}
-
-/// A row divided by its Euclidean norm; one of zeros stays so.
-fn normalized(row: &[f32]) -> Vec<f32> {
-    let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-    row.iter().map(|x| (f64::from(*x) / norm) as f32).collect()
 }

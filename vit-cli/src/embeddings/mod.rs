@@ -17,7 +17,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 pub(crate) use description::Description;
-pub(crate) use nearest::{Hit, Index};
+pub(crate) use nearest::{Hit, Index, unit};
 
 use crate::replace::Replacement;
 use crate::{inputs, memory};

@@ -64,6 +64,12 @@ impl Index {
     }
 }
 
+/// A row divided by its Euclidean norm; one of zeros stays so.
+pub(crate) fn unit(row: &[f32]) -> Vec<f64> {
+    let norm = norm(row).max(1e-12);
+    row.iter().map(|x| f64::from(*x) / norm).collect()
+}
+
 fn norm(row: &[f32]) -> f64 {
     dot(row, row).sqrt()
 }

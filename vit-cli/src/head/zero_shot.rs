@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use vit_engine::Output;
 use vit_engine::file::{Contrast, Loaded};
 
+use crate::embeddings::unit;
 use crate::logits::Probability;
 use crate::{inputs, npy};
 
@@ -57,10 +58,4 @@ impl ZeroShot {
         let logit = |text: &[f64]| self.contrast.logit(cosine(text)) as f32;
         self.texts.chunks_exact(self.dim).map(logit).collect()
     }
-}
-
-/// A row divided by its Euclidean norm; one of zeros stays so.
-fn unit(row: &[f32]) -> Vec<f64> {
-    let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-    row.iter().map(|x| f64::from(*x) / norm).collect()
 }
