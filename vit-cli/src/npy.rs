@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use npyz::WriterBuilder;
 
+use crate::replace::Replacement;
 use crate::{inputs, memory};
 
 /// The longest header that is read, in bytes. That of an f32 array has about a hundred.
@@ -88,10 +89,16 @@ impl<R: Read> Npy<R> {
     }
 }
 
-/// Writes an array.
+/// Writes an array: the whole file or none. A device or a pipe is written to as it comes.
 pub(crate) fn write<T: npyz::AutoSerialize + Copy>(path: &Path, shape: &[usize], data: &[T]) -> Result<()> {
-    let write = || write_to(&mut File::create(path)?, shape, |push| push(data));
-    write().with_context(|| inputs::shown(path))
+    let write = |file: &mut File| write_to(file, shape, |push| push(data));
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let stream = || write(&mut File::create(path)?);
+        return stream().with_context(|| inputs::shown(path));
+    }
+    let mut file = Replacement::of(path)?;
+    write(file.file()).and_then(|()| file.finish()).with_context(|| inputs::shown(path))?;
+    Ok(())
 }
 
 /// Writes an array whose numbers `each` passes on, piece by piece.
@@ -224,6 +231,20 @@ mod tests {
             let len = u32::try_from(header.len()).unwrap().to_le_bytes();
             let bytes = [b"\x93NUMPY", &[version, 0][..], &len, header.as_bytes()].concat();
             assert_eq!(Npy::new(&*bytes).unwrap().shape(), [0, 7]);
+        }
+    }
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        write(&path, &[2], &[1.0f32, 2.0]).unwrap();
+        write(&path, &[3], &[7.0f32, 8.0]).unwrap_err();
+        assert_eq!(open(&path).unwrap().read().unwrap(), [1.0, 2.0]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        #[cfg(target_os = "linux")]
+        for (device, works) in [("/dev/null", true), ("/dev/full", false)] {
+            assert_eq!(write(Path::new(device), &[2], &[1.0f32, 2.0]).is_ok(), works, "{device}");
         }
     }
 

@@ -5,6 +5,7 @@
 mod gif;
 mod jpeg;
 mod orientation;
+mod png;
 mod tiff;
 
 use std::fmt;
@@ -33,9 +34,9 @@ impl Picture {
         }
         let limit = Limit { max_pixels };
         let (decoded, orientation) = match image::guess_format(file).map_err(|_| DecodeError::UnknownFormat)? {
-            ImageFormat::Png => generic(PngDecoder::new, file, limit)?,
-            ImageFormat::WebP => generic(WebPDecoder::new, file, limit)?,
-            ImageFormat::Bmp => generic(BmpDecoder::new, file, limit)?,
+            ImageFormat::Png => generic(PngDecoder::new, file, limit, png::exif_in_text)?,
+            ImageFormat::WebP => generic(WebPDecoder::new, file, limit, |_| None)?,
+            ImageFormat::Bmp => generic(BmpDecoder::new, file, limit, |_| None)?,
             ImageFormat::Jpeg => jpeg::decode(file, limit)?,
             ImageFormat::Gif => gif::decode(file, limit)?,
             ImageFormat::Tiff => tiff::decode(file, limit)?,
@@ -74,11 +75,12 @@ impl Limit {
     }
 }
 
-/// A format that `image` decodes as Pillow does.
+/// A format that `image` decodes as Pillow does. `other_exif` looks for EXIF where `image` does not.
 fn generic<'a, D: ImageDecoder>(
     open: impl Fn(Cursor<&'a [u8]>) -> image::ImageResult<D>,
     file: &'a [u8],
     limit: Limit,
+    other_exif: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
 ) -> Result<(Samples, Orientation), DecodeError> {
     let damaged = |error: image::ImageError| DecodeError::of(&error);
     let mut decoder = open(Cursor::new(file)).map_err(damaged)?;
@@ -89,7 +91,7 @@ fn generic<'a, D: ImageDecoder>(
     limits.max_alloc = Some(limit.bytes() as u64);
     decoder.set_limits(limits).map_err(damaged)?;
     // What is broken in the metadata does not concern the pixels.
-    let exif = decoder.exif_metadata().ok().flatten();
+    let exif = decoder.exif_metadata().ok().flatten().or_else(|| other_exif(file));
     let xmp = decoder.xmp_metadata().ok().flatten();
     let orientation = orientation::find(exif.as_deref(), xmp.as_deref());
     let picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;

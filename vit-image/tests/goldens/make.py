@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from reference import cases, levels, reference
 
 HERE = Path(__file__).parent
@@ -95,6 +95,16 @@ def oriented(value):
     return exif
 
 
+def as_text(exif, zip):
+    """As ImageMagick writes it: an empty line, the name, the length, and lines of 72 digits."""
+    data = exif.tobytes()
+    digits = data.hex()
+    lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\n".join(["", "exif", f"{len(data):8}", *lines, ""]), zip=zip)
+    return info
+
+
 def files(rgb):
     """Names and bytes of picture files."""
     width, height = rgb.size
@@ -125,6 +135,8 @@ def files(rgb):
     yield "rgb-transparent.png", png(np.asarray(rgb), 2, 8, struct.pack(">HHH", 100, 90, 80))
     yield "animated.png", saved(rgb, "PNG", **frames)
     yield "oriented.png", saved(rgb, "PNG", exif=oriented(6))
+    yield "oriented-text.png", saved(rgb, "PNG", pnginfo=as_text(oriented(8), zip=False))
+    yield "oriented-zipped-text.png", saved(rgb, "PNG", pnginfo=as_text(oriented(5), zip=True))
     for sampling in ("4:4:4", "4:2:2", "4:2:0"):
         yield f"{sampling.replace(':', '')}.jpg", saved(rgb, "JPEG", quality=90, subsampling=sampling)
     yield "progressive.jpg", saved(rgb, "JPEG", progressive=True)
