@@ -24,8 +24,8 @@ impl Model<'_> {
     /// fused multiply–add agree). They do not depend on the plan's block sizes, the batch or the executor.
     ///
     /// # Errors
-    /// If the plan is for another model, if `arena` or `out` has the wrong size, or if `pixels` fails. After an error
-    /// `out` may be partly written.
+    /// If the plan is for another model, if `arena` or `out` has the wrong size, if `pixels` fails, or if the executor
+    /// [stops](crate::Stoppable) the pass. After an error `out` may be partly written.
     pub fn forward<P: Pixels<Error: Send> + Send>(
         &self,
         plan: &Plan,
@@ -51,7 +51,8 @@ impl Model<'_> {
         match (result, failure) {
             (_, Some(error)) => Err(ForwardError::Pixels(error)),
             (Some(Ok(())), None) => Ok(()),
-            _ => Err(ForwardError::NotRun),
+            (Some(Err(Stopped)), None) => Err(ForwardError::Stopped),
+            (None, None) => Err(ForwardError::NotRun),
         }
     }
 
@@ -82,7 +83,7 @@ impl Model<'_> {
 /// [`Pixels::read`]; its error is kept by the one who calls the pass.
 pub(crate) type Strips<'a> = dyn FnMut(usize, usize, &mut [f32]) -> Result<(), Stopped> + Send + 'a;
 
-/// The source of the pixels failed.
+/// The pass cannot go on: the source of the pixels failed, or the team was told to stop.
 pub(crate) struct Stopped;
 
 /// A forward pass over one group of images.
@@ -101,6 +102,7 @@ impl Pass<'_> {
 
         let (buffers, _) = EmbedBuffers::carve(c, plan.rows(), arena);
         self.embed(first, strips, buffers, residual)?;
+        self.go_on()?;
 
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = output.layers(c);
@@ -116,17 +118,23 @@ impl Pass<'_> {
             }
             if index + 1 == layers {
                 match output.rows_of_last_layer(c) {
-                    _ if maps.is_some() => return Ok(()),
+                    _ if maps.is_some() => return self.go_on(),
                     rows if rows < c.tokens() => residual = self.keep_first_rows(residual, rows),
                     _ => {}
                 }
             }
             self.attention(&layer, residual, &mut buffers);
             self.feed_forward(&layer, residual, &mut buffers);
+            self.go_on()?;
         }
 
         self.head(residual, arena, out);
-        Ok(())
+        self.go_on()
+    }
+
+    /// An error if the team has left out a job.
+    fn go_on(&self) -> Result<(), Stopped> {
+        if self.team.stopped() { Err(Stopped) } else { Ok(()) }
     }
 
     /// Copies the tokens after `index` layers to their place in `out`, \[images, depth + 1, tokens, dim\].
@@ -225,6 +233,8 @@ pub enum ForwardError<E> {
     },
     /// The source of the pixels failed.
     Pixels(E),
+    /// The executor was told to [stop](crate::Stoppable).
+    Stopped,
     /// The executor returned without running the pass.
     NotRun,
 }
@@ -238,6 +248,7 @@ impl<E: fmt::Display> fmt::Display for ForwardError<E> {
                 write!(f, "the output slice has {found} elements, expected {expected}")
             }
             Self::Pixels(error) => error.fmt(f),
+            Self::Stopped => write!(f, "the forward pass was stopped"),
             Self::NotRun => write!(f, "the executor did not run the forward pass"),
         }
     }

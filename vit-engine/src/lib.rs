@@ -86,7 +86,7 @@ pub mod zoo;
 pub use arena::{ALIGN, Aligned, MemoryError};
 pub use buffers::{Phase, arena_bytes};
 pub use config::{AttentionPool, Biases, Config, ConfigError, PatchOrder, Pool, Positions, Readout};
-pub use executor::{Executor, Serial, Stage, Team};
+pub use executor::{Executor, Serial, Stage, Stoppable, Team};
 pub use forward::ForwardError;
 #[cfg(feature = "alloc")]
 pub use memory::{AlignedBox, OutOfMemory};

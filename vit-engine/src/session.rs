@@ -122,6 +122,16 @@ impl Session {
     /// # Errors
     /// If `pixels` is empty or not a whole number of images, or `out` has the wrong length.
     pub fn forward(&mut self, pixels: &[f32], out: &mut [f32]) -> Result<(), SessionError> {
+        let executor = Arc::clone(&self.options.executor);
+        self.forward_on(&*executor, pixels, out)
+    }
+
+    /// [`forward`](Self::forward) on another executor, for instance on the session's own as long as nobody
+    /// [stops](crate::Stoppable) it.
+    ///
+    /// # Errors
+    /// Same as [`forward`](Self::forward), or if the executor stops the pass.
+    pub fn forward_on(&mut self, executor: &dyn Executor, pixels: &[f32], out: &mut [f32]) -> Result<(), SessionError> {
         let Self { loaded, config, options, arena, plan } = self;
         let [height, width] = config.image;
         let mut images = Images::new(pixels, [config.channels, height, width]).map_err(SessionError::Images)?;
@@ -131,7 +141,7 @@ impl Session {
             *plan = planned.map_err(SessionError::Plan)?;
         }
         let model = loaded.model_at(options.isa, config.image).map_err(SessionError::Size)?;
-        model.forward(plan, &mut images, arena, &*options.executor, out).map_err(SessionError::Forward)
+        model.forward(plan, &mut images, arena, executor, out).map_err(SessionError::Forward)
     }
 
     /// The hyper-parameters, for the image size of the session.
