@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use glob::Pattern;
-use vit_engine::{Config, Formats, Isa, KeepF32, LayerMatrix, Precision};
+use vit_engine::{Config, Formats, Isa, KeepF32, LayerMatrix, Precision, ThreadPool};
 use vit_image::Filter;
 
 use crate::model::BUILT_IN_NAME;
@@ -27,13 +27,8 @@ pub(crate) struct ModelOptions {
 
 impl ModelOptions {
     pub(crate) fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(default_threads)
+        self.threads.unwrap_or_else(ThreadPool::cores)
     }
-}
-
-/// The number of cores that this process may use, by affinity and cgroup; 1 if unknown.
-pub(crate) fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Which model, and how it is loaded.
@@ -216,11 +211,10 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of threads. It is limited, because many more threads than cores only wait for each other, and starting them
-/// takes minutes.
+/// A number of threads, limited by the cores.
 pub(crate) fn threads(text: &str) -> Result<usize, String> {
-    let cores = default_threads();
-    let most = cores.saturating_mul(16).max(64);
+    let cores = ThreadPool::cores();
+    let most = ThreadPool::most_threads(cores);
     match positive(text)? {
         number if number <= most => Ok(number),
         _ => Err(format!("must be at most {most} on the {cores} cores that this process may use")),

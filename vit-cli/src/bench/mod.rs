@@ -15,7 +15,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
 use vit_engine::{AlignedBox, Images, Model, Output, Plan, ThreadPool};
 
 use crate::model::{image_shape, pinned_pool};
-use crate::options::{JsonOption, LoadOptions, RunOptions, default_threads, image_size, positive, threads};
+use crate::options::{JsonOption, LoadOptions, RunOptions, image_size, positive, threads};
 use crate::{memory, output};
 use peak::Window;
 use profile::Profile;
@@ -116,7 +116,7 @@ struct Measurement {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let subject = Subject::new(args.model.as_deref(), args.image_size, &args.how)?;
     let model = subject.model(args.run.isa())?;
-    let threads = if args.threads.is_empty() { vec![default_threads()] } else { args.threads.clone() };
+    let threads = if args.threads.is_empty() { vec![ThreadPool::cores()] } else { args.threads.clone() };
     // Read here, before this thread is pinned: afterwards it sees only its own core.
     let cores = core_affinity::get_core_ids().filter(|_| !args.no_pin).unwrap_or_default();
     let mut measurements = Vec::new();

@@ -93,6 +93,18 @@ unsafe impl Send for Open {}
 const PATIENCE: Duration = Duration::from_micros(100);
 
 impl ThreadPool {
+    /// The number of cores that this process may use, by affinity mask and cgroup quota; 1 if unknown. The usual number
+    /// of threads.
+    pub fn cores() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    /// The most threads that make sense on a number of [cores](Self::cores), with room for tests and sweeps. Many more
+    /// threads than cores only wait for each other, and starting them takes minutes.
+    pub fn most_threads(cores: usize) -> usize {
+        cores.saturating_mul(16).max(64)
+    }
+
     /// A pool for `threads` threads. It starts one less, because the callers compute too. 0 counts as 1.
     ///
     /// # Errors
