@@ -32,6 +32,20 @@ impl Picture {
         Ok(Self { size, channels, samples })
     }
 
+    /// The same picture with 3 channels, or as grey with 1. Grey is that of Pillow's `convert("L")`, the integer Rec. 601:
+    /// (19595·R + 38470·G + 7471·B + 32768) / 65536.
+    ///
+    /// # Errors
+    /// When it is another number of channels.
+    pub fn with_channels(self, channels: usize) -> Result<Self, Error> {
+        let samples = match (self.channels, channels) {
+            (1, 3) => self.samples.iter().flat_map(|grey| [*grey; 3]).collect(),
+            (3, 1) => self.samples.chunks_exact(3).map(|rgb| grey([rgb[0], rgb[1], rgb[2]])).collect(),
+            _ => self.samples,
+        };
+        Self::new(self.size, channels, samples)
+    }
+
     /// Height and width in pixels.
     pub fn size(&self) -> [usize; 2] {
         self.size
@@ -48,9 +62,29 @@ impl Picture {
     }
 }
 
+/// Pillow's `convert("L")`.
+fn grey([r, g, b]: [u8; 3]) -> u8 {
+    ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
+}
+
 impl fmt::Debug for Picture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { size: [height, width], channels, .. } = self;
         write!(f, "Picture({width}×{height}, {channels} channels)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grey_and_rgb() {
+        let rgb = Picture::new([1, 2], 3, vec![255, 255, 255, 10, 200, 30]).unwrap();
+        let grey = rgb.clone().with_channels(1).unwrap();
+        assert_eq!(grey, Picture::new([1, 2], 1, vec![255, 124]).unwrap());
+        assert_eq!(grey.with_channels(3).unwrap().samples(), [255, 255, 255, 124, 124, 124]);
+        assert_eq!(rgb.clone().with_channels(3), Ok(rgb.clone()));
+        assert_eq!(rgb.with_channels(2), Err(Error::PictureChannels(2)));
     }
 }

@@ -137,12 +137,8 @@ impl Samples {
 
     fn picture(self, channels: usize) -> Result<Picture, DecodeError> {
         let Self { size: [width, height], channels: has, samples } = self;
-        let samples = match (has, channels) {
-            (1, 3) => samples.iter().flat_map(|grey| [*grey; 3]).collect(),
-            (3, 1) => samples.chunks_exact(3).map(|rgb| grey([rgb[0], rgb[1], rgb[2]])).collect(),
-            _ => samples,
-        };
-        Picture::new([height as usize, width as usize], channels, samples)
+        Picture::new([height as usize, width as usize], has, samples)
+            .and_then(|picture| picture.with_channels(channels))
             .map_err(|error| DecodeError::Damaged(error.to_string()))
     }
 }
@@ -155,11 +151,6 @@ fn kept<T>(samples: &[T], of: usize, keep: usize, convert: impl Fn(&T) -> u8) ->
 /// The higher 8 of 16 bits.
 fn high(sample: &u16) -> u8 {
     (sample >> 8) as u8
-}
-
-/// Pillow's `convert("L")`.
-fn grey([r, g, b]: [u8; 3]) -> u8 {
-    ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
 /// Pillow's `convert("RGB")` of CMYK, 255 being all ink.
