@@ -54,6 +54,26 @@ impl Output {
         }
     }
 
+    /// The shape of the output for one image: what is stated above, without the batch. Its product is
+    /// [`len`](Self::len), where the model has this output.
+    #[cfg(feature = "std")]
+    pub fn shape(self, c: &Config) -> Vec<usize> {
+        match self {
+            Self::Logits => vec![c.classes],
+            Self::Class => vec![c.dim],
+            Self::Patches => vec![c.patches(), c.dim],
+            Self::Registers => vec![c.registers, c.dim],
+            Self::Embedding => c.embedding_len().into_iter().collect(),
+            Self::Layer(_) => vec![c.tokens(), c.dim],
+            Self::Layers => vec![c.depth + 1, c.tokens(), c.dim],
+            Self::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
+            Self::AttentionOfLayer(_) => vec![c.heads, c.tokens(), c.tokens()],
+            Self::PoolAttention => {
+                c.attention_pool.iter().flat_map(|pool| [pool.heads, pool.tokens(c).len()]).collect()
+            }
+        }
+    }
+
     /// How many layers have to run.
     pub(crate) fn layers(self, config: &Config) -> usize {
         match self {

@@ -172,21 +172,7 @@ impl Session {
 
     /// The shape of the output for one image: the shape that [`Output`] states, without the batch.
     pub fn output_shape(&self) -> Vec<usize> {
-        let c = &self.config;
-        match self.options.output {
-            Output::Logits => vec![c.classes],
-            Output::Class => vec![c.dim],
-            Output::Patches => vec![c.patches(), c.dim],
-            Output::Registers => vec![c.registers, c.dim],
-            Output::Embedding => c.embedding_len().into_iter().collect(),
-            Output::Layer(_) => vec![c.tokens(), c.dim],
-            Output::Layers => vec![c.depth + 1, c.tokens(), c.dim],
-            Output::Attention => vec![c.depth, c.heads, c.tokens(), c.tokens()],
-            Output::AttentionOfLayer(_) => vec![c.heads, c.tokens(), c.tokens()],
-            Output::PoolAttention => {
-                c.attention_pool.iter().flat_map(|pool| [pool.heads, pool.tokens(c).len()]).collect()
-            }
-        }
+        self.options.output.shape(&self.config)
     }
 
     /// Elements of the output for `batch` images.
