@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
+use vit_engine::logits::Logits;
+use vit_engine::pipeline;
 
 use crate::head::{Head, HeadOptions};
 use crate::inputs::Input;
 use crate::labels::Names;
-use crate::logits::Logits;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
-use crate::{inputs, labels, model, output, pipeline};
+use crate::{inputs, labels, model, output};
 
 /// Classify pictures
 ///
@@ -108,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 progress.suspend(|| show(&answer))?;
             }
         }
-        Ok(())
+        anyhow::Ok(())
     })?;
     progress.finish_and_clear();
     if args.json.json {

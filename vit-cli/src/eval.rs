@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
+use vit_engine::pipeline::{self, Times};
 
 use crate::data::{Data, NAMED};
 use crate::head::HeadOptions;
 use crate::labels::Names;
 use crate::options::{JsonOption, ModelOptions, PictureOptions};
 use crate::picture::Preparer;
-use crate::pipeline::{self, Times};
 use crate::{model, npy, output};
 
 /// Measure a model's accuracy on labelled pictures

@@ -3,11 +3,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use vit_engine::file::Loaded;
+use vit_engine::zoo::imagenet_1k;
 
 use crate::{inputs, output};
-
-/// ImageNet-1k's names; lines with # say where they come from.
-const IMAGENET: &str = include_str!("../data/imagenet-1k.txt");
 
 /// The names: those of a file, else the model's own, else ImageNet-1k's for a nameless head of 1,000, which is said
 /// aloud.
@@ -20,7 +18,7 @@ pub(crate) fn of(loaded: &Loaded, file: Option<&Path>) -> Result<Vec<String>> {
         output::warning(
             "the model names none of its 1000 classes: assumed to be ImageNet-1k's (--labels FILE names them)",
         );
-        return Ok(IMAGENET.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect());
+        return Ok(imagenet_1k().map(str::to_owned).collect());
     }
     Ok(loaded.labels.clone())
 }
@@ -59,12 +57,6 @@ fn read(path: &Path, classes: usize) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_imagenet() {
-        let names: Vec<&str> = IMAGENET.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!((names.len(), names[0], names[281], names[999]), (1000, "tench", "tabby", "toilet tissue"));
-    }
 
     #[test]
     fn an_empty_name_is_none() {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, ensure};
 use core_affinity::CoreId;
 use vit_engine::file::{Access, Checkpoint, Loaded};
+use vit_engine::pipeline::Batch;
 use vit_engine::{Config, Formats, Output, Session, SessionOptions, ThreadPool};
 
 use crate::memory;
 use crate::options::{LoadOptions, ModelOptions, RunOptions, SourceOptions};
 use crate::output;
-use crate::pipeline::Batch;
 
 /// The files of the built-in model.
 const BUILT_IN: [&[u8]; 2] =
@@ -110,13 +110,13 @@ pub(crate) const NOT_FINITE: &str =
     "the embedding has NaN or infinite numbers: what the model computes is too large for f32";
 
 /// The same as [`rows`], but a row that is not finite is an error.
-pub(crate) fn finite_rows(session: &mut Session, batch: &mut Batch) -> Result<Vec<Result<Vec<f32>>>> {
+pub(crate) fn finite_rows(session: &mut Session, batch: &mut Batch<anyhow::Error>) -> Result<Vec<Result<Vec<f32>>>> {
     let finite = |row: Vec<f32>| if row.iter().all(|x| x.is_finite()) { Ok(row) } else { Err(anyhow!(NOT_FINITE)) };
     Ok(rows(session, batch)?.into_iter().map(|row| row.and_then(finite)).collect())
 }
 
 /// The output for each picture of a batch, or why the picture could not be read.
-pub(crate) fn rows(session: &mut Session, batch: &mut Batch) -> Result<Vec<Result<Vec<f32>>>> {
+pub(crate) fn rows(session: &mut Session, batch: &mut Batch<anyhow::Error>) -> Result<Vec<Result<Vec<f32>>>> {
     let rows = output(session, batch.readable())?;
     let mut rows = rows.chunks_exact(session.output_len(1));
     let row = |result: Result<()>| {

@@ -34,9 +34,9 @@
 //! | `maps` | attention maps: [`Output::Attention`], [`Output::AttentionOfLayer`], [`Output::PoolAttention`] | |
 //! | `alloc` | [`AlignedBox`] | an allocator |
 //! | `std` | links the standard library; nothing else by itself | |
-//! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
+//! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`], [`logits`] | serde, safetensors |
 //! | `mmap` | maps weight files, allocates huge pages | memmap2 |
-//! | `threads` | [`ThreadPool`] | operating system threads |
+//! | `threads` | [`ThreadPool`], [`pipeline`] | operating system threads |
 //!
 //! WebAssembly in a browser can neither map files nor start threads: `default-features = false, features =
 //! ["checkpoints"]` reads checkpoints from memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
@@ -65,12 +65,16 @@ mod feed_forward;
 pub mod file;
 mod forward;
 mod head;
+#[cfg(feature = "checkpoints")]
+pub mod logits;
 #[cfg(feature = "alloc")]
 mod memory;
 mod model;
 mod output;
 pub mod packed;
 mod parameters;
+#[cfg(feature = "threads")]
+pub mod pipeline;
 mod pixels;
 mod plan;
 #[cfg(feature = "checkpoints")]

@@ -1,8 +1,7 @@
 //! Differences between the outputs of two models, accumulated over pictures.
 use anyhow::Result;
 use serde::Serialize;
-
-use crate::logits::Logits;
+use vit_engine::logits::Logits;
 
 /// The sums of squares of the first model's numbers and of the differences.
 #[derive(Clone, Copy, Default)]

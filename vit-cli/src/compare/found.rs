@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use vit_engine::file::Loaded;
+use vit_engine::pipeline::{self, Batch};
 use vit_engine::{Output, ThreadPool};
 
 use super::Args;
@@ -13,7 +14,6 @@ use super::report::{Difference, Loss, Model, Report};
 use super::speed::Speed;
 use super::subject::{Outputs, Subject};
 use crate::output;
-use crate::pipeline::{self, Batch};
 
 /// The most pictures in a batch.
 pub(super) const BATCH: usize = 32;

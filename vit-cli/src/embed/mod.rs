@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use vit_engine::Output;
+use vit_engine::{Output, pipeline};
 
 use crate::embeddings::{self, Description, Format};
 use crate::inputs::Input;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
 
-use crate::{inputs, model, output, pipeline, replace};
+use crate::{inputs, model, output, replace};
 use journal::Journal;
 use report::Report;
 
@@ -144,7 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Input { path, .. } => preparer.read(path, pixels),
     };
     let mut finished = 0;
-    let times = pipeline::run(&pool, (inputs.len(), size, preparer.len()), read, |batch| {
+    let times: Result<_> = pipeline::run(&pool, (inputs.len(), size, preparer.len()), read, |batch| {
         let range = batch.range.clone();
         let interrupted =
             batch.results.iter().any(|result| result.as_ref().is_err_and(anyhow::Error::is::<Interrupted>));

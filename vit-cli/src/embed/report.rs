@@ -1,11 +1,11 @@
 //! What `vit embed` says at the end.
 use anyhow::Result;
 use serde::Serialize;
+use vit_engine::pipeline::Times;
 
 use super::Args;
 use crate::embeddings::Description;
 use crate::output;
-use crate::pipeline::Times;
 
 #[derive(Serialize)]
 pub(super) struct Report {

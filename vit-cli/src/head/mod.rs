@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use vit_engine::file::Loaded;
+use vit_engine::logits::{Logits, Probability};
 use vit_engine::{Output, ThreadPool};
 
 use crate::embeddings::{self, Description};
 use crate::labels::Names;
-use crate::logits::{Logits, Probability};
 use crate::options::{SourceOptions, positive};
 use crate::picture::Preparer;
 use crate::{labels, model};
@@ -109,7 +109,7 @@ impl Head {
     /// If the model computed NaN or infinite numbers.
     pub(crate) fn read<'a>(&self, logits: &'a [f32]) -> Result<Logits<'a>> {
         let (probability, broken) = match &self.kind {
-            Kind::Own => return Logits::new(logits),
+            Kind::Own => return Ok(Logits::new(logits)?),
             // A class without neighbours has −∞.
             Kind::Neighbours(_) => (Probability::Softmax, logits.iter().any(|x| x.is_nan())),
             Kind::ZeroShot(texts) => (texts.probability(), logits.iter().any(|x| !x.is_finite())),

@@ -69,7 +69,7 @@ impl Neighbours {
 mod tests {
     use super::*;
     use crate::embeddings::Rows;
-    use crate::logits::{Logits, Probability};
+    use vit_engine::logits::{Logits, Probability};
 
     fn neighbours(paths: &[&str], k: usize, labels: &[&str]) -> Result<Neighbours> {
         let embeddings = (0..paths.len()).flat_map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use vit_engine::Output;
 use vit_engine::file::{Contrast, Loaded};
+use vit_engine::logits::Probability;
 
 use crate::embeddings::unit;
-use crate::logits::Probability;
 use crate::{inputs, npy};
 
 pub(super) struct ZeroShot {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
+use vit_engine::pipeline;
 
 use crate::embeddings::{self, Description, Index};
 use crate::inputs::Input;
 use crate::options::{JsonOption, ModelOptions, PictureOptions, positive};
 use crate::picture::Preparer;
-use crate::{inputs, model, output, pipeline};
+use crate::{inputs, model, output};
 
 /// Find the pictures nearest to others, by cosine
 ///
@@ -106,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 Err(error) => Answer { query, similar: None, error: Some(output::message(&error)) },
             });
         }
-        Ok(())
+        anyhow::Ok(())
     })?;
     let failed = answers.iter().any(|answer| answer.error.is_some());
     for (query, error) in answers.iter().filter_map(|answer| Some((&answer.query, answer.error.as_ref()?))) {

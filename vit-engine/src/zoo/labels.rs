@@ -6,6 +6,12 @@ use serde_json::Value;
 
 use super::{ZooError, fields};
 
+/// The names of ImageNet-1k's classes in the order of its labels, which a nameless head of 1,000 classes is assumed to have.
+pub fn imagenet_1k() -> impl Iterator<Item = &'static str> {
+    // Lines with # say where the names come from.
+    include_str!("imagenet-1k.txt").lines().filter(|line| !line.starts_with('#'))
+}
+
 /// Label names: a list, or an object of numbers and names, of which only one without gaps is a list.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "label names have to be a list of strings, or an object of numbers and strings")]
@@ -43,4 +49,15 @@ pub(super) fn read(config: &Value) -> Result<Vec<String>, ZooError> {
         labels.clear();
     }
     Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_imagenet() {
+        let names: Vec<&str> = imagenet_1k().collect();
+        assert_eq!((names.len(), names[0], names[281], names[999]), (1000, "tench", "tabby", "toilet tissue"));
+    }
 }

@@ -38,6 +38,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use vit_kernels::Activation;
 
+pub use labels::imagenet_1k;
 pub use resample::{Filter, OtherSizes};
 pub use rotary::Rotary;
 

@@ -1,47 +1,46 @@
 //! Runs a model on pictures, batch by batch. While one batch is computed, the next one is decoded.
-use std::ops::Range;
+use core::fmt;
+use core::ops::Range;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use serde::Serialize;
-use vit_engine::ThreadPool;
-
-use crate::memory;
+use crate::threads::ThreadPool;
 
 /// The time that a run took.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(crate) struct Times {
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(feature = "checkpoints", derive(serde::Serialize))]
+pub struct Times {
     /// Time from the first picture to the last result.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// Time of decoding and resizing, summed over all threads.
-    pub(crate) decode_seconds: f64,
+    pub decode_seconds: f64,
     /// Time during which at least one thread was decoding.
-    pub(crate) decode_wall_seconds: f64,
+    pub decode_wall_seconds: f64,
     /// Time of computing, during which the next pictures are decoded.
-    pub(crate) compute_seconds: f64,
+    pub compute_seconds: f64,
 }
 
-impl std::fmt::Display for Times {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seconds, decode_seconds, compute_seconds, .. } = self;
         write!(f, "{seconds:.2} s: computing {compute_seconds:.2} s, decoding {decode_seconds:.2} s meanwhile")
     }
 }
 
-/// A batch of pictures.
-pub(crate) struct Batch {
+/// A batch of pictures; `E` is why one cannot be read.
+pub struct Batch<E> {
     /// The range of these pictures among all pictures.
-    pub(crate) range: Range<usize>,
+    pub range: Range<usize>,
     /// The pixels, \[pictures, `len`\]. Those of a failed picture are undefined.
-    pub(crate) pixels: Vec<f32>,
+    pub pixels: Vec<f32>,
     /// The result for each picture.
-    pub(crate) results: Vec<Result<()>>,
+    pub results: Vec<Result<(), E>>,
 }
 
-impl Batch {
+impl<E> Batch<E> {
     /// Moves the pixels of the pictures that could be read to the front, and returns them.
-    pub(crate) fn readable(&mut self) -> &[f32] {
+    pub fn readable(&mut self) -> &[f32] {
         let len = self.pixels.len() / self.results.len().max(1);
         let mut good = 0;
         for (i, result) in self.results.iter().enumerate() {
@@ -54,25 +53,31 @@ impl Batch {
     }
 }
 
-/// Prepares the pictures `0..count` with `prepare`, `len` elements each, and passes them to `compute` in order.
+/// Prepares the pictures `0..count` with `prepare`, `len` elements each, and passes them to `compute` in order, in
+/// batches of `size` (the first ones are smaller).
 ///
 /// The next batch is decoded while this one is computed, by a thread beside those of the pool, which join it where they
 /// have nothing to compute, and help to compute where nothing is left to decode. There are never more than two batches.
-pub(crate) fn run(
+///
+/// # Errors
+/// The first error of `compute`, or if a batch cannot be allocated or a thread cannot be started.
+pub fn run<E: Send, F: From<PipelineError>>(
     pool: &ThreadPool,
     (count, size, len): (usize, usize, usize),
-    prepare: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
-    mut compute: impl FnMut(&mut Batch) -> Result<()>,
-) -> Result<Times> {
+    prepare: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    mut compute: impl FnMut(&mut Batch<E>) -> Result<(), F>,
+) -> Result<Times, F> {
     let (start, mut computing) = (Instant::now(), Duration::ZERO);
     // The sum over all threads, and the time by the clock.
     let (decoding, decoding_wall) = (Mutex::new(Duration::ZERO), Mutex::new(Duration::ZERO));
-    let empty = |first: usize, most: usize| -> Result<Batch> {
+    let empty = |first: usize, most: usize| -> Result<Batch<E>, PipelineError> {
         let range = first.min(count)..(first + most.min(size)).min(count);
-        let pixels = memory::zeros("the pixels of a batch", &[range.len(), len])?;
+        let mut pixels = Vec::new();
+        let elements = range.len().checked_mul(len).filter(|elements| pixels.try_reserve_exact(*elements).is_ok());
+        pixels.resize(elements.ok_or(PipelineError::OutOfMemory { pictures: range.len(), len })?, 0.0);
         Ok(Batch { pixels, results: range.clone().map(|_| Ok(())).collect(), range })
     };
-    let decode = |batch: &mut Batch| {
+    let decode = |batch: &mut Batch<E>| {
         let start = Instant::now();
         let mut pictures: Vec<_> = batch.pixels.chunks_exact_mut(len).zip(&mut batch.results).collect();
         pool.for_each(&mut pictures, |i, (pixels, result)| {
@@ -91,7 +96,7 @@ pub(crate) fn run(
         std::thread::scope(|scope| {
             if !next.range.is_empty() {
                 let thread = std::thread::Builder::new().spawn_scoped(scope, || decode(&mut next));
-                thread.context("cannot start a thread")?;
+                thread.map_err(PipelineError::Thread)?;
             }
             let start = Instant::now();
             let result = compute(&mut batch);
@@ -113,7 +118,43 @@ fn add(sum: &Mutex<Duration>, start: Instant) {
     *sum.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
 }
 
-#[cfg(test)]
+/// Why a pipeline cannot run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// The pixels of a batch cannot be allocated.
+    OutOfMemory {
+        /// The number of pictures.
+        pictures: usize,
+        /// The f32 elements of each.
+        len: usize,
+    },
+    /// The thread that decodes cannot be started.
+    Thread(io::Error),
+}
+
+impl fmt::Display for PipelineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory { pictures, len } => {
+                let bytes = (*pictures as u128).saturating_mul(*len as u128).saturating_mul(4);
+                write!(f, "cannot allocate {bytes} bytes for the pixels of a batch")
+            }
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for PipelineError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::OutOfMemory { .. } => None,
+            Self::Thread(error) => Some(error),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -124,8 +165,7 @@ mod tests {
             for count in [0, 1, 4, 5, 17] {
                 let prepare = |index: usize, pixels: &mut [f32]| {
                     pixels.fill(index as f32);
-                    anyhow::ensure!(index % 7 != 3, "a broken picture");
-                    Ok(())
+                    if index % 7 == 3 { Err("a broken picture") } else { Ok(()) }
                 };
                 let mut seen = Vec::new();
                 let times = run(&pool, (count, 4, 2), prepare, |batch| {
@@ -134,7 +174,7 @@ mod tests {
                         assert_eq!(batch.results[i].is_err(), index % 7 == 3);
                         seen.push(index);
                     }
-                    Ok(())
+                    Ok::<_, PipelineError>(())
                 });
                 assert!(times.unwrap().seconds >= 0.0);
                 assert_eq!(seen, (0..count).collect::<Vec<_>>());
@@ -145,7 +185,8 @@ mod tests {
     #[test]
     fn a_batch_too_large_is_an_error() {
         let pool = ThreadPool::new(1).unwrap();
-        let error = run(&pool, (4, 4, usize::MAX / 4), |_, _| Ok(()), |_| Ok(())).unwrap_err();
+        let prepare = |_: usize, _: &mut [f32]| Ok::<_, PipelineError>(());
+        let error = run(&pool, (4, 4, usize::MAX / 4), prepare, |_| Ok::<_, PipelineError>(())).unwrap_err();
         assert!(error.to_string().contains("bytes for the pixels of a batch"), "{error}");
     }
 }

@@ -1,15 +1,15 @@
 //! Reads logits: the predicted class, probabilities, the rank of a label.
-use anyhow::{Result, bail};
+use core::fmt;
 
 /// The logits of one picture, one for each class, none of them NaN.
 ///
 /// Comparisons with NaN are false, so among logits with NaN every label would rank first.
-#[derive(Clone, Copy)]
-pub(crate) struct Logits<'a>(&'a [f32], Probability);
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a>(&'a [f32], Probability);
 
 /// How probabilities follow from logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Probability {
+pub enum Probability {
     /// One of the classes: they sum to 1.
     Softmax,
     /// Each class for itself.
@@ -21,37 +21,32 @@ impl<'a> Logits<'a> {
     ///
     /// # Errors
     /// If a logit is NaN or infinite.
-    pub(crate) fn new(logits: &'a [f32]) -> Result<Self> {
-        let Some(class) = logits.iter().position(|x| !x.is_finite()) else {
-            return Ok(Self(logits, Probability::Softmax));
-        };
-        let what = if logits.iter().any(|x| x.is_nan()) { "NaN" } else { "infinite" };
-        bail!(
-            "the logits are {what}: class {class} has {}. What the model computes is too large for f32, so that it says \
-             nothing about this picture",
-            logits[class]
-        )
+    pub fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
+        match logits.iter().position(|x| !x.is_finite()) {
+            None => Ok(Self(logits, Probability::Softmax)),
+            Some(class) => Err(NotFinite { class, value: logits[class], nan: logits.iter().any(|x| x.is_nan()) }),
+        }
     }
 
     /// Logits none of which is NaN or ∞, and not all are −∞.
-    pub(crate) fn unchecked(logits: &'a [f32], probability: Probability) -> Self {
+    pub fn unchecked(logits: &'a [f32], probability: Probability) -> Self {
         Self(logits, probability)
     }
 
     /// The class with the largest logit; of equal ones the first, as in PyTorch's argmax.
-    pub(crate) fn best(self) -> usize {
+    pub fn best(self) -> usize {
         (1..self.0.len()).fold(0, |best, class| if self.0[class] > self.0[best] { class } else { best })
     }
 
     /// How many classes rank before `label`. Of equal ones the lower class ranks first.
-    pub(crate) fn rank(self, label: usize) -> usize {
+    pub fn rank(self, label: usize) -> usize {
         let x = self.0[label];
         let better = |(class, other): (usize, &f32)| *other > x || *other == x && class < label;
         self.0.iter().enumerate().filter(|item| better(*item)).count()
     }
 
     /// Classes and their probabilities, most probable first.
-    pub(crate) fn probabilities(self) -> impl Iterator<Item = (usize, f32)> {
+    pub fn probabilities(self) -> impl Iterator<Item = (usize, f32)> {
         let Self(logits, probability) = self;
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
@@ -64,6 +59,31 @@ impl<'a> Logits<'a> {
         order.into_iter().map(move |class| (class, of(logits[class])))
     }
 }
+
+/// A logit is NaN or infinite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NotFinite {
+    /// The first such class.
+    pub class: usize,
+    /// Its logit.
+    pub value: f32,
+    /// Whether any logit is NaN.
+    pub nan: bool,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, value, nan } = self;
+        let what = if *nan { "NaN" } else { "infinite" };
+        write!(
+            f,
+            "the logits are {what}: class {class} has {value}. What the model computes is too large for f32, so that it \
+             says nothing about this picture"
+        )
+    }
+}
+
+impl core::error::Error for NotFinite {}
 
 #[cfg(test)]
 mod tests {
