@@ -2,9 +2,9 @@
 
     python benches/overhead.py VIT [MODEL] [--rounds N]
 
-VIT is the binary of the command line. Its 'bench' times forward passes with nothing around them; in turn with it, calls of
-the same model on the same number of threads (1) are timed from Python, with `out=` and without. The difference of the
-medians over all rounds is the overhead. It is small beside a forward pass: use a small model, on a quiet machine.
+VIT is the binary of the command line. Its 'bench' times forward passes with nothing around them; in turn with it, calls
+of the same model on one thread, too, are timed from Python, with `out=` and without. The difference of the medians over
+all rounds is the overhead. It is small beside a forward pass: use a small model, on a quiet machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[2] / "vit-engine/tests/goldens/timm-token"
 
 def engine(binary: str, model: Path, seconds: float) -> float:
     """Median time of a pass, by 'vit bench'."""
-    command = [binary, "bench", "--model", model, "--threads", "1", "--seconds", str(seconds), "--json"]
+    command = [binary, "bench", "--model", str(model), "--threads", "1", "--seconds", str(seconds), "--json"]
     said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return float(said[0]["median_ms"]) * 1e3
 

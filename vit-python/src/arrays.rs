@@ -17,8 +17,8 @@ pub(crate) fn numpy<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyA
 /// A new NumPy array of float32, not initialised.
 pub(crate) fn empty<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
     static EMPTY: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
-    let [empty, float32] = EMPTY
-        .get_or_try_init(py, || PyResult::Ok([numpy(py, "empty")?.unbind(), numpy(py, "float32")?.unbind()]))?;
+    let [empty, float32] =
+        EMPTY.get_or_try_init(py, || PyResult::Ok([numpy(py, "empty")?.unbind(), numpy(py, "float32")?.unbind()]))?;
     empty.bind(py).call1((PyTuple::new(py, shape)?, float32))
 }
 
@@ -31,11 +31,14 @@ pub(crate) struct Floats(PyBuffer<f32>);
 impl Floats {
     /// The buffer of an object that is float32 in C order; `None` if it is not.
     fn of(object: &Bound<'_, PyAny>) -> Option<Self> {
-        PyBuffer::get(object).ok().filter(|buffer: &PyBuffer<f32>| buffer.is_c_contiguous()).map(Self)
+        // pyo3 0.30 takes '>', big-endian, for the order of little-endian machines.
+        let is_native =
+            |buffer: &PyBuffer<f32>| cfg!(target_endian = "big") || !buffer.format().to_bytes().starts_with(b">");
+        PyBuffer::get(object).ok().filter(is_native).filter(|buffer| buffer.is_c_contiguous()).map(Self)
     }
 
-    /// Pixels: float32 in C order without a copy; other strides, float16 and float64 gathered into a new array; tensors
-    /// that have DLPack by way of it.
+    /// Pixels: float32 in C order without a copy; other strides and orders of bytes, float16 and float64 gathered into a new
+    /// array; tensors that have DLPack by way of it.
     pub(crate) fn pixels(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Some(floats) = Self::of(object) {
             return Ok(floats);
@@ -57,19 +60,19 @@ impl Floats {
                 "expected an array of float32, float16 or float64, or a tensor that has DLPack, not '{found}'"
             )));
         };
-        let dtype = array.getattr("dtype")?.str()?.to_string();
-        if !matches!(&*dtype, "float32" | "float16" | "float64") {
+        let dtype = array.getattr("dtype")?;
+        let kind: char = dtype.getattr("kind")?.extract()?;
+        if kind != 'f' || !matches!(dtype.getattr("itemsize")?.extract()?, 2 | 4 | 8) {
             return Err(PyTypeError::new_err(format!("expected float32, float16 or float64, found {dtype}")));
         }
-        // C order, aligned.
+        // C order, aligned, in this machine's order of bytes.
         let array = numpy(py, "require")?.call1((array, numpy(py, "float32")?, ["C", "A"]))?;
         Self::of(&array).ok_or_else(|| PyTypeError::new_err("the array has no buffer"))
     }
 
     /// An array to write results of this shape into, apart from the memory of `input`.
     pub(crate) fn result(object: &Bound<'_, PyAny>, shape: &[usize], input: &Self) -> PyResult<Self> {
-        let floats = PyBuffer::get(object).ok().filter(|buffer| !buffer.readonly() && buffer.is_c_contiguous());
-        let Some(floats) = floats.map(Self) else {
+        let Some(floats) = Self::of(object).filter(|floats| !floats.0.readonly()) else {
             return Err(PyTypeError::new_err("out has to be a writable array of float32 in C order"));
         };
         if floats.shape() != shape {

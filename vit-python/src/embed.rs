@@ -12,8 +12,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use vit_engine::pipeline::{self, Batch};
 use vit_engine::Output;
+use vit_engine::pipeline::{self, Batch};
 
 use crate::arrays::{Floats, empty, numpy};
 use crate::errors::Failure;
@@ -41,12 +41,7 @@ pub(crate) enum Progress<'py> {
 }
 
 impl<'py> Options<'py> {
-    pub(crate) fn new(
-        batch: usize,
-        errors: &str,
-        progress: Progress<'py>,
-        features: &str,
-    ) -> PyResult<Self> {
+    pub(crate) fn new(batch: usize, errors: &str, progress: Progress<'py>, features: &str) -> PyResult<Self> {
         if batch == 0 {
             return Err(PyValueError::new_err("batch must be at least 1"));
         }
@@ -99,7 +94,8 @@ pub(crate) fn run<'py>(
     let job = Job { workers: &workers, preparer, sources: &sources, stop: &stop, dim, size, options: options.into() };
     let out = rows.slice_mut();
     let (result, raised) = thread::scope(|scope| {
-        let started = thread::Builder::new().name("vit embed".into()).spawn_scoped(scope, move || job.run(out, &sender));
+        let started =
+            thread::Builder::new().name("vit embed".into()).spawn_scoped(scope, move || job.run(out, &sender));
         let thread = match started {
             Ok(thread) => thread,
             Err(error) => return (Err(Failure::Threads(error)), Ok(())),

@@ -7,7 +7,12 @@ use pyo3::exceptions::{PyException, PyValueError};
 use vit_engine::SessionError;
 use vit_engine::pipeline::PipelineError;
 
-pyo3::create_exception!(vit_engine, VitError, PyException, "What went wrong in the engine; the base of its exceptions.");
+pyo3::create_exception!(
+    vit_engine,
+    VitError,
+    PyException,
+    "What went wrong in the engine; the base of its exceptions."
+);
 pyo3::create_exception!(vit_engine, LoadError, VitError, "A model cannot be loaded.");
 pyo3::create_exception!(vit_engine, PictureError, VitError, "A picture cannot be read or prepared.");
 

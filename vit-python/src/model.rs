@@ -25,8 +25,36 @@ pub(crate) struct Origin {
     pub(crate) mmap: bool,
 }
 
-/// A model, its threads and its memory. `load` makes it.
+/// A model, its threads and its memory. 'load' makes it.
 ///
+/// model(x, features=None, out=None) runs it on pixels.
+///
+/// Parameters
+/// ----------
+/// x
+///     Normalised pixels, [batch, channels, height, width], as 'preprocess' makes them. float32 in C order is used
+///     where it is; other strides, float16 and float64 are copied; tensors of other libraries come by DLPack. Another
+///     height and width than the model's own are possible where the checkpoint's own code allows them.
+/// features
+///     What to compute: 'logits' (None), 'class', 'patches', 'registers', 'embedding', 'layer:N', 'layers',
+///     'attention', 'attention:N' or 'pool-attention'.
+/// out
+///     An array of float32 in C order to write the result into. Calls at the same time must not share it.
+///
+/// Returns
+/// -------
+/// numpy.ndarray
+///     float32, [batch, ...]; or `out`. Pixels that are NaN give NaN.
+///
+/// Raises
+/// ------
+/// VitError
+///     If the model does not have these features, for instance logits without a head.
+/// TypeError, ValueError
+///     If an array has the wrong dtype or shape.
+///
+/// Notes
+/// -----
 /// Calls release the GIL, and any number of threads can call at the same time: as many calls as there are threads
 /// compute, each with an arena (working memory) of its own from a pool, and further ones wait. The results have the same
 /// bits whatever the threads, the batch and what runs beside them.
@@ -91,31 +119,7 @@ impl Model {
 
 #[pymethods]
 impl Model {
-    /// Run the model on pixels.
-    ///
-    /// Parameters
-    /// ----------
-    /// x
-    ///     Normalised pixels, [batch, channels, height, width], as 'preprocess' makes them. float32 in C order is used
-    ///     where it is; other strides, float16 and float64 are copied; tensors of other libraries come by DLPack. Another
-    ///     height and width than the model's own are possible where the checkpoint's own code allows them.
-    /// features
-    ///     What to compute: 'logits' (None), 'class', 'patches', 'registers', 'embedding', 'layer:N', 'layers',
-    ///     'attention', 'attention:N' or 'pool-attention'.
-    /// out
-    ///     An array of float32 in C order to write the result into. Calls at the same time must not share it.
-    ///
-    /// Returns
-    /// -------
-    /// numpy.ndarray
-    ///     float32, [batch, ...]; or `out`. Pixels that are NaN give NaN.
-    ///
-    /// Raises
-    /// ------
-    /// VitError
-    ///     If the model does not have these features, for instance logits without a head.
-    /// TypeError, ValueError
-    ///     If an array has the wrong dtype or shape.
+    /// See the class: Python shows no documentation of this method.
     #[pyo3(signature = (x, features = None, out = None))]
     fn __call__<'py>(
         &self,

@@ -77,8 +77,7 @@ impl Source {
     }
 
     fn picture(&self, channels: usize) -> Result<Picture, String> {
-        let decode =
-            |bytes: &[u8]| Picture::decode(bytes, channels, MOST_PIXELS).map_err(|error| error.to_string());
+        let decode = |bytes: &[u8]| Picture::decode(bytes, channels, MOST_PIXELS).map_err(|error| error.to_string());
         match self {
             Self::Path(path) => decode(&read(path)?),
             Self::File(bytes) => decode(bytes),

@@ -1,5 +1,7 @@
 """PyTorch's numbers for the golden models, through the binding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import GOLDENS, tensors
@@ -28,6 +30,7 @@ def test_every_output(name: str) -> None:
 
 def test_precisions_differ_and_a_packed_precision_is_known() -> None:
     pixels = tensors(GOLDENS / "timm-token/golden.safetensors")["pixels"]
-    results = {p: vit.load(GOLDENS / "timm-token", precision=p)(pixels) for p in ["f32", "f16", "bf16", "int8", "int4"]}
+    precisions: list[Any] = ["f32", "f16", "bf16", "int8", "int4"]
+    results = {p: vit.load(GOLDENS / "timm-token", precision=p)(pixels) for p in precisions}
     errors = {p: float(np.abs(y - results["f32"]).max() / np.abs(results["f32"]).max()) for p, y in results.items()}
     assert 0 == errors["f32"] < errors["f16"] < errors["bf16"] < errors["int8"] < errors["int4"] < 0.5, errors

@@ -59,4 +59,7 @@ def test_timm(tmp_path: Path) -> None:
     assert np.array_equal(ours.preprocess(PHOTOGRAPHS), x.numpy())
     with torch.no_grad():
         assert near(ours(x), theirs(x))
-        assert near(ours.embed(PHOTOGRAPHS, batch=3).embeddings, theirs.forward_head(theirs.forward_features(x), pre_logits=True))
+        assert near(
+            ours.embed(PHOTOGRAPHS, batch=3).embeddings,
+            theirs.forward_head(theirs.forward_features(x), pre_logits=True),
+        )

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, TypeAlias, final, overload
+from typing import Any, Literal, Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._results import Embeddings, Prediction
+
+__all__ = ["Config", "LoadError", "Model", "PictureError", "Plan", "VitError", "__version__", "load"]
 
 __version__: str
 
@@ -35,6 +37,7 @@ def load(
     threads: int | None = None,
     mmap: bool = True,
 ) -> Model: ...
+
 @final
 class Model:
     @property
@@ -43,14 +46,9 @@ class Model:
     def labels(self) -> list[str] | None: ...
     @property
     def threads(self) -> int: ...
-    @overload
-    def __call__(self, x: _Pixels, features: str | None = None, out: None = None) -> NDArray[np.float32]: ...
-    @overload
     def __call__(
-        self, x: _Pixels, features: str | None = None, *, out: NDArray[np.float32]
+        self, x: _Pixels, features: str | None = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]: ...
-    @overload
-    def __call__(self, x: _Pixels, features: str | None, out: NDArray[np.float32]) -> NDArray[np.float32]: ...
     def preprocess(self, pictures: Iterable[_Picture]) -> NDArray[np.float32]: ...
     def embed(
         self,
@@ -61,9 +59,7 @@ class Model:
         features: Literal["embedding", "class", "logits"] = "embedding",
     ) -> Embeddings: ...
     def classify(self, picture: _Picture, top: int = 5) -> list[Prediction]: ...
-    def plan(
-        self, batch: int = 1, features: str | None = None, image_size: tuple[int, int] | None = None
-    ) -> Plan: ...
+    def plan(self, batch: int = 1, features: str | None = None, image_size: tuple[int, int] | None = None) -> Plan: ...
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[str, str | None, int | None, bool]]: ...
 
 @final
