@@ -7,9 +7,9 @@ use vit_image::Preprocessing;
 use vit_image::config::ConfigError;
 use vit_kernels::Isa;
 
+use super::cache::Cache;
 use super::contrast::Contrast;
 use super::safetensors::Rounding;
-use super::sizes::Cache;
 use crate::config::Config;
 use crate::memory::AlignedBox;
 use crate::model::Model;

@@ -9,6 +9,7 @@
 //! process that overwrites it can mix old and new weights into the model, and a process that truncates it can end this
 //! process with SIGBUS. To replace a file safely, write a new one and rename it over the old one. If you cannot rely on
 //! that, use [`Access::Read`], which copies the file first.
+mod cache;
 mod contrast;
 mod error;
 mod folder;
@@ -40,12 +41,12 @@ use crate::parameters::{Param, Part, for_each_param};
 use crate::weights::Precision;
 use crate::weights::{FillError, Formats};
 use crate::zoo;
+use cache::Cache;
 use folder::{Files, Index, Weights};
 use loaded::Memory;
 use map::Bytes;
 use preprocessing::Processors;
 use safetensors::{Parameters, Tensors};
-use sizes::Cache;
 
 /// An opened checkpoint.
 pub struct Checkpoint<'a> {

@@ -1,7 +1,6 @@
 //! A loaded model on images of other sizes. Positions are resampled and rotations computed once per size, and kept.
 use core::fmt;
 
-use elsa::sync::FrozenMap;
 use vit_kernels::Isa;
 
 use super::Loaded;
@@ -13,9 +12,6 @@ use crate::parameters::{Param, Site};
 use crate::weights::{FillError, Source, Values};
 use crate::zoo::resample::Resampled;
 use crate::zoo::{OtherSizes, Rotary, resample, rotary};
-
-/// The tables for each image size.
-pub(super) type Cache = FrozenMap<[usize; 2], Box<AlignedBox>>;
 
 impl Loaded {
     /// The model for images of another size, \[height, width\], to run on `isa`.
@@ -31,9 +27,9 @@ impl Loaded {
             return Ok(own);
         }
         let other = self.config_at(image)?;
-        let tables = match self.cache.get(&image) {
+        let tables = match self.cache.get(image) {
             Some(tables) => tables,
-            None => self.cache.insert(image, Box::new(self.tables(&own, &other)?)),
+            None => self.cache.insert(image, self.tables(&own, &other)?),
         };
         own.at(image, tables).map_err(SizeError::Model)
     }
