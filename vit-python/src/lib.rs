@@ -1,6 +1,8 @@
 //! The native part of the Python package `vit_engine`. Its documentation is that of the Python classes; the types are in
 //! `python/vit_engine/_native.pyi`.
 #![deny(unsafe_code)]
+// Documentation is also Python's; [B, C, H, W] in it is a shape, not a link.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod arrays;
 mod config;

@@ -195,14 +195,19 @@ impl Model {
         let array = empty(py, &[&[sources.len()], &preparer.shape()[..]].concat())?;
         let mut result = Floats::new(&array)?;
         let workers = self.workers(py)?;
+        let interrupt = Interrupt::new();
         let failed = py.detach(|| {
             let images = result.slice_mut().chunks_exact_mut(preparer.len()).zip(&sources);
             let mut images: Vec<_> = images.map(|(out, source)| (out, source, Ok(()))).collect();
-            workers.pool().for_each(&mut images, |_, (out, source, result)| *result = preparer.prepare(source, out));
+            workers.pool().for_each(&mut images, |_, (out, source, result)| {
+                *result = if interrupt.stop() { Err("interrupted".into()) } else { preparer.prepare(source, out) };
+            });
             images.into_iter().enumerate().find_map(|(index, (_, _, result))| Some((index, result.err()?)))
         });
         match failed {
-            Some((index, message)) => Err(picture_error(&sources[index], index, &message)),
+            Some((index, message)) => {
+                Err(interrupt.raised().unwrap_or_else(|| picture_error(&sources[index], index, &message)))
+            }
             None => Ok(array),
         }
     }
@@ -309,7 +314,7 @@ impl Model {
     /// batch
     ///     Images in the batch.
     /// features
-    ///     As in `model(x, features)`.
+    ///     As in `model(x, features)`; None is 'logits', or what a model without a head has.
     /// image_size
     ///     Height and width; None for the model's own.
     #[pyo3(signature = (batch = 1, features = None, image_size = None))]
@@ -322,7 +327,12 @@ impl Model {
     ) -> PyResult<Plan> {
         let image = image_size.unwrap_or(self.loaded.config().image);
         let config = self.loaded.config_at(image).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let plan = vit_engine::Plan::new(&config, self.loaded.precision(), self.output(features)?, batch, None);
+        let output = match (features, config.classes, config.embedding_len()) {
+            (None, 0, Some(_)) => Output::Embedding,
+            (None, 0, None) => Output::Patches,
+            _ => self.output(features)?,
+        };
+        let plan = vit_engine::Plan::new(&config, self.loaded.precision(), output, batch, None);
         Plan::of(py, &plan.map_err(vit_error)?, &self.loaded)
     }
 

@@ -132,6 +132,49 @@ def test_a_forked_child_makes_its_own_threads() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_fork_while_another_thread_looks_up_a_size() -> None:
+    done = run(
+        """
+        import os, sys, threading, time
+        import numpy as np
+        import vit_engine as vit
+
+        model = vit.load(sys.argv[1], threads=2)
+        size = model.config.patch_size[0]
+        def call(rows):
+            return model(np.ones((1, 3, size * rows, size * 2), np.float32), features="class")
+
+        want = {rows: call(rows) for rows in (2, 3, 5)}
+        stop = False
+
+        def compute():
+            while not stop:
+                call(3)
+
+        threads = [threading.Thread(target=compute) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for rows in range(6, 60):
+            child = os.fork()
+            if child == 0:
+                # Known sizes, and one that is new.
+                same = all(np.array_equal(call(rows), y) for rows, y in want.items())
+                os._exit(0 if same and np.isfinite(call(rows)).all() else 2)
+            start = time.monotonic()
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                if time.monotonic() - start > 10:
+                    os.kill(child, 9)
+                    sys.exit("the child hangs")
+                time.sleep(0.001)
+        stop = True
+        for thread in threads:
+            thread.join()
+        """,
+        GOLDENS / "dinov2-model",
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_child_that_does_not_use_the_model_ends() -> None:
     done = run(
         """
@@ -171,7 +214,7 @@ import numpy as np
 import vit_engine as vit
 
 model = vit.load(sys.argv[1], threads=int(sys.argv[2]))
-pictures = [np.zeros((28, 28), np.uint8)] * 100_000
+pictures = [np.zeros((280, 280), np.uint8)] * 100_000
 x = np.zeros((20_000, 1, 28, 28), np.float32)
 want = model(x[:3])
 sent = 0.0
@@ -198,8 +241,11 @@ for _ in range(3):
 """
 
 
+CALLS = ["model.embed(pictures)", "model(x, features='patches')", "model.preprocess(pictures)"]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("call", ["model.embed(pictures)", "model(x, features='patches')"])
+@pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c(call: str, threads: int) -> None:
     done = run(LONG.replace("{call}", call), FASHION, str(threads))
     assert done.returncode == 0, done.stdout + done.stderr
