@@ -113,7 +113,8 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
 /// How a model runs, except for the threads.
 #[derive(Args, Clone)]
 pub(crate) struct RunOptions {
-    /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni [default: the highest this CPU has]
+    /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni; on Arm neon, neon-dotprod, neon-i8mm
+    /// [default: the highest this CPU has]
     #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,
 

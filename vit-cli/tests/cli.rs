@@ -111,7 +111,11 @@ fn bad_pictures_are_reported_and_the_rest_go_on() {
 fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(&[], 2, "Usage");
     fails(&["classify"], 2, "IMAGE");
-    fails(&["classify", "x.png", "--isa", "sse9"], 2, "'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni'");
+    fails(
+        &["classify", "x.png", "--isa", "sse9"],
+        2,
+        "'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni', 'neon'",
+    );
     fails(&["classify", "x.png", "--threads", "0"], 2, "at least 1");
     fails(&["classify", "x.png", "--memory", "lots"], 2, "200K");
     fails(&["classify", "x.png", "--precision", "int3"], 2, "f16");

@@ -2,6 +2,8 @@
 use core::fmt;
 
 use crate::arch::Portable;
+#[cfg(arm_neon)]
+use crate::arch::aarch64::{Dotprod, I8mm, Smull, neon::Neon};
 #[cfg(test)]
 use crate::arch::small::Small;
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +22,9 @@ use crate::unfused;
 /// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 and int4 only |
 /// | `avx512` | those of `avx2`, and AVX-512 F and BW |
 /// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 and int4 only |
+/// | `neon` | 64-bit Arm, little-endian |
+/// | `neon-dotprod` | that, and SDOT (Armv8.2 and later, optional); differs for int8 and int4 only |
+/// | `neon-i8mm` | those of `neon-dotprod`, and SMMLA (Armv8.2 and later, optional); differs for int8 and int4 only |
 ///
 /// `portable` has code of its own for cores without vectors, such as Cortex-M and 32-bit RISC-V.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +47,17 @@ enum Level {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
+    #[cfg(arm_neon)]
+    Neon(Neon<Smull>),
+    #[cfg(arm_neon)]
+    NeonDotprod(Neon<Dotprod>),
+    #[cfg(arm_neon)]
+    NeonI8mm(Neon<I8mm>),
 }
 
 /// Every name that [`Isa::by_name`] accepts, lowest level first.
-const NAMES: [&str; 5] = ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni"];
+const NAMES: [&str; 8] =
+    ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "neon", "neon-dotprod", "neon-i8mm"];
 
 impl Isa {
     /// The level that every target has.
@@ -88,6 +100,12 @@ impl Isa {
             Level::Avx512(_) => NAMES[3],
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(_) => NAMES[4],
+            #[cfg(arm_neon)]
+            Level::Neon(_) => NAMES[5],
+            #[cfg(arm_neon)]
+            Level::NeonDotprod(_) => NAMES[6],
+            #[cfg(arm_neon)]
+            Level::NeonI8mm(_) => NAMES[7],
         }
     }
 
@@ -112,6 +130,11 @@ impl Isa {
             Level::Avx512(token) => self.enter(token, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(token) => self.enter(token.base(), kernel),
+            #[cfg(arm_neon)]
+            Level::Neon(token) => self.enter(token, kernel),
+            // They differ in int8 only.
+            #[cfg(arm_neon)]
+            Level::NeonDotprod(_) | Level::NeonI8mm(_) => self.enter(Neon(Smull), kernel),
         }
     }
 
@@ -133,6 +156,12 @@ impl Isa {
             Level::Avx512(token) => unfused::call(token, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(token) => unfused::call(token, kernel),
+            #[cfg(arm_neon)]
+            Level::Neon(token) => unfused::call(token, kernel),
+            #[cfg(arm_neon)]
+            Level::NeonDotprod(token) => unfused::call(token, kernel),
+            #[cfg(arm_neon)]
+            Level::NeonI8mm(token) => unfused::call(token, kernel),
         }
     }
 
@@ -191,7 +220,7 @@ impl fmt::Display for IsaError {
 impl core::error::Error for IsaError {}
 
 #[cfg(target_arch = "x86_64")]
-fn levels() -> [Option<Level>; NAMES.len()] {
+fn levels() -> [Option<Level>; 5] {
     let cpu = Features::get();
     [
         Some(Level::Portable),
@@ -202,7 +231,17 @@ fn levels() -> [Option<Level>; NAMES.len()] {
     ]
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(arm_neon)]
+fn levels() -> [Option<Level>; 4] {
+    [
+        Some(Level::Portable),
+        Some(Level::Neon(Neon(Smull))),
+        Dotprod::detect().map(|token| Level::NeonDotprod(Neon(token))),
+        I8mm::detect().map(|token| Level::NeonI8mm(Neon(token))),
+    ]
+}
+
+#[cfg(not(any(target_arch = "x86_64", arm_neon)))]
 fn levels() -> [Option<Level>; 1] {
     [Some(Level::Portable)]
 }
@@ -218,9 +257,7 @@ mod tests {
         assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
         assert_eq!(Isa::by_name("sse9"), Err(IsaError::Unknown));
         assert!(
-            IsaError::Unknown
-                .to_string()
-                .ends_with("known levels: 'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni'")
+            IsaError::Unknown.to_string().ends_with("'avx512', 'avx512-vnni', 'neon', 'neon-dotprod', 'neon-i8mm'")
         );
         assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
         for isa in Isa::available() {

@@ -26,13 +26,17 @@
 //! # Ok::<(), vit_kernels::ShapeError>(())
 //! ```
 //!
+//! No time was measured on Arm hardware: the levels of 64-bit Arm were tested, and their instructions counted, on
+//! emulated CPUs.
+//!
 //! # Cargo features
 //! `f16`, `bf16`, `int4`: weights in that [`Format`]; `f32-attention`: [`Attention`] and [`AttentionMaps`] over keys and
-//! values in f32. All are on by default. Without them their code is not linked, and what needs them is a
+//! values in f32. `std`: on 64-bit Arm, the operating system says which instructions the CPU has; without it, the target
+//! that is compiled for does. All are on by default. Without the formats and `f32-attention` their code is not linked, and what needs them is a
 //! [`ShapeError`] or [`PackError::LeftOut`]. f32 and int8 weights, and attention in int8, are always there.
 //!
 //! # Reproducibility
-//! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2 and AVX-512 give the same bits.
+//! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2, AVX-512 and NEON give the same bits.
 //! If the target has no fused multiply–add at compile time, the portable level rounds the product and the sum, and
 //! differs in the last bits. Kernels under [`Isa::unfused`], and int8 and int4 matmuls always, give the same bits on
 //! every level and target.
@@ -43,12 +47,15 @@
 #![no_std]
 #![deny(unsafe_code)]
 
-#[cfg(test)]
+// Only for the detection of CPU features.
+#[cfg(any(test, all(feature = "std", arm_neon)))]
 extern crate std;
 
 pub mod activation;
 mod arch;
 pub mod attention;
+#[cfg(test)]
+mod bits;
 pub mod elementwise;
 mod error;
 pub mod gemm;

@@ -23,11 +23,15 @@ impl Kernel for Chains {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        // As many accumulators as the matmul's tile has: 24, 6, 2 or 1.
-        const { assert!(matches!(S::TILE_ROWS * S::TILE_PANELS, 24 | 6 | 2 | 1)) }
+        const { assert!(matches!(S::TILE_ROWS * S::TILE_PANELS, 24 | 6 | 5 | 2 | 1)) }
+        // As many accumulators as the matmul's tile has, or one more where those do not divide CHAINS.
+        let size = match S::TILE_ROWS * S::TILE_PANELS {
+            5 => 6,
+            size => size,
+        };
         let mut total = 0.0;
-        for group in 0..CHAINS.div_ceil(S::TILE_ROWS * S::TILE_PANELS) {
-            total += match S::TILE_ROWS * S::TILE_PANELS {
+        for group in 0..CHAINS / size {
+            total += match size {
                 24 => s.call(ChainGroup::<24>(self.steps, group)),
                 6 => s.call(ChainGroup::<6>(self.steps, group)),
                 2 => s.call(ChainGroup::<2>(self.steps, group)),
@@ -109,7 +113,7 @@ impl<const P: usize> Kernel for Int8Tile<P> {
             for g in 0..GROUPS {
                 for m in 0..S::INT8_ROWS {
                     for p in 0..P {
-                        acc[m][p] = s.dot(acc[m][p], a[g][m], w[g][p]);
+                        acc[m][p] = s.peak(acc[m][p], a[g][m], w[g][p]);
                     }
                 }
             }
@@ -120,7 +124,7 @@ impl<const P: usize> Kernel for Int8Tile<P> {
                 total += s.sum(s.to_f32(acc[m][p]));
             }
         }
-        let ops = 2 * 4 * (GROUPS * S::INT8_ROWS * P * LANES) as u64 * self.0 as u64;
+        let ops = 2 * S::PEAK_INPUTS as u64 * (GROUPS * S::INT8_ROWS * P * LANES) as u64 * self.0 as u64;
         (ops, total)
     }
 }

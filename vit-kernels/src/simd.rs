@@ -80,6 +80,10 @@ pub(crate) trait Simd: Arithmetic {
     /// tile of one row. 1 on cores that have no registers for more, and no long latency either.
     const CHAINS: usize = 4;
 
+    /// Whether instructions multiply by an element of a register: the tiles then load four elements of A at a time, and
+    /// multiply by [`mul_add_element`](Self::mul_add_element) and [`dot_element`](Self::dot_element).
+    const BY_ELEMENT: bool = false;
+
     /// Whether `load_f16` takes only one or two instructions.
     const FAST_F16: bool;
 
@@ -119,6 +123,12 @@ pub(crate) trait Simd: Arithmetic {
     /// Rounds to nearest, ties to even.
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
 
+    /// a\[I\]·b + c, as [`mul_add`](Arithmetic::mul_add).
+    #[inline(always)]
+    fn mul_add_element<const I: i32>(self, a: &[f32; 4], b: Self::V, c: Self::V) -> Self::V {
+        self.mul_add(self.splat(a[I as usize]), b, c)
+    }
+
     /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN
     /// stores an unspecified byte.
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
@@ -138,6 +148,20 @@ pub(crate) trait Simd: Arithmetic {
     fn start(self, sums: &[i32; LANES]) -> Self::I;
     /// sum + Σ a·w over the four inputs, with a as stored. Exact modulo 2³².
     fn dot(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I;
+    /// [`dot`](Self::dot) with a\[I\] in every lane.
+    #[inline(always)]
+    fn dot_element<const I: i32>(self, sum: Self::I, a: &[[i8; 4]; 4], w: Self::Weights) -> Self::I {
+        self.dot(sum, self.splat_activations(a[I as usize]), w)
+    }
+    /// Inputs that [`peak`](Self::peak) multiplies.
+    #[cfg_attr(not(feature = "peak"), allow(dead_code))]
+    const PEAK_INPUTS: usize = 4;
+    /// The int8 instruction that multiplies most, on whatever operands: `dot`, if that is its fastest.
+    #[cfg_attr(not(feature = "peak"), allow(dead_code))]
+    #[inline(always)]
+    fn peak(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I {
+        self.dot(sum, a, w)
+    }
     /// sums\[r\] = Σ a·b over the groups of row r, which begins at r·`row`; `a` has this level's zero point.
     #[inline(always)]
     fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {

@@ -87,11 +87,13 @@ impl<S: Simd> Simd for Unfused<S> {
     const TILE_ROWS: usize = S::TILE_ROWS;
     const TILE_PANELS: usize = S::TILE_PANELS;
     const CHAINS: usize = S::CHAINS;
+    const BY_ELEMENT: bool = S::BY_ELEMENT;
     const FAST_F16: bool = S::FAST_F16;
     const INT8_ROWS: usize = S::INT8_ROWS;
     const INT8_PANELS: usize = S::INT8_PANELS;
     const ZERO_POINT: u8 = S::ZERO_POINT;
     const INT4_FACTOR: f32 = S::INT4_FACTOR;
+    const PEAK_INPUTS: usize = S::PEAK_INPUTS;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -154,6 +156,14 @@ impl<S: Simd> Simd for Unfused<S> {
     #[inline(always)]
     fn dot(self, sum: S::I, a: S::Activations, w: S::Weights) -> S::I {
         self.0.dot(sum, a, w)
+    }
+    #[inline(always)]
+    fn dot_element<const I: i32>(self, sum: S::I, a: &[[i8; 4]; 4], w: S::Weights) -> S::I {
+        self.0.dot_element::<I>(sum, a, w)
+    }
+    #[inline(always)]
+    fn peak(self, sum: S::I, a: S::Activations, w: S::Weights) -> S::I {
+        self.0.peak(sum, a, w)
     }
     #[inline(always)]
     fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {

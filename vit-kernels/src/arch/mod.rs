@@ -2,6 +2,8 @@
 //! CPU features they need.
 #![allow(unsafe_code)]
 
+#[cfg(arm_neon)]
+pub(crate) mod aarch64;
 #[cfg(not(no_vectors))]
 pub(crate) mod portable;
 #[cfg(any(no_vectors, test))]

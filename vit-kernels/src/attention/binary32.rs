@@ -70,8 +70,10 @@ impl Operand for Binary32<'_> {
         let column = inner + at.head * at.scores.layout.head_dim + dims.start;
         let v = &self.0[at.keys.start * 2 * inner..at.keys.end * 2 * inner];
         let p = block.scores.as_ptr().cast::<f32>();
-        for first in (0..dims.len()).step_by(S::TILE_ROWS) {
-            let count = S::TILE_ROWS.min(dims.len() - first);
+        // As many tiles as the level's size needs, of about the same size.
+        let rows = dims.len().div_ceil(dims.len().div_ceil(S::TILE_ROWS));
+        for first in (0..dims.len()).step_by(rows) {
+            let count = rows.min(dims.len() - first);
             let tile = Tile::<F32> {
                 a: v[column + first..][..(at.keys.len() - 1) * 2 * inner + count].as_ptr(),
                 a_row: 1,

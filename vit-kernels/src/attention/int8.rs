@@ -172,8 +172,10 @@ impl Operand for QuantisedKv<'_> {
     ) {
         let (group, groups) = (self.layout.head_dim * GROUP, at.keys.len().div_ceil(GROUP));
         let v = &self.values(at.head)[at.keys.start / GROUP * group..][..groups * group];
-        for first in (0..dims.len()).step_by(S::INT8_ROWS) {
-            let count = S::INT8_ROWS.min(dims.len() - first);
+        // As many tiles as the level's size needs, of about the same size.
+        let rows = dims.len().div_ceil(dims.len().div_ceil(S::INT8_ROWS));
+        for first in (0..dims.len()).step_by(rows) {
+            let count = rows.min(dims.len() - first);
             let tile = Int8Tile {
                 a: v[(dims.start + first) * GROUP..][..(groups - 1) * group + count * GROUP].as_ptr(),
                 a_row: GROUP,

@@ -14,7 +14,7 @@ use core::ops::Range;
 use super::epilogue::Finish;
 use super::format::int8::{GROUP, Group, Int8Weights};
 use super::integer::{IntegerTile, IntegerWeights, Out, Rows, prefetch};
-use super::tile::{self, Prefetch};
+use super::tile::{self, Prefetch, QUAD};
 use crate::simd::{LANES, Simd};
 
 impl<'a> IntegerWeights<'a> for Int8Weights<'a> {
@@ -51,7 +51,7 @@ pub(crate) struct Int8Tile<'a> {
     pub(crate) a_step: usize,
     /// One for each row.
     pub(crate) a_scales: &'a [f32],
-    /// Weights: group g of panel p is at p·`w_panel` + g·`w_step`.
+    /// Weights: group g of panel p is at p·`w_panel` + g·`w_step`. On levels whose tiles have one panel `w_step` is 1.
     pub(crate) w: *const Group,
     pub(crate) w_panel: usize,
     pub(crate) w_step: usize,
@@ -81,14 +81,25 @@ impl Int8Tile<'_> {
                 acc[m][p] = s.start(&self.sums[p]);
             }
         }
-        for group in 0..self.groups {
+        let mut first = 0;
+        if S::BY_ELEMENT && self.a_step == GROUP {
+            first = self.groups / QUAD * QUAD;
+            for group in (0..first).step_by(QUAD) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { self.add_quad(s, &mut acc, group) }
+            }
+        } else if S::BY_ELEMENT && self.a_row == GROUP && M.is_multiple_of(QUAD) {
+            first = self.groups;
+            for group in 0..first {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { self.add_column(s, &mut acc, group) }
+            }
+        }
+        for group in first..self.groups {
             s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
             // SAFETY: the caller vouches for P panels and M rows of that many groups.
             unsafe {
-                let mut w = [s.load_weights(&*self.w.add(group * self.w_step)); P];
-                for p in 1..P {
-                    w[p] = s.load_weights(&*self.w.add(p * self.w_panel + group * self.w_step));
-                }
+                let w = self.weights::<S, P>(s, group);
                 for m in 0..M {
                     let a = s.splat_activations(*self.a.add(m * self.a_row + group * self.a_step).cast());
                     for p in 0..P {
@@ -98,6 +109,86 @@ impl Int8Tile<'_> {
             }
         }
         acc
+    }
+
+    /// Adds the products of [`QUAD`] groups, from `group` on, which are neighbours in each row of A.
+    ///
+    /// # Safety
+    /// As [`sums`](Self::sums).
+    #[inline(always)]
+    unsafe fn add_quad<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::I; P]; M], group: usize) {
+        s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            self.add_group::<S, M, P, 0>(s, acc, group);
+            self.add_group::<S, M, P, 1>(s, acc, group);
+            self.add_group::<S, M, P, 2>(s, acc, group);
+            self.add_group::<S, M, P, 3>(s, acc, group);
+        }
+    }
+
+    /// Adds the products of group `I` of a quad.
+    ///
+    /// # Safety
+    /// As [`sums`](Self::sums).
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // As above.
+    unsafe fn add_group<S: Simd, const M: usize, const P: usize, const I: i32>(
+        &self,
+        s: S,
+        acc: &mut [[S::I; P]; M],
+        group: usize,
+    ) {
+        // SAFETY: the caller vouches for P panels and M rows of these groups.
+        unsafe {
+            let w = self.weights::<S, P>(s, group + I as usize);
+            for m in 0..M {
+                let a = &*self.a.add(m * self.a_row + group * GROUP).cast();
+                for p in 0..P {
+                    acc[m][p] = s.dot_element::<I>(acc[m][p], a, w[p]);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of a group whose elements of A's rows are neighbours; `M` is a multiple of [`QUAD`].
+    ///
+    /// # Safety
+    /// As [`sums`](Self::sums).
+    #[inline(always)]
+    unsafe fn add_column<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::I; P]; M], group: usize) {
+        // SAFETY: the caller vouches for P panels and M rows of this group.
+        unsafe {
+            let w = self.weights::<S, P>(s, group);
+            for m in (0..M).step_by(QUAD) {
+                let a = &*self.a.add(m * GROUP + group * self.a_step).cast();
+                for p in 0..P {
+                    acc[m][p] = s.dot_element::<0>(acc[m][p], a, w[p]);
+                    acc[m + 1][p] = s.dot_element::<1>(acc[m + 1][p], a, w[p]);
+                    acc[m + 2][p] = s.dot_element::<2>(acc[m + 2][p], a, w[p]);
+                    acc[m + 3][p] = s.dot_element::<3>(acc[m + 3][p], a, w[p]);
+                }
+            }
+        }
+    }
+
+    /// A group of each panel.
+    ///
+    /// # Safety
+    /// As [`sums`](Self::sums).
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // As above.
+    unsafe fn weights<S: Simd, const P: usize>(&self, s: S, group: usize) -> [S::Weights; P] {
+        // With one panel, as the tile's caller vouches; the compiler does not know.
+        let step = if S::INT8_PANELS == 1 { 1 } else { self.w_step };
+        // SAFETY: the caller vouches for P panels of this group.
+        unsafe {
+            let mut w = [s.load_weights(&*self.w.add(group * step)); P];
+            for p in 1..P {
+                w[p] = s.load_weights(&*self.w.add(p * self.w_panel + group * step));
+            }
+            w
+        }
     }
 }
 

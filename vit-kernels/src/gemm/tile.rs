@@ -8,6 +8,8 @@
 //! out = finish(acc)
 //! ```
 //! Every output is one chain of additions over ascending k for any M and P: all tiles give the same bits.
+//!
+//! Levels that multiply [by element](Simd::BY_ELEMENT) load four elements of A at a time, of a row or of a column.
 use crate::gemm::epilogue::{Accumulate, Finish};
 use crate::gemm::format::Weights;
 use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
@@ -63,7 +65,8 @@ impl<W: Weights> Tile<'_, W> {
     ///
     /// # Safety
     /// Everything that the fields span for that many rows and panels is readable, and writable for `out`; `out`
-    /// overlaps neither A nor B. `rows` ≤ `S::TILE_ROWS` and `panels` ≤ [`panels_per_tile`]`(rows)`.
+    /// overlaps neither A nor B. `rows` ≤ `S::TILE_ROWS` and `panels` ≤ [`panels_per_tile`]`(rows)`. If
+    /// `S::TILE_PANELS` is 1, groups of a panel are neighbours: `b_step` is a group's elements.
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::TILE_ROWS).contains(&rows) && (1..=panels_per_tile::<S>(rows)).contains(&panels));
@@ -101,7 +104,89 @@ impl<W: Weights> Tile<'_, W> {
     }
 }
 
+/// Elements of A that levels which multiply [by element](Simd::BY_ELEMENT) load at once.
+pub(super) const QUAD: usize = 4;
+
 impl<W: Weights> Tile<'_, W> {
+    /// Adds the products of [`QUAD`] inputs, from a group on, which are neighbours in each row of A.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), for `M` rows and `P` panels.
+    #[inline(always)]
+    unsafe fn add_quad<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], group: usize) {
+        // A tile of many rows takes so long for a line of weights that the CPU's own prefetch keeps up.
+        for group in (group..group + QUAD / W::GROUP).step_by(if M < QUAD { 1 } else { QUAD / W::GROUP }) {
+            s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
+        }
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            self.add_input::<S, M, P, 0>(s, acc, group);
+            self.add_input::<S, M, P, 1>(s, acc, group);
+            self.add_input::<S, M, P, 2>(s, acc, group);
+            self.add_input::<S, M, P, 3>(s, acc, group);
+        }
+    }
+
+    /// Adds the products of input `I` of a quad.
+    ///
+    /// # Safety
+    /// As [`add_quad`](Self::add_quad).
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    unsafe fn add_input<S: Simd, const M: usize, const P: usize, const I: i32>(
+        &self,
+        s: S,
+        acc: &mut [[S::V; P]; M],
+        group: usize,
+    ) {
+        // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
+        unsafe {
+            let b = self.weights::<S, P>(s, group + I as usize / W::GROUP, I as usize % W::GROUP);
+            for m in 0..M {
+                let a = &*self.a.add(m * self.a_row + group * self.a_step).cast();
+                for p in 0..P {
+                    acc[m][p] = s.mul_add_element::<I>(a, b[p], acc[m][p]);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of one input, whose elements of A's rows are neighbours; `M` is a multiple of [`QUAD`].
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), for `M` rows and `P` panels.
+    #[inline(always)]
+    unsafe fn add_column<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], input: usize) {
+        // SAFETY: the caller's promise: this input of M rows of A and of P panels is readable.
+        unsafe {
+            let b = self.weights::<S, P>(s, input, 0);
+            for m in (0..M).step_by(QUAD) {
+                let a = &*self.a.add(m + input * self.a_step).cast();
+                for p in 0..P {
+                    acc[m][p] = s.mul_add_element::<0>(a, b[p], acc[m][p]);
+                    acc[m + 1][p] = s.mul_add_element::<1>(a, b[p], acc[m + 1][p]);
+                    acc[m + 2][p] = s.mul_add_element::<2>(a, b[p], acc[m + 2][p]);
+                    acc[m + 3][p] = s.mul_add_element::<3>(a, b[p], acc[m + 3][p]);
+                }
+            }
+        }
+    }
+
+    /// Input `i` of a group of each panel.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), for `P` panels.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // As above.
+    unsafe fn weights<S: Simd, const P: usize>(&self, s: S, group: usize, i: usize) -> [S::V; P] {
+        let mut b = [s.splat(0.0); P];
+        for p in 0..P {
+            // SAFETY: the caller's promise.
+            b[p] = W::load(s, unsafe { &*self.b.add(p * self.b_panel + group * self.b_step).cast() }, i);
+        }
+        b
+    }
+
     /// Adds the products of the first `inputs` inputs of a group.
     ///
     /// # Safety
@@ -118,10 +203,7 @@ impl<W: Weights> Tile<'_, W> {
         for i in 0..inputs {
             // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
             unsafe {
-                let mut b = [s.splat(0.0); P];
-                for p in 0..P {
-                    b[p] = W::load(s, &*self.b.add(p * self.b_panel + group * self.b_step).cast(), i);
-                }
+                let b = self.weights::<S, P>(s, group, i);
                 for m in 0..M {
                     let a = s.splat(*self.a.add(m * self.a_row + group * self.a_step + i));
                     for p in 0..P {
@@ -141,7 +223,12 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
     fn run<S: Simd>(self, s: S) {
-        let t = self.0;
+        let mut t = self.0;
+        if S::TILE_PANELS == 1 {
+            // So it is already; now the compiler knows, and addresses take fewer instructions.
+            debug_assert_eq!(t.b_step, W::GROUP * LANES);
+            t.b_step = W::GROUP * LANES;
+        }
         let mut acc = [[s.splat(0.0); P]; M];
         // SAFETY: the caller of `Tile::run` vouches for M rows of A, P panels, and M rows of `out`; all offsets stay
         // within those, and `out` is not read or written through anything else meanwhile.
@@ -154,7 +241,19 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
                     }
                 }
             }
-            for group in 0..t.depth / W::GROUP {
+            let (groups, mut first) = (t.depth / W::GROUP, 0);
+            if S::BY_ELEMENT && t.a_step == W::GROUP {
+                first = t.depth / QUAD * QUAD / W::GROUP;
+                for group in (0..first).step_by(QUAD / W::GROUP) {
+                    t.add_quad(s, &mut acc, group);
+                }
+            } else if S::BY_ELEMENT && t.a_row == 1 && W::GROUP == 1 && M.is_multiple_of(QUAD) {
+                first = groups;
+                for input in 0..groups {
+                    t.add_column(s, &mut acc, input);
+                }
+            }
+            for group in first..groups {
                 s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
                 t.add_group(s, &mut acc, group, W::GROUP);
             }
