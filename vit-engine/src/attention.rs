@@ -2,10 +2,11 @@
 use core::ops::Range;
 
 use vit_kernels::{
-    Activations, Epilogue, KeysValues, LayerNorm, QuantiseKv, QuantisedKv, RelativeBias, Rope, Scores, elementwise,
+    Activations, Bf16Kv, Epilogue, Inputs, KeysValues, LayerNorm, QuantiseKv, QuantisedKv, RelativeBias, Rope, RoundKv,
+    Scores, elementwise,
 };
 
-use crate::buffers::{LayerBuffers, kv_layout};
+use crate::buffers::{KvBuffers, LayerBuffers, NarrowKvBuffers, kv_layout};
 use crate::executor::Stage;
 use crate::forward::Pass;
 use crate::model::{Layer, QkNorm};
@@ -28,13 +29,12 @@ impl Pass<'_> {
         let (inner, pair) = (c.inner(), 2 * c.inner());
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
+            let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             self.norm(block, layer.attention_norm, norm);
-            let x = self.activations(norm, &layer.kv.weight, buffers.quantised, buffers.row_scales);
-            let (kv, wide) = if self.plan.precision().quantises() {
-                buffers.wide.split_at_mut(rows * pair) // [rows, 2·inner]
-            } else {
-                (&mut buffers.kv[first * pair..][..rows * pair], &mut *buffers.wide)
+            let x = self.activations(norm, &layer.kv.weight, &mut buffers.rows);
+            let (kv, wide) = match self.plan.precision().inputs() {
+                Inputs::F32 => (&mut buffers.kv.kv[first * pair..][..rows * pair], &mut *buffers.work.wide),
+                _ => buffers.work.wide.split_at_mut(rows * pair), // [rows, 2·inner]
             };
             self.linear(Stage::KeysValues, x, layer.kv, Epilogue::default(), &mut [], kv);
             if let Some(QkNorm { key, .. }) = layer.qk_norm {
@@ -50,19 +50,28 @@ impl Pass<'_> {
             for of in by_image(first, rows, c.tokens()) {
                 let kv = &mut kv[of.part.start * pair..of.part.end * pair];
                 self.rotate(&of, pair, kv);
-                if self.plan.precision().quantises() {
-                    self.quantise_kv(&of, kv, buffers.int8_kv, buffers.kv_scales);
-                }
+                self.store_kv(&of, kv, &mut buffers.narrow_kv);
             }
         }
     }
 
-    /// Quantises keys and values of an image's rows, \[rows, 2·inner\].
-    fn quantise_kv(&self, of: &OfImage, kv: &[f32], values: &mut [i8], scales: &mut [f32]) {
-        let layout = kv_layout(&self.model.config);
-        let (values, scales) = (&mut values[part(of, layout.int8_len())], &mut scales[part(of, layout.scales_len())]);
-        let job = QuantiseKv::new(self.model.isa, layout, kv, of.row, values, scales);
-        self.team.run(Stage::Quantise, &mut job.expect("the plan reserved an image's keys and values"));
+    /// Stores keys and values of an image's rows, \[rows, 2·inner\], as the precision multiplies them, if not in f32.
+    fn store_kv(&self, of: &OfImage, kv: &[f32], buffers: &mut NarrowKvBuffers<'_>) {
+        let (isa, layout) = (self.model.isa, kv_layout(&self.model.config));
+        let room = "the plan reserved an image's keys and values";
+        match self.plan.precision().inputs() {
+            Inputs::Bf16 => {
+                let job = RoundKv::new(isa, layout, kv, of.row, &mut buffers.bf16_kv[part(of, layout.bf16_len())]);
+                self.team.run(Stage::Quantise, &mut job.expect(room));
+            }
+            Inputs::Int8 => {
+                let values = &mut buffers.int8_kv[part(of, layout.int8_len())];
+                let scales = &mut buffers.kv_scales[part(of, layout.scales_len())];
+                let job = QuantiseKv::new(isa, layout, kv, of.row, values, scales);
+                self.team.run(Stage::Quantise, &mut job.expect(room));
+            }
+            _ => {}
+        }
     }
 
     /// Attention of the rows of the residual over the keys and values, projected and added to the residual. The
@@ -75,20 +84,20 @@ impl Pass<'_> {
         let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
-            let wide = &mut buffers.wide[..2 * rows * inner];
+            let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
+            let wide = &mut buffers.work.wide[..2 * rows * inner];
             if !normed {
                 self.norm(block, layer.attention_norm, norm);
             }
-            let x = if normed && layer.kv.weight.format().quantises_activations() {
-                self.same_activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales)
+            let x = if normed && layer.kv.weight.format().inputs() != Inputs::F32 {
+                self.same_activations(norm, &layer.q.weight, &buffers.rows)
             } else {
-                self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales)
+                self.activations(norm, &layer.q.weight, &mut buffers.rows)
             };
             let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
-                let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
+                let kv = self.stored_kv(&of, &buffers.kv, &buffers.narrow_kv);
                 let job = self.scores(layer, &of, &q[part.clone()], kv).attend(&mut context[part]);
                 self.team.run(Stage::Attention, &mut job.expect("the context has as many rows as the queries"));
             }
@@ -100,7 +109,7 @@ impl Pass<'_> {
             match layer.out {
                 Some(out) => {
                     let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
-                    let x = self.activations(context, &out.weight, buffers.quantised, buffers.row_scales);
+                    let x = self.activations(context, &out.weight, &mut buffers.rows);
                     self.linear(Stage::Output, x, out, onto, norm, block);
                 }
                 None => {
@@ -124,15 +133,15 @@ impl Pass<'_> {
         let map = c.heads * c.tokens() * c.tokens();
         for (block_index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (block_index * self.plan.rows(), block.len() / c.dim);
-            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
+            let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             self.norm(block, layer.attention_norm, norm);
-            let wide = &mut buffers.wide[..2 * rows * c.inner()];
-            let x = self.activations(norm, &layer.q.weight, buffers.quantised, buffers.row_scales);
+            let wide = &mut buffers.work.wide[..2 * rows * c.inner()];
+            let x = self.activations(norm, &layer.q.weight, &mut buffers.rows);
             let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * layers + place) * map..][..map];
-                let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
+                let kv = self.stored_kv(&of, &buffers.kv, &buffers.narrow_kv);
                 let job = self.scores(layer, &of, q, kv).maps(of.row, c.tokens(), out);
                 self.team.run(Stage::Attention, &mut job.expect("out has room for the map of every head"));
             }
@@ -162,15 +171,19 @@ impl Pass<'_> {
         (q, spare)
     }
 
-    /// The keys and values of one image, given those of all images in f32 or in int8.
-    fn stored_kv<'k>(&self, of: &OfImage, f32s: &'k [f32], int8: &'k [i8], scales: &'k [f32]) -> KeysValues<'k> {
+    /// The keys and values of one image.
+    fn stored_kv<'k>(&self, of: &OfImage, wide: &'k KvBuffers<'_>, narrow: &'k NarrowKvBuffers<'_>) -> KeysValues<'k> {
         let layout = kv_layout(&self.model.config);
-        if !self.plan.precision().quantises() {
-            return f32s[part(of, layout.len())].into();
+        let room = "the buffers have room for the keys and values of every image";
+        match self.plan.precision().inputs() {
+            Inputs::Bf16 => Bf16Kv::new(layout, &narrow.bf16_kv[part(of, layout.bf16_len())]).expect(room).into(),
+            Inputs::Int8 => {
+                let values = &narrow.int8_kv[part(of, layout.int8_len())];
+                let scales = &narrow.kv_scales[part(of, layout.scales_len())];
+                QuantisedKv::new(self.model.isa, layout, values, scales).expect(room).into()
+            }
+            _ => wide.kv[part(of, layout.len())].into(),
         }
-        let (values, scales) = (&int8[part(of, layout.int8_len())], &scales[part(of, layout.scales_len())]);
-        let kv = QuantisedKv::new(self.model.isa, layout, values, scales);
-        kv.expect("the buffers have room for the keys and values of every image").into()
     }
 
     /// The attention scores of some queries of one image, which the softmax is applied to.

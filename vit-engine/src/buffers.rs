@@ -8,7 +8,8 @@
 //! arena = PassBuffers, then a part that the phases use one after the other:
 //!         EmbedBuffers | LayerBuffers | HeadBuffers and PoolBuffers
 //! ```
-use vit_kernels::{KvLayout, quantised_len};
+use vit_kernels::half::bf16;
+use vit_kernels::{Inputs, KvLayout, bf16_len, quantised_len};
 
 use crate::arena::{padded_bytes, take};
 use crate::config::{AttentionPool, Config, max};
@@ -64,22 +65,35 @@ buffers! {
         projected: f32 = [rows, c.dim],
     }
 
-    /// Used by every layer, by its attention and by its feed-forward.
-    LayerBuffers(c: &Config, precision: Precision, images: usize, rows: usize) {
+    /// The keys and values of a group's images, if the precision multiplies them in f32.
+    KvBuffers(c: &Config, precision: Precision, images: usize) {
         /// One row per token: the keys of all heads, then the values of all heads; see `KvLayout`.
-        kv: f32 = [if precision.quantises() { 0 } else { images }, c.tokens(), 2 * c.inner()],
-        /// The same in int8, for a precision that quantises them, and their scales; see `QuantisedKv`.
-        int8_kv: i8 = [if_quantised(precision, images), int8_kv_len(c)],
-        kv_scales: f32 = [if_quantised(precision, images), c.tokens(), 2 * c.heads],
+        kv: f32 = [if_inputs(precision, Inputs::F32, images), c.tokens(), 2 * c.inner()],
+    }
+
+    /// The keys and values of a group's images, if the precision multiplies them in bf16 or int8.
+    NarrowKvBuffers(c: &Config, precision: Precision, images: usize) {
+        /// See `Bf16Kv`.
+        bf16_kv: bf16 = [if_inputs(precision, Inputs::Bf16, images), bf16_kv_len(c)],
+        /// See `QuantisedKv`.
+        int8_kv: i8 = [if_inputs(precision, Inputs::Int8, images), int8_kv_len(c)],
+        kv_scales: f32 = [if_inputs(precision, Inputs::Int8, images), c.tokens(), 2 * c.heads],
+    }
+
+    /// Rows in f32, used by attention and by the feed-forward.
+    WorkBuffers(c: &Config, precision: Precision, rows: usize) {
         norm: f32 = [rows, c.dim],
         /// In attention, two buffers \[rows, inner\]: keys before and after their norm, later queries and context. Keys
-        /// and values that will be quantised come first, before the keys. In the feed-forward, the hidden layer,
-        /// followed by the normalised hidden layer if the model normalises it.
+        /// and values that will be rounded or quantised come first, before the keys. In the feed-forward, the hidden
+        /// layer, followed by the normalised hidden layer if the model normalises it.
         wide: f32 = [rows, max(attention_width(c, precision), c.mlp_dim * if c.hidden_norm { 2 } else { 1 })],
-        /// For precisions that quantise activations: the quantised rows that a matrix is multiplied with, and their
-        /// scales.
-        quantised: i8 = [if_quantised(precision, rows), quantised_len(max(max(c.dim, c.inner()), c.mlp_dim))],
-        row_scales: f32 = [if_quantised(precision, rows)],
+    }
+
+    /// The rows that a matrix is multiplied with, if the precision does not multiply f32.
+    RowBuffers(c: &Config, precision: Precision, rows: usize) {
+        rounded: bf16 = [if_inputs(precision, Inputs::Bf16, rows), bf16_len(widest(c))],
+        quantised: i8 = [if_inputs(precision, Inputs::Int8, rows), quantised_len(widest(c))],
+        row_scales: f32 = [if_inputs(precision, Inputs::Int8, rows)],
     }
 
     /// Used by the head.
@@ -98,6 +112,31 @@ buffers! {
         query: f32 = [c.dim],
         context: f32 = [images, c.dim],
         hidden: f32 = [images, pool.mlp_dim],
+    }
+}
+
+/// Used by every layer.
+pub(crate) struct LayerBuffers<'a> {
+    pub(crate) kv: KvBuffers<'a>,
+    pub(crate) narrow_kv: NarrowKvBuffers<'a>,
+    pub(crate) work: WorkBuffers<'a>,
+    pub(crate) rows: RowBuffers<'a>,
+}
+
+impl<'a> LayerBuffers<'a> {
+    const fn bytes(c: &Config, precision: Precision, images: usize, rows: usize) -> Option<usize> {
+        let of_rows = plus(WorkBuffers::bytes(c, precision, rows), RowBuffers::bytes(c, precision, rows));
+        let of_images = plus(KvBuffers::bytes(c, precision, images), NarrowKvBuffers::bytes(c, precision, images));
+        plus(of_images, of_rows)
+    }
+
+    /// Cuts the buffers off the front of the arena.
+    pub(crate) fn carve(c: &Config, precision: Precision, images: usize, rows: usize, arena: &'a mut [u8]) -> Self {
+        let (kv, arena) = KvBuffers::carve(c, precision, images, arena);
+        let (narrow_kv, arena) = NarrowKvBuffers::carve(c, precision, images, arena);
+        let (work, arena) = WorkBuffers::carve(c, precision, rows, arena);
+        let (rows, _) = RowBuffers::carve(c, precision, rows, arena);
+        Self { kv, narrow_kv, work, rows }
     }
 }
 
@@ -164,7 +203,11 @@ pub(crate) fn for_each_buffer(
 ) {
     PassBuffers::for_each(c, images, &mut |name, bytes| visit(Phase::Pass, name, bytes));
     EmbedBuffers::for_each(c, rows, &mut |name, bytes| visit(Phase::Embed, name, bytes));
-    LayerBuffers::for_each(c, precision, images, rows, &mut |name, bytes| visit(Phase::Layers, name, bytes));
+    let mut layers = |name, bytes| visit(Phase::Layers, name, bytes);
+    KvBuffers::for_each(c, precision, images, &mut layers);
+    NarrowKvBuffers::for_each(c, precision, images, &mut layers);
+    WorkBuffers::for_each(c, precision, rows, &mut layers);
+    RowBuffers::for_each(c, precision, rows, &mut layers);
     let mut head = |name, bytes| visit(Phase::Head, name, bytes);
     HeadBuffers::for_each(c, images, &mut head);
     if let Some(pool) = &c.attention_pool {
@@ -180,7 +223,7 @@ pub(crate) const fn kv_layout(c: &Config) -> KvLayout {
 /// Elements that attention takes of a row of `wide`.
 const fn attention_width(c: &Config, precision: Precision) -> usize {
     let both = 2 * c.inner();
-    if precision.quantises() && c.qk_norm { 2 * both } else { both }
+    if c.qk_norm && !matches!(precision.inputs(), Inputs::F32) { 2 * both } else { both }
 }
 
 /// Bytes of an image's keys and values in int8; `usize::MAX` on overflow.
@@ -191,9 +234,22 @@ const fn int8_kv_len(c: &Config) -> usize {
     }
 }
 
-/// `count`, or 0 for a precision that does not quantise activations.
-const fn if_quantised(precision: Precision, count: usize) -> usize {
-    if precision.quantises() { count } else { 0 }
+/// Elements of an image's keys and values in bf16; `usize::MAX` on overflow.
+const fn bf16_kv_len(c: &Config) -> usize {
+    match kv_layout(c).bf16_len() {
+        Some(len) => len,
+        None => usize::MAX,
+    }
+}
+
+/// Inputs of the layers' widest matrix.
+const fn widest(c: &Config) -> usize {
+    max(max(c.dim, c.inner()), c.mlp_dim)
+}
+
+/// `count`, or 0 for a precision that multiplies others than `inputs`.
+const fn if_inputs(precision: Precision, inputs: Inputs, count: usize) -> usize {
+    if precision.inputs() as u8 == inputs as u8 { count } else { 0 }
 }
 
 /// Elements that a readout pools from one image: the larger number if embedding and logits differ.

@@ -13,24 +13,24 @@ impl Pass<'_> {
         let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {
             let rows = block.len() / c.dim;
-            let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
-            let (mut hidden, spare) = buffers.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
+            let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
+            let (mut hidden, spare) = buffers.work.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
             self.norm(block, layer.mlp_norm, norm);
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
-                    let x = self.activations(norm, &gate.weight, buffers.quantised, buffers.row_scales);
+                    let x = self.activations(norm, &gate.weight, &mut buffers.rows);
                     self.linear(Stage::Up, x, gate, activation, &mut [], hidden);
                     // One of the two may be kept in f32.
                     let x = if gate.weight.format() == layer.up.weight.format() {
                         x
                     } else {
-                        self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales)
+                        self.activations(norm, &layer.up.weight, &mut buffers.rows)
                     };
                     self.linear(Stage::Up, x, layer.up, through, &mut [], hidden);
                 }
                 None => {
-                    let x = self.activations(norm, &layer.up.weight, buffers.quantised, buffers.row_scales);
+                    let x = self.activations(norm, &layer.up.weight, &mut buffers.rows);
                     self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden);
                 }
             }
@@ -40,7 +40,7 @@ impl Pass<'_> {
                 hidden = normed;
             }
             let onto = Epilogue { scale: layer.mlp_scale, ..Epilogue::RESIDUAL };
-            let x = self.activations(hidden, &layer.down.weight, buffers.quantised, buffers.row_scales);
+            let x = self.activations(hidden, &layer.down.weight, &mut buffers.rows);
             self.linear(Stage::Down, x, layer.down, onto, norm, block);
         }
     }

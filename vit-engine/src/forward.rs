@@ -4,10 +4,12 @@
 //! passes over blocks of rows: first the keys and values of all rows, then everything else.
 use core::fmt;
 
-use vit_kernels::{Activations, Epilogue, LayerNorm, Matmul, Packed, Quantise, Quantised, quantised_len};
+use vit_kernels::{
+    Activations, Epilogue, Inputs, LayerNorm, Matmul, Packed, Quantise, Quantised, RoundToBf16, bf16_len, quantised_len,
+};
 
 use crate::arena::{MemoryError, aligned_mut};
-use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers};
+use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers, RowBuffers};
 use crate::executor::{Executor, Stage, Team};
 use crate::model::Model;
 use crate::output::Output;
@@ -104,7 +106,7 @@ impl Pass<'_> {
         self.embed(first, strips, buffers, residual)?;
         self.go_on()?;
 
-        let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
+        let mut buffers = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = output.layers(c);
         for index in 0..layers {
             if output == Output::Layers {
@@ -162,39 +164,48 @@ impl Pass<'_> {
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
     }
 
-    /// The rows of `x` in the format that `weight` is multiplied with: f32 as they are, or quantised into `values` and
-    /// `scales`.
+    /// The rows of `x` in the format that `weight` is multiplied with: f32 as they are, or rounded or quantised into
+    /// `rows`.
     pub(crate) fn activations<'e>(
         &self,
         x: &'e [f32],
         weight: &Packed<'_>,
-        values: &'e mut [i8],
-        scales: &'e mut [f32],
+        rows: &'e mut RowBuffers<'_>,
     ) -> Activations<'e> {
-        if weight.format().quantises_activations() {
-            let (isa, k) = (self.model.isa, weight.k());
-            let rows = x.len() / k;
-            let (values, scales) = (&mut values[..rows * quantised_len(k)], &mut scales[..rows]);
-            let job = Quantise::new(isa, x, k, values, scales);
-            self.team.run(Stage::Quantise, &mut job.expect("the buffers have room for the rows of a block"));
+        let (isa, k) = (self.model.isa, weight.k());
+        let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");
+        match weight.format().inputs() {
+            Inputs::Bf16 => {
+                let job = RoundToBf16::new(isa, x, k, &mut rows.rounded[..count * bf16_len(k)]);
+                self.team.run(Stage::Quantise, &mut job.expect(room));
+            }
+            Inputs::Int8 => {
+                let values = &mut rows.quantised[..count * quantised_len(k)];
+                let job = Quantise::new(isa, x, k, values, &mut rows.row_scales[..count]);
+                self.team.run(Stage::Quantise, &mut job.expect(room));
+            }
+            _ => {}
         }
-        self.same_activations(x, weight, values, scales)
+        self.same_activations(x, weight, rows)
     }
 
-    /// [`activations`](Self::activations) of rows that `values` and `scales` already hold.
+    /// [`activations`](Self::activations) of rows that `rows` already holds.
     pub(crate) fn same_activations<'e>(
         &self,
         x: &'e [f32],
         weight: &Packed<'_>,
-        values: &'e [i8],
-        scales: &'e [f32],
+        rows: &'e RowBuffers<'_>,
     ) -> Activations<'e> {
-        if !weight.format().quantises_activations() {
-            return x.into();
+        let (k, count) = (weight.k(), x.len() / weight.k());
+        match weight.format().inputs() {
+            Inputs::Bf16 => rows.rounded[..count * bf16_len(k)].into(),
+            Inputs::Int8 => {
+                let (values, scales) = (&rows.quantised[..count * quantised_len(k)], &rows.row_scales[..count]);
+                let quantised = Quantised::new(self.model.isa, k, values, scales);
+                quantised.expect("the buffers have room for the rows of a block").into()
+            }
+            _ => x.into(),
         }
-        let (k, rows) = (weight.k(), x.len() / weight.k());
-        let quantised = Quantised::new(self.model.isa, k, &values[..rows * quantised_len(k)], &scales[..rows]);
-        quantised.expect("the buffers have room for the rows of a block").into()
     }
 
     /// out = epilogue(x·Wᵀ + bias). `partial` is scratch as long as `out`, or empty; see [`Matmul::blocks`].

@@ -7,7 +7,7 @@ use crate::arch::aarch64::{Dotprod, I8mm, Smull, neon::Neon};
 #[cfg(test)]
 use crate::arch::small::Small;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::{Features, avx2::Avx2, avx512::Avx512};
+use crate::arch::x86_64::{Features, avx2::Avx2, avx512::{Avx512, BF16, VNNI}};
 use crate::simd::{Kernel, Simd};
 use crate::unfused;
 
@@ -22,6 +22,7 @@ use crate::unfused;
 /// | `avx2-vnni` | those of `avx2`, and AVX-VNNI; differs for int8 and int4 only |
 /// | `avx512` | those of `avx2`, and AVX-512 F and BW |
 /// | `avx512-vnni` | those of `avx512`, and AVX-512 VNNI; differs for int8 and int4 only |
+/// | `avx512-bf16` | those of `avx512-vnni`, and AVX-512 BF16; differs for bf16 only |
 /// | `neon` | 64-bit Arm, little-endian |
 /// | `neon-dotprod` | that, and SDOT (Armv8.2 and later, optional); differs for int8 and int4 only |
 /// | `neon-i8mm` | those of `neon-dotprod`, and SMMLA (Armv8.2 and later, optional); differs for int8 and int4 only |
@@ -46,7 +47,9 @@ enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
-    Avx512Vnni(Avx512<true>),
+    Avx512Vnni(Avx512<VNNI>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512<BF16>),
     #[cfg(arm_neon)]
     Neon(Neon<Smull>),
     #[cfg(arm_neon)]
@@ -56,8 +59,8 @@ enum Level {
 }
 
 /// Every name that [`Isa::by_name`] accepts, lowest level first.
-const NAMES: [&str; 8] =
-    ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "neon", "neon-dotprod", "neon-i8mm"];
+const NAMES: [&str; 9] =
+    ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "neon", "neon-dotprod", "neon-i8mm"];
 
 impl Isa {
     /// The level that every target has.
@@ -100,12 +103,14 @@ impl Isa {
             Level::Avx512(_) => NAMES[3],
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(_) => NAMES[4],
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(_) => NAMES[5],
             #[cfg(arm_neon)]
-            Level::Neon(_) => NAMES[5],
+            Level::Neon(_) => NAMES[6],
             #[cfg(arm_neon)]
-            Level::NeonDotprod(_) => NAMES[6],
+            Level::NeonDotprod(_) => NAMES[7],
             #[cfg(arm_neon)]
-            Level::NeonI8mm(_) => NAMES[7],
+            Level::NeonI8mm(_) => NAMES[8],
         }
     }
 
@@ -130,6 +135,8 @@ impl Isa {
             Level::Avx512(token) => self.enter(token, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(token) => self.enter(token.base(), kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(token) => self.enter(token.base(), kernel),
             #[cfg(arm_neon)]
             Level::Neon(token) => self.enter(token, kernel),
             // They differ in int8 only.
@@ -156,6 +163,8 @@ impl Isa {
             Level::Avx512(token) => unfused::call(token, kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(token) => unfused::call(token, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(token) => unfused::call(token.vnni(), kernel),
             #[cfg(arm_neon)]
             Level::Neon(token) => unfused::call(token, kernel),
             #[cfg(arm_neon)]
@@ -163,6 +172,29 @@ impl Isa {
             #[cfg(arm_neon)]
             Level::NeonI8mm(token) => unfused::call(token, kernel),
         }
+    }
+
+    /// Runs a kernel over bf16 activations, with VDPBF16PS if the level has it.
+    pub(crate) fn call_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(token) => self.enter(token, kernel),
+            _ => self.call(kernel),
+        }
+    }
+
+    /// Whether products of bf16 are added by an instruction of their own, in an order of its own.
+    #[cfg(test)]
+    pub(crate) fn has_bf16_dot(self) -> bool {
+        struct Dot;
+        impl Kernel for Dot {
+            type Output = bool;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::BF16_DOT
+            }
+        }
+        self.call_bf16(Dot)
     }
 
     /// The offset added to int8 activations when they are stored for this level.
@@ -220,7 +252,7 @@ impl fmt::Display for IsaError {
 impl core::error::Error for IsaError {}
 
 #[cfg(target_arch = "x86_64")]
-fn levels() -> [Option<Level>; 5] {
+fn levels() -> [Option<Level>; 6] {
     let cpu = Features::get();
     [
         Some(Level::Portable),
@@ -228,6 +260,7 @@ fn levels() -> [Option<Level>; 5] {
         Avx2::detect(cpu).map(Level::Avx2Vnni),
         Avx512::detect(cpu).map(Level::Avx512),
         Avx512::detect(cpu).map(Level::Avx512Vnni),
+        Avx512::detect(cpu).map(Level::Avx512Bf16),
     ]
 }
 
@@ -257,7 +290,7 @@ mod tests {
         assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
         assert_eq!(Isa::by_name("sse9"), Err(IsaError::Unknown));
         assert!(
-            IsaError::Unknown.to_string().ends_with("'avx512', 'avx512-vnni', 'neon', 'neon-dotprod', 'neon-i8mm'")
+            IsaError::Unknown.to_string().ends_with("'avx512-vnni', 'avx512-bf16', 'neon', 'neon-dotprod', 'neon-i8mm'")
         );
         assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
         for isa in Isa::available() {

@@ -11,6 +11,7 @@
 //! | [`rope`] | rotary position embedding |
 //! | [`math`] | exp and erf of slices |
 //! | [`half`] | f16 as a storage type |
+//! | [`RoundToBf16`] | rows of f32 to bf16 |
 //! | [`Quantise`] | rows of f32 to int8 with a scale per row |
 //! | `peak` (feature `peak`) | multiply–adds alone: the peak rate of a core |
 //! | `reference` (feature `reference`) | plain f64 versions, to test against |
@@ -67,6 +68,7 @@ pub mod math;
 #[cfg(any(test, feature = "peak"))]
 pub mod peak;
 mod quantise;
+mod round;
 #[cfg(any(test, feature = "reference"))]
 pub mod reference;
 pub mod rope;
@@ -77,13 +79,16 @@ mod testing;
 mod unfused;
 
 pub use activation::{Activation, activate, activate_for_int8};
-pub use attention::{Attention, AttentionMaps, KeysValues, KvLayout, QuantiseKv, QuantisedKv, RelativeBias, Scores};
+pub use attention::{
+    Attention, AttentionMaps, Bf16Kv, KeysValues, KvLayout, QuantiseKv, QuantisedKv, RelativeBias, RoundKv, Scores,
+};
 pub use error::ShapeError;
-pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Line, Matmul, PackError, Packed, matmul};
+pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Inputs, Line, Matmul, PackError, Packed, matmul};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use quantise::{Quantise, Quantised, quantised_len};
 pub use rope::Rope;
+pub use round::{RoundToBf16, bf16_len};
 pub use simd::LANES;
 pub use softmax::softmax;

@@ -1,6 +1,8 @@
 //! Multiply–adds alone: the peak rate of a core, to compare kernels with.
 use core::hint::black_box;
 
+use ::half::bf16;
+
 use crate::isa::Isa;
 use crate::simd::{Kernel, LANES, MAX_INT8_ROWS, Simd};
 
@@ -63,8 +65,58 @@ impl<const N: usize> Kernel for ChainGroup<N> {
     }
 }
 
-/// Groups of inputs that the int8 chains go through, again and again: their operands stay in L1.
+/// Groups of inputs that the chains below go through, again and again: their operands stay in L1.
 const GROUPS: usize = 8;
+
+/// Runs the bf16 register tile's multiply–adds alone, `steps` times over operands in L1. Returns the operations done (two
+/// per multiply–add of bf16 numbers) and a value that depends on all of them.
+///
+/// That is the peak of levels with an instruction for it; the others multiply bf16 in f32, as [`multiply_adds`] does.
+pub fn bf16_multiply_adds(isa: Isa, steps: usize) -> (u64, f32) {
+    isa.call_bf16(Bf16Chains { steps })
+}
+
+struct Bf16Chains {
+    steps: usize,
+}
+
+impl Kernel for Bf16Chains {
+    type Output = (u64, f32);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (u64, f32) {
+        if S::BF16_DOT { s.call(Bf16Tile(self.steps)) } else { ((2 * CHAINS * LANES * self.steps) as u64, Chains { steps: self.steps }.run(s)) }
+    }
+}
+
+/// [`CHAINS`] chains over `.0` steps.
+struct Bf16Tile(usize);
+
+impl Kernel for Bf16Tile {
+    type Output = (u64, f32);
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    fn run<S: Simd>(self, s: S) -> (u64, f32) {
+        let mut b = [[[bf16::ONE; 2]; LANES]; GROUPS];
+        for g in 0..GROUPS {
+            b[g] = [[bf16::from_f32_const(1.0 + g as f32); 2]; LANES];
+        }
+        let mut acc = [s.splat(0.0); CHAINS];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = s.splat(i as f32);
+        }
+        for _ in 0..self.0 {
+            // The compiler must not see that the products are the same in every step.
+            let b = black_box(&b);
+            for g in 0..GROUPS {
+                for acc in &mut acc {
+                    *acc = s.dot_bf16(*acc, &b[g][0], &b[g]);
+                }
+            }
+        }
+        let total = acc.into_iter().map(|acc| s.sum(acc)).sum();
+        ((4 * GROUPS * CHAINS * LANES) as u64 * self.0 as u64, total)
+    }
+}
 
 /// Runs the int8 register tile's multiply–adds alone, `steps` times over operands in L1 that need no preparation.
 /// Returns the operations done (two per multiply–add of 8-bit numbers) and a value that depends on all of them.
@@ -103,7 +155,7 @@ impl<const P: usize> Kernel for Int8Tile<P> {
                 a[g][m] = s.splat_activations([(g + m) as i8; 4]);
             }
             for p in 0..P {
-                w[g][p] = s.load_weights(&[[1 - 2 * ((g + p) % 2) as i8; 4]; LANES]);
+                w[g][p] = s.load_weights(&[[1 - 2 * (g % 2) as i8; 4]; LANES]);
             }
         }
         let mut acc = [[s.start(&[0; LANES]); P]; MAX_INT8_ROWS];
@@ -145,10 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn every_bf16_product_is_added() {
+        for isa in levels().into_iter().filter(|isa| isa.has_bf16_dot()) {
+            // 16 lanes; 24 chains begin with 0 to 23; a step adds 2·Σ (1 + g)² = 408.
+            for steps in [1, 3] {
+                let (flops, sum) = bf16_multiply_adds(isa, steps);
+                assert_eq!(flops, 24 * 16 * 8 * 4 * steps as u64);
+                assert_eq!(sum, 16.0 * (276.0 + 24.0 * 408.0 * steps as f32), "{isa}");
+            }
+        }
+    }
+
+    #[test]
     fn every_int8_product_is_added() {
         for isa in levels() {
             let ((once, first), (all, sum)) = (int8_multiply_adds(isa, 1), int8_multiply_adds(isa, 3));
-            // Activations are g + m, weights 1 or −1 in turn: the sums grow by the same in every step.
+            // Activations are g + m, weights 1 or −1, one group in turn with the next: the sums grow by the same in every step.
             assert!(once > 0 && all == 3 * once && first != 0.0 && sum == 3.0 * first, "{isa}: {first} {sum}");
         }
     }

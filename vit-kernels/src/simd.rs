@@ -123,6 +123,42 @@ pub(crate) trait Simd: Arithmetic {
     /// Rounds to nearest, ties to even.
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]);
 
+    /// Whether [`dot_bf16`](Self::dot_bf16) is one instruction.
+    const BF16_DOT: bool = false;
+
+    /// sum + a\[0\]·b\[0\] + a\[1\]·b\[1\], with the same `a` in every lane. A level whose instruction does this adds in an
+    /// order of its own, and takes subnormal numbers as 0.
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::V, a: &[bf16; 2], b: &[[bf16; 2]; LANES]) -> Self::V {
+        let sum = self.mul_add(self.splat_bf16(a, 0), self.load_bf16(b, 0), sum);
+        self.mul_add(self.splat_bf16(a, 1), self.load_bf16(b, 1), sum)
+    }
+    /// Element `i`, 0 or 1, of a pair in every lane, widened exactly.
+    #[inline(always)]
+    fn splat_bf16(self, pair: &[bf16; 2], i: usize) -> Self::V {
+        self.splat(pair[i].to_f32_const())
+    }
+    /// Rounds to nearest, ties to even; a number too large becomes infinite.
+    #[inline(always)]
+    fn store_bf16(self, v: Self::V, out: &mut [bf16; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        for (out, x) in out.iter_mut().zip(lanes) {
+            *out = bf16::from_f32_const(x);
+        }
+    }
+    /// Rounds two vectors as [`store_bf16`](Self::store_bf16) does: element i of a pair is from `v[i]`.
+    #[inline(always)]
+    fn store_bf16_pairs(self, v: [Self::V; 2], out: &mut [[bf16; 2]; LANES]) {
+        let mut halves = [[bf16::ZERO; LANES]; 2];
+        for (v, half) in v.into_iter().zip(&mut halves) {
+            self.store_bf16(v, half);
+        }
+        for (i, pair) in out.iter_mut().enumerate() {
+            *pair = [halves[0][i], halves[1][i]];
+        }
+    }
+
     /// a\[I\]·b + c, as [`mul_add`](Arithmetic::mul_add).
     #[inline(always)]
     fn mul_add_element<const I: i32>(self, a: &[f32; 4], b: Self::V, c: Self::V) -> Self::V {

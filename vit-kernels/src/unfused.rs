@@ -122,6 +122,18 @@ impl<S: Simd> Simd for Unfused<S> {
         self.0.load_bf16(x, i)
     }
     #[inline(always)]
+    fn splat_bf16(self, pair: &[bf16; 2], i: usize) -> S::V {
+        self.0.splat_bf16(pair, i)
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: S::V, out: &mut [bf16; LANES]) {
+        self.0.store_bf16(v, out);
+    }
+    #[inline(always)]
+    fn store_bf16_pairs(self, v: [S::V; 2], out: &mut [[bf16; 2]; LANES]) {
+        self.0.store_bf16_pairs(v, out);
+    }
+    #[inline(always)]
     fn store_f16(self, v: S::V, out: &mut [f16; LANES]) {
         self.0.store_f16(v, out);
     }

@@ -3,7 +3,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use vit_engine::{Isa, Precision, ThreadPool};
-use vit_kernels::peak::{int8_multiply_adds, multiply_adds};
+use vit_kernels::Inputs;
+use vit_kernels::peak::{bf16_multiply_adds, int8_multiply_adds, multiply_adds};
 
 /// A window of multiply–adds on all threads at once.
 pub(super) struct Window {
@@ -15,10 +16,14 @@ pub(super) struct Window {
 impl Window {
     const LENGTH: Duration = Duration::from_millis(10);
 
-    /// The multiply–adds of a precision: of 8-bit numbers if it quantises activations, else of f32. Finds the number of
+    /// The multiply–adds of a precision: of bf16 or 8-bit numbers if it multiplies those, else of f32. Finds the number of
     /// steps that fill a window.
     pub(super) fn new(isa: Isa, precision: Precision) -> Self {
-        let multiply_adds = if precision.quantises() { int8_multiply_adds } else { multiply_adds };
+        let multiply_adds = match precision.inputs() {
+            Inputs::Bf16 => bf16_multiply_adds,
+            Inputs::Int8 => int8_multiply_adds,
+            _ => multiply_adds,
+        };
         let mut window = Self { isa, multiply_adds, steps: 10_000 };
         while window.run().1 < Self::LENGTH {
             window.steps += window.steps / 2;

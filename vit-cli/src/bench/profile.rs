@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use vit_engine::{Executor, Plan, Stage, Team, ThreadPool};
-use vit_kernels::{Isa, Job, activate, activate_for_int8, softmax};
+use vit_kernels::{Inputs, Isa, Job, activate, activate_for_int8, softmax};
 
 use super::median;
 
@@ -87,7 +87,7 @@ fn fused(pool: &ThreadPool, isa: Isa, plan: &Plan) -> [(String, f64); 2] {
     let hidden = plan.stage_macs(Stage::Up) / c.dim as u64;
     let scores = plan.stage_macs(Stage::Attention) / (2 * c.head_dim) as u64;
     let by_softmax = |block: &mut [f32]| softmax(isa, block, 256).expect("a block is whole rows");
-    let activate = if plan.precision().quantises() { activate_for_int8 } else { activate };
+    let activate = if plan.precision().inputs() == Inputs::F32 { activate } else { activate_for_int8 };
     [
         ("GELU, within Up".into(), ms(hidden, &|block| activate(isa, c.activation, block))),
         ("Softmax, within Attention".into(), ms(scores, &by_softmax)),

@@ -2,7 +2,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use vit_kernels::Format;
+use vit_kernels::{Format, Inputs};
 
 use crate::parameters::Site;
 
@@ -14,7 +14,10 @@ pub enum Precision {
     F32,
     /// Every matrix in f16, half the bytes; the arithmetic stays f32.
     F16,
-    /// Every matrix in bf16, half the bytes; the arithmetic stays f32.
+    /// The layers' matrices in bf16, multiplied with activations that are rounded to bf16; products are added in f32.
+    /// Attention multiplies in bf16 too. Softmax, GELU, LayerNorm and the residual are f32, and so are the patch
+    /// projection, the attention pool and the heads. CPUs with VDPBF16PS add in an order of their own, so the bits are
+    /// the same on all other levels, and on all of those.
     Bf16,
     /// The layers' matrices in int8 with a scale for each output, multiplied with int8 activations that have a scale for
     /// each token. Attention multiplies in int8 too: queries, keys and values have a scale for each token and head,
@@ -47,10 +50,10 @@ impl Precision {
         match self {
             Self::F32 => Format::F32,
             Self::F16 => Format::F16,
+            _ if !matches!(site, Site::Layer(..)) => Format::F32,
             Self::Bf16 => Format::Bf16,
-            Self::Int8 if matches!(site, Site::Layer(..)) => Format::Int8,
-            Self::Int4 if matches!(site, Site::Layer(..)) => Format::Int4,
-            Self::Int8 | Self::Int4 => Format::F32,
+            Self::Int8 => Format::Int8,
+            Self::Int4 => Format::Int4,
         }
     }
 
@@ -66,9 +69,18 @@ impl Precision {
         if built { None } else { Some(self.name()) }
     }
 
-    /// Whether the layers' activations are quantised.
+    /// What the layers' matrices are multiplied with, and what attention multiplies.
+    pub const fn inputs(self) -> Inputs {
+        match self {
+            Self::F32 | Self::F16 => Inputs::F32,
+            Self::Bf16 => Inputs::Bf16,
+            Self::Int8 | Self::Int4 => Inputs::Int8,
+        }
+    }
+
+    /// Whether the layers' activations are quantised to int8.
     pub const fn quantises(self) -> bool {
-        matches!(self, Self::Int8 | Self::Int4)
+        matches!(self.inputs(), Inputs::Int8)
     }
 }
 

@@ -3,7 +3,7 @@ use core::ops::Range;
 
 use super::binary32::Binary32;
 use super::block::{Block, lane_group, written};
-use super::{F32, KeysValues, KvLayout, Operand, Scope, Scores, Tiles, Widest};
+use super::{BF16, F32, KeysValues, KvLayout, Operand, Scope, Scores, Tiles, Widest};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::job::{Job, Shared};
@@ -49,8 +49,9 @@ unsafe impl Job for AttentionMaps<'_> {
             KeysValues::F32(kv) if F32 => {
                 self.scores.isa.call(Widest(WriteMaps { scope, kv: Binary32(kv), job: self }))
             }
+            KeysValues::Bf16(kv) if BF16 => self.scores.isa.call_bf16(Widest(WriteMaps { scope, kv, job: self })),
             KeysValues::Int8(kv) => self.scores.isa.call_int8(Widest(WriteMaps { scope, kv, job: self })),
-            KeysValues::F32(_) => {} // `Scores::new` refuses it.
+            KeysValues::F32(_) | KeysValues::Bf16(_) => {} // `Scores::new` refuses it.
         }
     }
 }

@@ -17,6 +17,8 @@
 //! constant and lanes are independent, so the bits do not depend on how the rows are split.
 #![allow(unsafe_code)] // The tile takes pointers.
 
+mod bf16_kv;
+mod bfloat16;
 mod bias;
 mod binary32;
 mod block;
@@ -25,6 +27,7 @@ mod maps;
 mod one_query;
 mod quantised_kv;
 
+pub use bf16_kv::{Bf16Kv, RoundKv};
 pub use bias::RelativeBias;
 pub use maps::AttentionMaps;
 pub use quantised_kv::{QuantiseKv, QuantisedKv};
@@ -43,8 +46,9 @@ use crate::simd::{Kernel, LANES, SMALL, Simd};
 /// Keys per block: up to 256 tokens (224 × 224 pixels at patch 16 have 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
 
-/// Whether this build has attention over keys and values in f32.
+/// Whether this build has attention over keys and values in f32, and in bf16.
 const F32: bool = cfg!(feature = "f32-attention");
+const BF16: bool = cfg!(feature = "bf16");
 
 /// Query rows of a task: the columns of the widest tile.
 const QUERY_ROWS: usize = 2 * TASK_ROWS;
@@ -54,6 +58,8 @@ const QUERY_ROWS: usize = 2 * TASK_ROWS;
 pub enum KeysValues<'a> {
     /// As [`KvLayout::len`] says.
     F32(&'a [f32]),
+    /// Rounded to bf16.
+    Bf16(Bf16Kv<'a>),
     /// Quantised.
     Int8(QuantisedKv<'a>),
 }
@@ -67,6 +73,12 @@ impl<'a> From<&'a [f32]> for KeysValues<'a> {
 impl<'a, const N: usize> From<&'a [f32; N]> for KeysValues<'a> {
     fn from(kv: &'a [f32; N]) -> Self {
         Self::F32(kv)
+    }
+}
+
+impl<'a> From<Bf16Kv<'a>> for KeysValues<'a> {
+    fn from(kv: Bf16Kv<'a>) -> Self {
+        Self::Bf16(kv)
     }
 }
 
@@ -87,6 +99,15 @@ impl KeysValues<'_> {
                     usize::from(!F32),
                 )?;
                 expect_len("attention: kv must hold 2 × heads × head_dim × tokens", layout.len(), kv.len())
+            }
+            Self::Bf16(kv) => {
+                expect_len(
+                    "attention: keys and values in bf16, which this build leaves out",
+                    Some(0),
+                    usize::from(!BF16),
+                )?;
+                let len = (kv.layout == *layout).then(|| layout.bf16_len()).flatten();
+                expect_len("attention: the bf16 kv must have this shape", len, kv.layout.bf16_len().unwrap_or(0))
             }
             Self::Int8(kv) => {
                 let len = (kv.layout == *layout).then(|| layout.int8_len()).flatten();
@@ -241,9 +262,10 @@ unsafe impl Job for Attention<'_> {
         let (isa, out) = (self.scores.isa, &self.out);
         match self.scores.kv {
             KeysValues::F32(kv) if F32 => isa.call(Widest(Attend { scope, kv: Binary32(kv), out })),
+            KeysValues::Bf16(kv) if BF16 => isa.call_bf16(Widest(Attend { scope, kv, out })),
             KeysValues::Int8(kv) if SMALL => isa.call_int8(AttendOneByOne { scope, kv, out }),
             KeysValues::Int8(kv) => isa.call_int8(Widest(Attend { scope, kv, out })),
-            KeysValues::F32(_) => {} // `Scores::new` refuses it.
+            KeysValues::F32(_) | KeysValues::Bf16(_) => {} // `Scores::new` refuses it.
         }
     }
 }

@@ -21,16 +21,18 @@ mod widened;
 
 use core::ops::Range;
 
+use ::half::bf16;
 pub(crate) use epilogue::Finish;
 pub use epilogue::{Accumulate, Epilogue};
-pub(crate) use format::F32;
-pub use format::{Format, Line};
+pub(crate) use format::{Bf16, F32};
+pub use format::{Format, Inputs, Line};
 pub use pack::{PackError, Packed};
 
 use crate::error::{ShapeError, expect_len};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
 use crate::quantise::Quantised;
+use crate::round::bf16_len;
 use crate::simd::LANES;
 use format::int8::MOST_INPUTS;
 use format::{Visitor, Weights};
@@ -42,6 +44,11 @@ use part::FloatPart;
 /// Before the epilogue every output is one chain of k multiply–adds over ascending k (fused on levels that have it),
 /// from 0: its error, given the weights as stored, is at most (k + 1)·2⁻²⁴·Σ|aₖ·wₖ|. The bits of a row do not depend on
 /// the number of rows. NaN and infinities follow IEEE 754. With k = 0 the sums are 0; with n or rows 0 nothing happens.
+///
+/// With bf16 activations the same holds, given both factors as stored, on levels without an instruction for it. VDPBF16PS
+/// (level `avx512-bf16`) adds two products at a time and takes subnormal numbers as 0: the error is at most
+/// (k + 2)·2⁻²³·Σ|aₖ·wₖ| + k·2⁻¹²⁶·(1 + max|w|). The activation function is that of
+/// [`activate_for_int8`](crate::activate_for_int8).
 ///
 /// With int8 activations sums are exact, over all inputs or, in int4, over 32, whose products with their scales are then
 /// added in f32: the error, given both factors as stored, is at most 3·2⁻²⁴·Σ|aₖ·wₖ| in int8 and
@@ -65,8 +72,10 @@ pub fn matmul(
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Activations<'a> {
-    /// \[rows, k\], for weights in f32, f16 and bf16.
+    /// \[rows, k\], for weights in f32 and f16.
     F32(&'a [f32]),
+    /// \[rows, [`bf16_len`](crate::bf16_len)`(k)`\], for weights in bf16; padding must be 0, as [`RoundToBf16`](crate::RoundToBf16) writes it.
+    Bf16(&'a [bf16]),
     /// Quantised rows, for int8 and int4 weights.
     Int8(Quantised<'a>),
 }
@@ -89,39 +98,49 @@ impl<'a, const N: usize> From<&'a [f32; N]> for Activations<'a> {
     }
 }
 
+impl<'a> From<&'a [bf16]> for Activations<'a> {
+    fn from(a: &'a [bf16]) -> Self {
+        Self::Bf16(a)
+    }
+}
+
 impl<'a> From<Quantised<'a>> for Activations<'a> {
     fn from(a: Quantised<'a>) -> Self {
         Self::Int8(a)
     }
 }
 
-impl Activations<'_> {
-    /// Elements in all rows, without padding.
-    fn len(&self) -> usize {
+impl<'a> Activations<'a> {
+    /// The rows, if they are in f32.
+    fn binary32(&self) -> Option<&'a [f32]> {
         match self {
-            Self::F32(a) => a.len(),
-            Self::Int8(a) => a.scales.len().saturating_mul(a.k),
+            Self::F32(a) => Some(a),
+            _ => None,
         }
     }
 
-    /// Checks that these weights can multiply the activations on this level.
-    fn check(&self, isa: Isa, weights: &Packed<'_>) -> Result<(), ShapeError> {
-        let wanted = if weights.format().quantises_activations() { size_of::<i8>() } else { size_of::<f32>() };
-        match self {
-            Self::F32(_) => expect_len("matmul: bytes per activation for this weight format", Some(wanted), 4),
-            Self::Int8(a) => {
-                expect_len("matmul: bytes per activation for this weight format", Some(wanted), 1)?;
-                expect_len("matmul: the quantised rows must have k elements", Some(weights.k()), a.k)?;
-                expect_len(
-                    "matmul: the quantised rows must have this level's zero point",
-                    Some(isa.zero_point().into()),
-                    a.isa.zero_point().into(),
-                )?;
-                // With more inputs int8's sums could overflow i32.
-                let most = if weights.format() == Format::Int8 { MOST_INPUTS } else { usize::MAX };
-                expect_len("matmul: too many inputs for int8", Some(weights.k().min(most)), weights.k())
-            }
+    /// Checks that these are `rows` rows that these weights can multiply on this level.
+    fn check(&self, isa: Isa, weights: &Packed<'_>, rows: usize) -> Result<(), ShapeError> {
+        let (k, wanted) = (weights.k(), weights.format().inputs());
+        let (inputs, row, len) = match self {
+            Self::F32(a) => (Inputs::F32, k, a.len()),
+            Self::Bf16(a) => (Inputs::Bf16, bf16_len(k), a.len()),
+            Self::Int8(a) => (Inputs::Int8, a.k, a.scales.len().saturating_mul(a.k)),
+        };
+        expect_len("matmul: bytes per activation for this weight format", Some(wanted.bytes()), inputs.bytes())?;
+        if weights.n() > 0 {
+            expect_len("matmul: a must have k elements for each row of out", rows.checked_mul(row), len)?;
         }
+        let Self::Int8(a) = self else { return Ok(()) };
+        expect_len("matmul: the quantised rows must have k elements", Some(k), a.k)?;
+        expect_len(
+            "matmul: the quantised rows must have this level's zero point",
+            Some(isa.zero_point().into()),
+            a.isa.zero_point().into(),
+        )?;
+        // With more inputs int8's sums could overflow i32.
+        let most = if weights.format() == Format::Int8 { MOST_INPUTS } else { usize::MAX };
+        expect_len("matmul: too many inputs for int8", Some(k.min(most)), k)
     }
 }
 
@@ -163,10 +182,7 @@ impl<'a> Matmul<'a> {
         let (n, k) = (weights.n(), weights.k());
         let rows = out.len().checked_div(n).unwrap_or(0);
         expect_len("matmul: out must be a whole number of rows", Some(rows * n), out.len())?;
-        if n > 0 {
-            expect_len("matmul: a must have k elements for each row of out", rows.checked_mul(k), a.len())?;
-        }
-        a.check(isa, &weights)?;
+        a.check(isa, &weights, rows)?;
         epilogue.check(n)?;
         Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
     }
@@ -187,7 +203,7 @@ impl<'a> Matmul<'a> {
         }
         let k = self.weights.k();
         // A single row is used once: nothing is gained by keeping it in the cache.
-        let whole = no_room || self.weights.format().quantises_activations();
+        let whole = no_room || self.weights.format().inputs() == Inputs::Int8;
         let count = if self.rows > 1 && !whole { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
         let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
         self.depth = 0..0;
@@ -262,8 +278,8 @@ impl Visitor for MatmulTask<'_> {
     fn visit<W: Weights>(self) {
         let Self { job, panels, rows } = self;
         // `Matmul::new` checked that the activations fit the format; so too below.
-        let Activations::F32(a) = job.a else { return };
-        job.isa.call(FloatPart::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
+        let Some(a) = W::rows(&job.a) else { return };
+        W::enter(job.isa, FloatPart::<W> { job, a, data: job.weights.elements::<W>(), panels, rows });
     }
     fn int8(self) {
         let weights = self.job.weights.int8();

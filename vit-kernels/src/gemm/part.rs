@@ -14,10 +14,11 @@ use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
 /// The prefetch of a panel is spread over at most this many row tiles.
 const PREFETCH_TILES: usize = 8;
 
-/// A range of rows of f32 times a range of panels, whose weights are stored as `W`.
+/// A range of rows, in f32 or bf16, times a range of panels, whose weights are stored as `W`.
 pub(super) struct FloatPart<'a, W: Weights> {
     pub(super) job: &'a Matmul<'a>,
-    pub(super) a: &'a [f32],
+    /// Rows of whole groups.
+    pub(super) a: &'a [W::Inputs],
     pub(super) data: &'a [W::Element],
     pub(super) panels: Range<usize>,
     pub(super) rows: Range<usize>,
@@ -44,14 +45,14 @@ impl<W: Weights> FloatPart<'_, W> {
     fn tile<S: Simd>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let Matmul { weights, epilogue, out, partial, depth, .. } = self.job;
         let (n, k) = (weights.n(), weights.k());
-        let panel_len = panel_len::<W>(k);
+        let (panel_len, row) = (panel_len::<W>(k), k.div_ceil(W::GROUP));
         let columns = panels.start * LANES..(panels.end * LANES).min(n);
         let (first, last) = (depth.start == 0, depth.end == k);
         let partial = partial.as_ref().unwrap_or(out);
         let mut tile = Tile::<W> {
-            a: self.a[rows.start * k..rows.end * k][depth.start.min(k)..].as_ptr(),
-            a_row: k,
-            a_step: W::GROUP,
+            a: self.a[rows.start * row..rows.end * row][(depth.start / W::GROUP).min(row)..].as_ptr(),
+            a_row: row,
+            a_step: 1,
             b: self.data[panels.start * panel_len..panels.end * panel_len][depth.start * LANES..].as_ptr(),
             b_panel: panel_len,
             b_step: W::GROUP * LANES,
@@ -77,8 +78,8 @@ impl<W: Weights> FloatPart<'_, W> {
             if let (true, Some(activation)) = (last, epilogue.activation) {
                 for row in rows {
                     // SAFETY: as above; only one such reference lives at a time.
-                    activation
-                        .slice::<S, false>(s, unsafe { out.part(row * n + columns.start..row * n + columns.end) });
+                    let out = unsafe { out.part(row * n + columns.start..row * n + columns.end) };
+                    if W::COARSE { activation.slice::<S, true>(s, out) } else { activation.slice::<S, false>(s, out) }
                 }
             }
             return;
@@ -141,7 +142,12 @@ impl<W: Weights> FloatPart<'_, W> {
             let elements = row * n + columns.start..row * n + columns.end;
             if last {
                 // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
-                epilogue.apply::<S, false>(s, sums, columns.start, unsafe { out.part(elements) });
+                let out = unsafe { out.part(elements) };
+                if W::COARSE {
+                    epilogue.apply::<S, true>(s, sums, columns.start, out);
+                } else {
+                    epilogue.apply::<S, false>(s, sums, columns.start, out);
+                }
             } else {
                 // SAFETY: as above.
                 unsafe { partial.as_ref().unwrap_or(out).part(elements) }.copy_from_slice(&sums[..columns.len()]);

@@ -7,11 +7,42 @@ use proptest::prelude::*;
 use super::part::even_tiles;
 use super::*;
 use crate::reference;
+use crate::round::RoundToBf16;
 use crate::testing::{levels, nans, noise};
 use crate::{Activation, activate};
 
-/// Formats that take f32 activations.
+/// Formats that are multiplied in f32 or bf16.
 const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
+
+/// Rows of `k` as the format needs them.
+enum Rows<'a> {
+    F32(&'a [f32]),
+    Bf16(Vec<bf16>),
+}
+
+impl<'a> Rows<'a> {
+    fn new(isa: Isa, format: Format, a: &'a [f32], k: usize) -> Self {
+        if format != Format::Bf16 {
+            return Self::F32(a);
+        }
+        let mut rounded = vec![bf16::ONE; a.len().checked_div(k).unwrap_or(0) * bf16_len(k)];
+        RoundToBf16::new(isa, a, k, &mut rounded).unwrap().run();
+        Self::Bf16(rounded)
+    }
+
+    fn get(&self) -> Activations<'_> {
+        match self {
+            Self::F32(rows) => Activations::F32(rows),
+            Self::Bf16(rows) => Activations::Bf16(rows),
+        }
+    }
+}
+
+/// [`matmul`] of rows of f32, rounded if the weights' format asks for that.
+fn multiply(isa: Isa, a: &[f32], weights: Packed<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
+    let rows = Rows::new(isa, weights.format(), a, weights.k());
+    Matmul::new(isa, rows.get(), weights, epilogue, out).unwrap().run();
+}
 
 fn packed(format: Format, w: &[f32], n: usize, k: usize) -> Vec<Line> {
     let mut out = vec![Line::ZERO; format.lines(n, k).unwrap()];
@@ -30,7 +61,12 @@ fn check(isa: Isa, rows: usize, n: usize, k: usize, a: &[f32], w: &[f32], got: &
     reference::matmul(&wide(a), &wide(w), k, &mut want);
     reference::matmul(&abs(a), &abs(w), k, &mut magnitude);
     for i in 0..rows * n {
-        let bound = (k + 1) as f64 * 2f64.powi(-24) * magnitude[i];
+        let bound = if isa.has_bf16_dot() {
+            let largest = w.iter().fold(0.0, |max: f64, w| max.max(f64::from(*w).abs()));
+            (k + 2) as f64 * 2f64.powi(-23) * magnitude[i] + k as f64 * 2f64.powi(-126) * (1.0 + largest)
+        } else {
+            (k + 1) as f64 * 2f64.powi(-24) * magnitude[i]
+        };
         assert!(
             (f64::from(got[i]) - want[i]).abs() <= bound,
             "{isa} {rows}x{n}x{k} at {i}: {} not {}",
@@ -47,8 +83,11 @@ fn run(isa: Isa, rows: usize, n: usize, k: usize, seed: u64) {
         let mut got = vec![9.0; rows * n];
         let lines = packed(format, &w, n, k);
         let weights = Packed::new(format, n, k, &lines).unwrap();
-        matmul(isa, &a, weights, Epilogue::default(), &mut got).unwrap();
+        multiply(isa, &a, weights, Epilogue::default(), &mut got);
         let rounded: Vec<f32> = (0..n * k).map(|i| weights.get(i / k, i % k).unwrap()).collect();
+        let read = |x: f32| if format == Format::Bf16 { bf16::from_f32(x).to_f32() } else { x };
+        let a: Vec<f32> = a.iter().map(|x| read(*x)).collect();
+        let isa = if format == Format::Bf16 { isa } else { Isa::PORTABLE };
         check(isa, rows, n, k, &a, &rounded, &got);
     }
 }
@@ -95,11 +134,11 @@ fn rows_are_independent_to_the_bit() {
             let panels = packed(format, &w, n, k);
             let weights = Packed::new(format, n, k, &panels).unwrap();
             let mut whole = vec![0.0; 40 * n];
-            matmul(isa, &a, weights, Epilogue::default(), &mut whole).unwrap();
+            multiply(isa, &a, weights, Epilogue::default(), &mut whole);
             for block in 1..40 {
                 let mut cut = vec![0.0; 40 * n];
                 for (a, out) in a.chunks(block * k).zip(cut.chunks_mut(block * n)) {
-                    matmul(isa, a, weights, Epilogue::default(), out).unwrap();
+                    multiply(isa, a, weights, Epilogue::default(), out);
                 }
                 assert_eq!(cut, whole, "{isa} {format} blocks of {block}");
             }
@@ -203,9 +242,10 @@ fn blocks_of_the_depth_give_the_same_bits() {
                 ] {
                     let epilogue = Epilogue { bias: Some(&bias), activation, accumulate, ..Epilogue::default() };
                     let (mut whole, mut cut) = (before.clone(), before.clone());
-                    matmul(isa, &a, weights, epilogue, &mut whole).unwrap();
+                    multiply(isa, &a, weights, epilogue, &mut whole);
                     let mut partial = vec![f32::NAN; if accumulate == Accumulate::Replace { 0 } else { rows * n }];
-                    let job = Matmul::new(isa, &*a, weights, epilogue, &mut cut).unwrap();
+                    let a = Rows::new(isa, format, &a, k);
+                    let job = Matmul::new(isa, a.get(), weights, epilogue, &mut cut).unwrap();
                     let mut blocks = job.blocks(&mut partial).unwrap();
                     let mut count = 0;
                     while let Some(job) = blocks.next() {

@@ -17,11 +17,11 @@ use crate::simd::{Kernel, LANES, MAX_TILE_PANELS, MAX_TILE_ROWS, Simd};
 /// Columns of the widest tile.
 pub(crate) const MAX_TILE_COLUMNS: usize = MAX_TILE_PANELS * LANES;
 
-/// The operands of a tile. Strides are in elements.
+/// The operands of a tile. Strides of A are in groups of inputs, the others in elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a, W: Weights> {
-    /// A: the elements of row m for group g of inputs start at m·`a_row` + g·`a_step`.
-    pub(crate) a: *const f32,
+    /// A: group g of inputs of row m is at m·`a_row` + g·`a_step`.
+    pub(crate) a: *const W::Inputs,
     pub(crate) a_row: usize,
     pub(crate) a_step: usize,
     /// B: the elements of panel p for group g of inputs start at p·`b_panel` + g·`b_step`.
@@ -108,14 +108,14 @@ impl<W: Weights> Tile<'_, W> {
 pub(super) const QUAD: usize = 4;
 
 impl<W: Weights> Tile<'_, W> {
-    /// Adds the products of [`QUAD`] inputs, from a group on, which are neighbours in each row of A.
+    /// Adds the products of [`QUAD`] inputs, from one on, which are neighbours in each row of A. Groups are of one input.
     ///
     /// # Safety
     /// As [`run`](Self::run), for `M` rows and `P` panels.
     #[inline(always)]
     unsafe fn add_quad<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], group: usize) {
         // A tile of many rows takes so long for a line of weights that the CPU's own prefetch keeps up.
-        for group in (group..group + QUAD / W::GROUP).step_by(if M < QUAD { 1 } else { QUAD / W::GROUP }) {
+        for group in (group..group + QUAD).step_by(if M < QUAD { 1 } else { QUAD }) {
             s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
         }
         // SAFETY: the caller's promise, passed on.
@@ -141,9 +141,9 @@ impl<W: Weights> Tile<'_, W> {
     ) {
         // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
         unsafe {
-            let b = self.weights::<S, P>(s, group + I as usize / W::GROUP, I as usize % W::GROUP);
+            let b = self.weights::<S, P>(s, group + I as usize, 0);
             for m in 0..M {
-                let a = &*self.a.add(m * self.a_row + group * self.a_step).cast();
+                let a = &*self.a.add(m * self.a_row + group).cast();
                 for p in 0..P {
                     acc[m][p] = s.mul_add_element::<I>(a, b[p], acc[m][p]);
                 }
@@ -187,25 +187,29 @@ impl<W: Weights> Tile<'_, W> {
         b
     }
 
-    /// Adds the products of the first `inputs` inputs of a group.
+    /// Adds the products of a group of inputs.
     ///
     /// # Safety
     /// As [`run`](Self::run), for `M` rows and `P` panels.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
-    unsafe fn add_group<S: Simd, const M: usize, const P: usize>(
-        &self,
-        s: S,
-        acc: &mut [[S::V; P]; M],
-        group: usize,
-        inputs: usize,
-    ) {
-        for i in 0..inputs {
-            // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
-            unsafe {
+    unsafe fn add_group<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], group: usize) {
+        // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
+        unsafe {
+            let row = |m: usize| &*self.a.add(m * self.a_row + group * self.a_step);
+            if W::has_dot::<S>() {
+                let b = self.b.add(group * self.b_step);
+                for m in 0..M {
+                    for p in 0..P {
+                        acc[m][p] = W::dot(s, acc[m][p], row(m), &*b.add(p * self.b_panel).cast());
+                    }
+                }
+                return;
+            }
+            for i in 0..W::GROUP {
                 let b = self.weights::<S, P>(s, group, i);
                 for m in 0..M {
-                    let a = s.splat(*self.a.add(m * self.a_row + group * self.a_step + i));
+                    let a = W::splat(s, row(m), i);
                     for p in 0..P {
                         acc[m][p] = s.mul_add(a, b[p], acc[m][p]);
                     }
@@ -241,13 +245,14 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
                     }
                 }
             }
-            let (groups, mut first) = (t.depth / W::GROUP, 0);
-            if S::BY_ELEMENT && t.a_step == W::GROUP {
-                first = t.depth / QUAD * QUAD / W::GROUP;
-                for group in (0..first).step_by(QUAD / W::GROUP) {
+            // The last group may be padded.
+            let (groups, mut first) = (t.depth.div_ceil(W::GROUP), 0);
+            if S::BY_ELEMENT && W::GROUP == 1 && t.a_step == 1 {
+                first = groups / QUAD * QUAD;
+                for group in (0..first).step_by(QUAD) {
                     t.add_quad(s, &mut acc, group);
                 }
-            } else if S::BY_ELEMENT && t.a_row == 1 && W::GROUP == 1 && M.is_multiple_of(QUAD) {
+            } else if S::BY_ELEMENT && W::GROUP == 1 && t.a_row == 1 && M.is_multiple_of(QUAD) {
                 first = groups;
                 for input in 0..groups {
                     t.add_column(s, &mut acc, input);
@@ -255,10 +260,7 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
             }
             for group in first..groups {
                 s.prefetch(t.prefetch.start.wrapping_add(group * t.prefetch.step));
-                t.add_group(s, &mut acc, group, W::GROUP);
-            }
-            if !t.depth.is_multiple_of(W::GROUP) {
-                t.add_group(s, &mut acc, t.depth / W::GROUP, t.depth % W::GROUP);
+                t.add_group(s, &mut acc, group);
             }
             finish(s, acc, &t.finish, t.out, t.out_row);
         }

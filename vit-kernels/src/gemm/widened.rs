@@ -16,7 +16,7 @@ const DEPTH: usize = 64;
 const ROWS: usize = 48;
 
 impl<W: Weights> FloatPart<'_, W> {
-    /// Runs the part panel by panel. The sums are the same chains as without widening first.
+    /// Runs the part panel by panel; the rows must be f32. The sums are the same chains as without widening first.
     #[inline(always)]
     pub(super) fn widened<S: Simd>(&self, s: S) {
         let (n, k, depth) = (self.job.weights.n(), self.job.weights.k(), &self.job.depth);
@@ -34,7 +34,8 @@ impl<W: Weights> FloatPart<'_, W> {
                     self.widen(s, panel, inputs.start, &mut block[..inputs.len()]);
                     for row in (0..rows.len()).step_by(S::TILE_ROWS) {
                         let count = S::TILE_ROWS.min(rows.len() - row);
-                        let a = &self.a[(rows.start + row) * k..(rows.start + row + count) * k][inputs.start..];
+                        let a: &[f32] = bytemuck::cast_slice(self.a);
+                        let a = &a[(rows.start + row) * k..(rows.start + row + count) * k][inputs.start..];
                         let out = sums[row..row + count].as_mut_ptr().cast::<f32>();
                         let tile = Tile::<F32> {
                             a: a.as_ptr(),

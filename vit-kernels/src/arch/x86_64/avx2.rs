@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C, and the same with AVX-VNNI: a vector is two registers.
 use core::arch::x86_64::*;
+use core::mem::transmute;
 
 use ::half::{bf16, f16};
 
@@ -22,6 +23,19 @@ impl<const VNNI: bool> Avx2<VNNI> {
     /// The token without VNNI.
     pub(crate) fn base(self) -> Avx2 {
         Avx2(())
+    }
+
+    /// Element `i` of each pair of bf16.
+    #[inline(always)]
+    fn widen_bf16(self, pairs: __m256i, i: usize) -> __m256 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            _mm256_castsi256_ps(if i == 0 {
+                _mm256_slli_epi32::<16>(pairs)
+            } else {
+                _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()))
+            })
+        }
     }
 
     #[inline(always)]
@@ -187,14 +201,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: the token proves the features; sixteen pairs are two unaligned 256-bit words.
         unsafe {
             let (a, b) = (_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1)));
-            let (a, b) = if i == 0 {
-                (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b))
-            } else {
-                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-                (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper))
-            };
-            V(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
+            V(self.widen_bf16(a, i), self.widen_bf16(b, i))
         }
+    }
+    #[inline(always)]
+    fn splat_bf16(self, pair: &[bf16; 2], i: usize) -> V {
+        // SAFETY: the token proves the features; all bits are valid in both types.
+        let v = self.widen_bf16(unsafe { _mm256_set1_epi32(transmute::<[bf16; 2], i32>(*pair)) }, i);
+        V(v, v)
     }
     #[inline(always)]
     fn store_f16(self, v: V, out: &mut [f16; LANES]) {

@@ -1,25 +1,37 @@
-//! AVX-512 F and BW, and the same with VNNI: a vector is one register.
+//! AVX-512 F and BW, and the same with VNNI or BF16: a vector is one register.
 use core::arch::x86_64::*;
+use core::mem::transmute;
 
 use ::half::{bf16, f16};
 
 use super::{Features, avx2};
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, Simd};
 
-/// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C, and if `VNNI` AVX-512 VNNI. Only
-/// [`detect`](Self::detect) makes one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512<const VNNI: bool = false>(());
+/// An [`Avx512`] without an extension.
+pub(crate) const PLAIN: u8 = 0;
+/// An [`Avx512`] that multiplies int8 by VNNI.
+pub(crate) const VNNI: u8 = 1;
+/// An [`Avx512`] that multiplies bf16 by VDPBF16PS.
+pub(crate) const BF16: u8 = 2;
 
-impl<const VNNI: bool> Avx512<VNNI> {
+/// Proof that the CPU has AVX-512 F and BW, AVX2, FMA and F16C; for `VNNI` AVX-512 VNNI, and for `BF16` that and AVX-512
+/// BF16. Only [`detect`](Self::detect) makes one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512<const EXTENSION: u8 = PLAIN>(());
+
+impl<const EXTENSION: u8> Avx512<EXTENSION> {
     pub(crate) fn detect(cpu: Features) -> Option<Self> {
         /// The features that `enter` enables.
         const FEATURES: Features = Features::AVX512F.and(Features::AVX512BW).and(avx2::FEATURES);
-        let wanted = if VNNI { FEATURES.and(Features::AVX512_VNNI) } else { FEATURES };
+        let wanted = match EXTENSION {
+            PLAIN => FEATURES,
+            VNNI => FEATURES.and(Features::AVX512_VNNI),
+            _ => FEATURES.and(Features::AVX512_VNNI).and(Features::AVX512_BF16),
+        };
         cpu.has(wanted).then_some(Self(()))
     }
 
-    /// The token without VNNI.
+    /// The token without an extension.
     pub(crate) fn base(self) -> Avx512 {
         Avx512(())
     }
@@ -33,9 +45,59 @@ impl<const VNNI: bool> Avx512<VNNI> {
     fn enter_vnni<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
+    fn enter_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 }
 
-impl<const VNNI: bool> Arithmetic for Avx512<VNNI> {
+impl Avx512<BF16> {
+    /// The token for int8.
+    pub(crate) fn vnni(self) -> Avx512<VNNI> {
+        Avx512(())
+    }
+}
+
+/// 0, 16, 1, 17, …, 15, 31.
+const INTERLEAVE: [u16; 2 * LANES] = {
+    let (mut order, mut i) = ([0; 2 * LANES], 0);
+    while i < LANES {
+        (order[2 * i], order[2 * i + 1]) = (i as u16, (LANES + i) as u16);
+        i += 1;
+    }
+    order
+};
+
+impl<const EXTENSION: u8> Avx512<EXTENSION> {
+    /// Element `i` of each pair of bf16.
+    #[inline(always)]
+    fn widen_bf16(self, pairs: __m512i, i: usize) -> __m512 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            _mm512_castsi512_ps(if i == 0 {
+                _mm512_slli_epi32::<16>(pairs)
+            } else {
+                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+            })
+        }
+    }
+
+    /// Rounds to bf16, ties to even: it is the upper half of each lane. A NaN stays one.
+    #[inline(always)]
+    fn rounded_to_bf16(self, v: __m512) -> __m512i {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), quiet)
+        }
+    }
+}
+
+impl<const EXTENSION: u8> Arithmetic for Avx512<EXTENSION> {
     type V = __m512;
     type M = __mmask16;
     const FUSED: bool = true;
@@ -101,7 +163,7 @@ impl<const VNNI: bool> Arithmetic for Avx512<VNNI> {
     }
 }
 
-impl<const VNNI: bool> Simd for Avx512<VNNI> {
+impl<const EXTENSION: u8> Simd for Avx512<EXTENSION> {
     // 8 × 48: twenty-four accumulators and three registers of weights, with broadcasts from memory: 27 of 32.
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
@@ -112,15 +174,21 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     /// The activations, and without VNNI their magnitudes.
     type Activations = [__m512i; 2];
     const INT8_ROWS: usize = 8;
-    const INT8_PANELS: usize = if VNNI { 3 } else { 2 };
-    const ZERO_POINT: u8 = if VNNI { 128 } else { 0 };
+    const INT8_PANELS: usize = if EXTENSION == VNNI { 3 } else { 2 };
+    const ZERO_POINT: u8 = if EXTENSION == VNNI { 128 } else { 0 };
     // As on AVX2.
-    const INT4_FACTOR: f32 = if VNNI { 16.0 } else { 1.0 };
+    const INT4_FACTOR: f32 = if EXTENSION == VNNI { 16.0 } else { 1.0 };
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: the token proves the features.
-        unsafe { if VNNI { self.enter_vnni(kernel) } else { self.enter(kernel) } }
+        unsafe {
+            match EXTENSION {
+                PLAIN => self.enter(kernel),
+                VNNI => self.enter_vnni(kernel),
+                _ => self.enter_bf16(kernel),
+            }
+        }
     }
 
     #[inline(always)]
@@ -146,13 +214,52 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> __m512 {
         // SAFETY: the token proves the features; sixteen pairs are one unaligned 512-bit word.
+        self.widen_bf16(unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }, i)
+    }
+    #[inline(always)]
+    fn splat_bf16(self, pair: &[bf16; 2], i: usize) -> __m512 {
+        // SAFETY: the token proves the features; all bits are valid in both types.
+        self.widen_bf16(unsafe { _mm512_set1_epi32(transmute::<[bf16; 2], i32>(*pair)) }, i)
+    }
+    const BF16_DOT: bool = EXTENSION == BF16;
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: &[bf16; 2], b: &[[bf16; 2]; LANES]) -> __m512 {
+        if EXTENSION != BF16 {
+            let sum = self.mul_add(self.splat_bf16(a, 0), self.load_bf16(b, 0), sum);
+            return self.mul_add(self.splat_bf16(a, 1), self.load_bf16(b, 1), sum);
+        }
+        // SAFETY: the token proves the features; all bits are valid in each of these types.
         unsafe {
-            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
-            _mm512_castsi512_ps(if i == 0 {
-                _mm512_slli_epi32::<16>(pairs)
+            let a: __m512bh = transmute(_mm512_set1_epi32(transmute::<[bf16; 2], i32>(*a)));
+            _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.as_ptr().cast())), a)
+        }
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: __m512, out: &mut [bf16; LANES]) {
+        // SAFETY: the token proves the features; sixteen bf16 are one unaligned 256-bit word.
+        unsafe {
+            let bits = if EXTENSION == BF16 {
+                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))
             } else {
-                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
-            })
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(self.rounded_to_bf16(v)))
+            };
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), bits);
+        }
+    }
+    #[inline(always)]
+    fn store_bf16_pairs(self, [a, b]: [__m512; 2], out: &mut [[bf16; 2]; LANES]) {
+        // SAFETY: the token proves the features; sixteen pairs are one unaligned 512-bit word.
+        unsafe {
+            let pairs = if EXTENSION == BF16 {
+                // One instruction rounds both; the other interleaves them.
+                let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+                _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVE.as_ptr().cast()), halves)
+            } else {
+                let (a, b) = (self.rounded_to_bf16(a), self.rounded_to_bf16(b));
+                let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+                _mm512_or_si512(_mm512_srli_epi32::<16>(a), _mm512_and_si512(b, upper))
+            };
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs);
         }
     }
     #[inline(always)]
@@ -243,7 +350,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // SAFETY: the token proves the features.
         unsafe {
             let a = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-            [a, if VNNI { a } else { _mm512_abs_epi8(a) }]
+            [a, if EXTENSION == VNNI { a } else { _mm512_abs_epi8(a) }]
         }
     }
     #[inline(always)]
@@ -251,7 +358,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // SAFETY: the token proves the features; sixteen i32 are readable.
         unsafe {
             let zero = _mm512_setzero_si512();
-            if VNNI {
+            if EXTENSION == VNNI {
                 _mm512_sub_epi32(zero, _mm512_slli_epi32::<7>(_mm512_loadu_si512(sums.as_ptr().cast())))
             } else {
                 zero
@@ -263,7 +370,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn dot(self, sum: __m512i, [a, magnitude]: [__m512i; 2], w: __m512i) -> __m512i {
         // SAFETY: the token proves the features.
         unsafe {
-            if VNNI {
+            if EXTENSION == VNNI {
                 return _mm512_dpbusd_epi32(sum, a, w);
             }
             let signed = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a), _mm512_setzero_si512(), w);
@@ -281,7 +388,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // SAFETY: the token proves the features; 64 bytes are readable.
         unsafe {
             let x = _mm512_loadu_si512(x.as_ptr().cast());
-            if VNNI {
+            if EXTENSION == VNNI {
                 let upper = _mm512_set1_epi8(0xf0_u8.cast_signed());
                 return [_mm512_and_si512(_mm512_slli_epi16::<4>(x), upper), _mm512_and_si512(x, upper)];
             }
@@ -294,7 +401,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     /// Without VNNI, the method of AVX2.
     #[inline(always)]
     fn dot_int4(self, sum: __m512i, [a, magnitude]: [__m512i; 2], w: __m512i) -> __m512i {
-        if VNNI {
+        if EXTENSION == VNNI {
             return self.dot(sum, [a, magnitude], w);
         }
         // SAFETY: the token proves the features.
@@ -307,7 +414,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn int4_to_f32(self, sum: __m512i, offset: __m512i) -> __m512 {
         // SAFETY: the token proves the features.
         unsafe {
-            self.to_f32(if VNNI { _mm512_sub_epi32(sum, offset) } else { _mm512_madd_epi16(sum, _mm512_set1_epi16(1)) })
+            self.to_f32(if EXTENSION == VNNI { _mm512_sub_epi32(sum, offset) } else { _mm512_madd_epi16(sum, _mm512_set1_epi16(1)) })
         }
     }
 }

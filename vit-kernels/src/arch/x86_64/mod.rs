@@ -17,6 +17,7 @@ impl Features {
     pub(crate) const AVX512BW: Self = Self(16);
     pub(crate) const AVX512_VNNI: Self = Self(32);
     pub(crate) const AVX_VNNI: Self = Self(64);
+    pub(crate) const AVX512_BF16: Self = Self(128);
     /// Not a CPU feature: marks that detection has run.
     const DETECTED: Self = Self(1 << 15);
 
@@ -56,11 +57,10 @@ impl Features {
             .and(bit(leaf1.ecx, 12, Self::FMA))
             .and(bit(leaf1.ecx, 29, Self::F16C))
             .and(bit(leaf7_1, 4, Self::AVX_VNNI));
-        let zmm = bit(leaf7.ebx, 16, Self::AVX512F).and(bit(leaf7.ebx, 30, Self::AVX512BW)).and(bit(
-            leaf7.ecx,
-            11,
-            Self::AVX512_VNNI,
-        ));
+        let zmm = bit(leaf7.ebx, 16, Self::AVX512F)
+            .and(bit(leaf7.ebx, 30, Self::AVX512BW))
+            .and(bit(leaf7.ecx, 11, Self::AVX512_VNNI))
+            .and(bit(leaf7_1, 5, Self::AVX512_BF16));
         match (saved & 0x06 == 0x06, saved & 0xe6 == 0xe6) {
             (_, true) => ymm.and(zmm),
             (true, false) => ymm,
@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(found.has(Features::AVX512F), std::is_x86_feature_detected!("avx512f"));
         assert_eq!(found.has(Features::AVX512BW), std::is_x86_feature_detected!("avx512bw"));
         assert_eq!(found.has(Features::AVX512_VNNI), std::is_x86_feature_detected!("avx512vnni"));
+        assert_eq!(found.has(Features::AVX512_BF16), std::is_x86_feature_detected!("avx512bf16"));
         assert_eq!(found.has(Features::AVX_VNNI), std::is_x86_feature_detected!("avxvnni"));
     }
 }

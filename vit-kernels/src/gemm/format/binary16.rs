@@ -1,6 +1,7 @@
 //! IEEE binary16: panels are \[k\]\[16\].
 use ::half::f16;
 
+use super::super::Activations;
 use super::Weights;
 use crate::simd::{LANES, Simd};
 
@@ -15,6 +16,12 @@ impl Weights for F16 {
     type Element = f16;
     type Group = [f16; LANES];
 
+    type Inputs = f32;
+
+    fn rows<'a>(a: &Activations<'a>) -> Option<&'a [f32]> {
+        a.binary32()
+    }
+
     fn encode(x: f32) -> f16 {
         f16::from_f32_const(x)
     }
@@ -26,5 +33,10 @@ impl Weights for F16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::V {
         s.load_f16(group)
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, input: &f32, _: usize) -> S::V {
+        s.splat(*input)
     }
 }

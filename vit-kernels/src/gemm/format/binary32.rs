@@ -1,4 +1,5 @@
 //! IEEE binary32: panels are \[k\]\[16\].
+use super::super::Activations;
 use super::Weights;
 use crate::simd::{LANES, Simd};
 
@@ -12,6 +13,12 @@ impl Weights for F32 {
     type Element = f32;
     type Group = [f32; LANES];
 
+    type Inputs = f32;
+
+    fn rows<'a>(a: &Activations<'a>) -> Option<&'a [f32]> {
+        a.binary32()
+    }
+
     fn encode(x: f32) -> f32 {
         x
     }
@@ -23,5 +30,10 @@ impl Weights for F32 {
     #[inline(always)]
     fn load<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::V {
         s.load(group)
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, input: &f32, _: usize) -> S::V {
+        s.splat(*input)
     }
 }

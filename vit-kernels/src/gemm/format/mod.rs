@@ -12,9 +12,11 @@ use bytemuck::{Pod, Zeroable};
 pub(crate) use self::bfloat16::Bf16;
 pub(crate) use self::binary16::F16;
 pub(crate) use self::binary32::F32;
+use super::Activations;
 use super::pack::{Pack, PackError};
 use crate::error::expect_len;
-use crate::simd::{LANES, Simd};
+use crate::isa::Isa;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// How a weight matrix is stored.
 ///
@@ -22,7 +24,7 @@ use crate::simd::{LANES, Simd};
 /// |---|---|---|---|---|
 /// | `F32` | 4 | none | f32's | f32 |
 /// | `F16` | 2 | relative 2⁻¹¹; below 2⁻¹⁴ absolute 2⁻²⁵ | 65504 | f32: widened exactly as it is read |
-/// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | f32: widened exactly as it is read |
+/// | `Bf16` | 2 | relative 2⁻⁸; below 2⁻¹²⁶ absolute 2⁻¹³⁴ | 3.38·10³⁸ | bf16 activations, f32 sums |
 /// | `Int8` | 1, and 8 per output | absolute max\|w\|/254 over the output | f32's | int8 activations, i32 sums, then f32 unfused |
 /// | `Int4` | ½, and 2 per output and 32 inputs | absolute max\|w\|/7.9 over 32 inputs, or 2⁻²² | 524,000 | as `Int8`, with an f32 sum over groups of 32 |
 ///
@@ -112,9 +114,13 @@ impl Format {
         }
     }
 
-    /// Whether activations are quantised to int8: they are [`Activations::Int8`](crate::Activations::Int8).
-    pub const fn quantises_activations(self) -> bool {
-        matches!(self, Self::Int8 | Self::Int4)
+    /// What these weights are multiplied with.
+    pub const fn inputs(self) -> Inputs {
+        match self {
+            Self::F32 | Self::F16 => Inputs::F32,
+            Self::Bf16 => Inputs::Bf16,
+            Self::Int8 | Self::Int4 => Inputs::Int8,
+        }
     }
 
     /// The GGML type number of the panels' elements, as in GGUF files. `Int4`'s are bytes.
@@ -171,6 +177,29 @@ impl Format {
     ) -> Result<(), PackError> {
         expect_len("pack: lines of out for n × k", self.lines(n, k), out.len()).map_err(PackError::Shape)?;
         self.visit(Pack { shape: [n, k], read: &mut read, out })
+    }
+}
+
+/// How the rows that weights are multiplied with are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Inputs {
+    /// [`Activations::F32`].
+    F32,
+    /// [`Activations::Bf16`].
+    Bf16,
+    /// [`Activations::Int8`].
+    Int8,
+}
+
+impl Inputs {
+    /// Bytes of an element.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
     }
 }
 
@@ -257,6 +286,26 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
     /// The weights of [`LANES`] outputs for one group of inputs, \[LANES\]\[GROUP\].
     type Group: Pod;
 
+    /// Whether activation functions are those of [`activate_for_int8`](crate::activate_for_int8), because their results
+    /// are rounded to few bits.
+    const COARSE: bool = false;
+
+    /// A group of inputs in a row that is multiplied with these weights.
+    type Inputs: Pod;
+
+    /// The rows, if they are stored as these weights need them.
+    fn rows<'a>(a: &Activations<'a>) -> Option<&'a [Self::Inputs]>;
+
+    /// Whether [`dot`](Self::dot) is one instruction for a whole group.
+    fn has_dot<S: Simd>() -> bool {
+        false
+    }
+
+    /// Runs a kernel of a matmul with these weights.
+    fn enter<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+        isa.call(kernel)
+    }
+
     /// Rounds to nearest even; a number too large becomes infinite.
     fn encode(x: f32) -> Self::Element;
 
@@ -264,6 +313,18 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
 
     /// The weights of input `i` of a group, widened exactly.
     fn load<S: Simd>(s: S, group: &Self::Group, i: usize) -> S::V;
+
+    /// Input `i` of a group in every lane, widened exactly.
+    fn splat<S: Simd>(s: S, inputs: &Self::Inputs, i: usize) -> S::V;
+
+    /// sum + the products of a group.
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, mut sum: S::V, inputs: &Self::Inputs, group: &Self::Group) -> S::V {
+        for i in 0..Self::GROUP {
+            sum = s.mul_add(Self::splat(s, inputs, i), Self::load(s, group, i), sum);
+        }
+        sum
+    }
 }
 
 const _: () = assert!(size_of::<Line>().is_multiple_of(size_of::<<F32 as Weights>::Group>()));
