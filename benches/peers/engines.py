@@ -14,9 +14,11 @@ LABELS = {
     "vit": "vit",
     "vit-all": "vit (all tokens)",
     "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO (rest in bf16)",
     "onnxruntime": "ONNX Runtime",
     "onnxruntime-static": "ONNX Runtime (static)",
     "pytorch": "PyTorch",
+    "pytorch-bf16": "PyTorch (model in bf16)",
     "rten": "rten",
     "tract": "tract",
     "candle": "candle",
@@ -25,10 +27,10 @@ LABELS = {
 # The engines of each precision.
 PRECISIONS = {
     "f32": ["vit", "vit-all", "openvino", "onnxruntime", "pytorch", "rten", "tract", "candle", "peak"],
-    "bf16": ["vit", "vit-all", "openvino", "pytorch", "peak"],
-    "int8": ["vit", "vit-all", "openvino", "onnxruntime", "onnxruntime-static", "pytorch", "peak"],
+    "bf16": ["vit", "vit-all", "openvino", "pytorch", "pytorch-bf16", "peak"],
+    "int8": ["vit", "vit-all", "openvino", "openvino-bf16", "onnxruntime", "onnxruntime-static", "pytorch", "peak"],
 }
-PYTHON = ("openvino", "onnxruntime", "onnxruntime-static", "pytorch")
+PYTHON = ("openvino", "openvino-bf16", "onnxruntime", "onnxruntime-static", "pytorch", "pytorch-bf16")
 OURS = ("vit", "vit-all")
 
 
@@ -53,7 +55,7 @@ def build():
 
 
 def start(name, precision, folder, cores, rust):
-    """Starts the worker of an engine on the given cores; `rust` is the result of `build`."""
+    """Starts the worker of an engine on the given cores; `rust` is the result of `build`, for the Rust engines."""
     if name in PYTHON:
         command = [sys.executable, HERE / "worker.py"]
     else:

@@ -53,6 +53,7 @@ def arguments():
     add("--json", metavar="FILE", type=writable, help="write all figures there")
     add("--cache", metavar="DIR", type=Path, default=machine.ROOT / "target" / "peers", help="models [target/peers]")
     add("--rust", metavar="FILE", type=existing, help="a Rust worker to use instead of building one")
+    add("--vit", metavar="FILE", type=existing, help="a Rust worker for this engine and the peak only")
     args = parser.parse_args()
     known = engines.PRECISIONS[args.precision]
     args.engines = args.engines or known
@@ -147,8 +148,8 @@ def compare(entry, precision, folder):
     entry.agrees = entry.cosine >= COSINES[precision] if precision in COSINES else entry.difference <= TOLERANCE
 
 
-def race(model, threads, args, rust):
-    """Races all engines with one model and number of threads."""
+def race(model, threads, args, workers):
+    """Races all engines with one model and number of threads; `workers` is the result of `rust_workers`."""
     folder, macs = prepared(model, args.precision, args.cache)
     cores = machine.cores()[:threads]
     what = f"{model}, {args.precision}, {threads} thread{'s' * (threads > 1)}"
@@ -157,7 +158,7 @@ def race(model, threads, args, rust):
         for name in args.engines:
             note(f"{what}: loading {engines.LABELS[name]}")
             try:
-                entries.append(timing.Entry(name, engines.start(name, args.precision, folder, cores, rust)))
+                entries.append(timing.Entry(name, engines.start(name, args.precision, folder, cores, workers.get(name))))
             except WorkerError as error:
                 skipped[name] = str(error)
         for entry in entries:
@@ -183,6 +184,13 @@ def race(model, threads, args, rust):
             entry.worker.kill()
 
 
+def rust_workers(args):
+    """The worker of each Rust engine: (path, None), or (None, the problem)."""
+    found = dict.fromkeys((*engines.OURS, "peak"), args.vit) if args.vit else {}
+    left = [name for name in args.engines if name not in engines.PYTHON and name not in found]
+    return found | dict.fromkeys(left, args.rust or engines.build()) if left else found
+
+
 def main():
     args = arguments()
     facts = {
@@ -197,11 +205,10 @@ def main():
         "races": [],
     }
     print(f"{facts['cpu']}, {len(facts['cores'])} cores; {facts['date']}; commit {facts['commit']}")
-    is_needed = any(name not in engines.PYTHON for name in args.engines)
-    rust = args.rust or (engines.build() if is_needed else (None, "not built"))
+    workers = rust_workers(args)
     for size in args.models:
         for threads in args.threads:
-            done = race(MODELS[size], threads, args, rust)
+            done = race(MODELS[size], threads, args, workers)
             facts["races"].append(done)
             print(f"\n{report.show(done)}", flush=True)
             if args.json:  # After each race, in case a later one is interrupted.

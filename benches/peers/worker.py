@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 
-def openvino(precision, folder, threads, pixels):
+def openvino(precision, folder, threads, pixels, rest="f32"):
     import openvino as ov
 
     hints = {
         "INFERENCE_NUM_THREADS": threads,
         # The default is bf16 on CPUs that support it. In int8 it is the precision of what is not quantised.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else rest,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -35,6 +35,10 @@ def openvino(precision, folder, threads, pixels):
         return logits.data
 
     return ov.get_version(), ", ".join(f"{name}={compiled.get_property(name)}" for name in hints), infer
+
+
+def openvino_bf16(*task):
+    return openvino(*task, rest="bf16")
 
 
 def onnxruntime(precision, folder, threads, pixels, form="dynamic"):
@@ -56,7 +60,7 @@ def onnxruntime_static(*task):
     return onnxruntime(*task, form="static")
 
 
-def pytorch(precision, folder, threads, pixels):
+def pytorch(precision, folder, threads, pixels, converted=False):
     import timm
     import torch
     from safetensors.torch import load_file
@@ -68,24 +72,34 @@ def pytorch(precision, folder, threads, pixels):
     model.load_state_dict(load_file(folder / "model.safetensors"))
     inputs = torch.from_numpy(pixels)
     about = "eager, inference_mode"
-    if precision == "bf16":
+    autocast = precision == "bf16" and not converted
+    if autocast:
         about += ", autocast"
+    if converted:
+        model, inputs = model.bfloat16(), inputs.bfloat16()
+        about += ", weights and activations in bf16"
     if precision == "int8":
         model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
         about += ", dynamic quantisation of nn.Linear"
 
     def infer():
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return model(inputs).float().numpy()
 
     return torch.__version__, about, infer
 
 
+def pytorch_converted(*task):
+    return pytorch(*task, converted=True)
+
+
 ENGINES = {
     "openvino": openvino,
+    "openvino-bf16": openvino_bf16,
     "onnxruntime": onnxruntime,
     "onnxruntime-static": onnxruntime_static,
     "pytorch": pytorch,
+    "pytorch-bf16": pytorch_converted,
 }
 
 
