@@ -130,13 +130,19 @@ impl<'a> LayerBuffers<'a> {
         plus(of_images, of_rows)
     }
 
-    /// Cuts the buffers off the front of the arena.
-    pub(crate) fn carve(c: &Config, precision: Precision, images: usize, rows: usize, arena: &'a mut [u8]) -> Self {
+    /// Cuts the buffers off the front of the arena; also returns the rest of the arena.
+    pub(crate) fn carve(
+        c: &Config,
+        precision: Precision,
+        images: usize,
+        rows: usize,
+        arena: &'a mut [u8],
+    ) -> (Self, &'a mut [u8]) {
         let (kv, arena) = KvBuffers::carve(c, precision, images, arena);
         let (narrow_kv, arena) = NarrowKvBuffers::carve(c, precision, images, arena);
         let (work, arena) = WorkBuffers::carve(c, precision, rows, arena);
-        let (rows, _) = RowBuffers::carve(c, precision, rows, arena);
-        Self { kv, narrow_kv, work, rows }
+        let (rows, arena) = RowBuffers::carve(c, precision, rows, arena);
+        (Self { kv, narrow_kv, work, rows }, arena)
     }
 }
 

@@ -106,7 +106,7 @@ impl Pass<'_> {
         self.embed(first, strips, buffers, residual)?;
         self.go_on()?;
 
-        let mut buffers = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
+        let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
         let layers = output.layers(c);
         for index in 0..layers {
             if output == Output::Layers {

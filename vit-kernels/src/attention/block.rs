@@ -49,9 +49,17 @@ impl<const Q: usize> Block<Q> {
         (self.max, self.sum) = ([f32::NEG_INFINITY; Q], [0.0; Q]);
     }
 
-    /// Replaces a block's scores by 2^(score − max), and returns the factors of the outputs.
+    /// Replaces a block's scores by the probabilities 2^(score − max), or keeps these in `scratch`; returns the factors of
+    /// the outputs.
     #[inline(always)]
-    pub(super) fn absorb<S: Simd, O: Operand>(&mut self, s: S, rows: usize, keys: usize, last: bool) -> Factors<Q> {
+    pub(super) fn absorb<S: Simd, O: Operand>(
+        &mut self,
+        s: S,
+        rows: usize,
+        keys: usize,
+        last: bool,
+        scratch: &mut O::Scratch<Q>,
+    ) -> Factors<Q> {
         let mut factors = Factors { rescale: [1.0; Q], scale: [1.0; Q] };
         for panel in 0..rows.div_ceil(LANES) {
             let first = panel * LANES;
@@ -71,12 +79,15 @@ impl<const Q: usize> Block<Q> {
             }
             let max = s.max(s.max(maxima[0], maxima[1]), s.max(maxima[2], maxima[3]));
             let mut sum = s.splat(0.0);
-            for row in &mut self.scores[..keys] {
-                // SAFETY: as above.
-                let score = s.load(unsafe { written(row, first) });
-                let p = O::exp2(s, s.sub(score, max));
-                sum = s.add(sum, p);
-                s.store(p, fresh(row, first));
+            for (pair, rows) in self.scores[..keys].chunks_mut(2).enumerate() {
+                let mut p = [s.splat(0.0); 2];
+                for (p, row) in p.iter_mut().zip(&*rows) {
+                    // SAFETY: as above.
+                    let score = s.load(unsafe { written(row, first) });
+                    *p = O::exp2(s, s.sub(score, max));
+                    sum = s.add(sum, *p);
+                }
+                O::keep(s, p, rows, pair, first, scratch);
             }
             let factor = O::exp2(s, s.sub(before, max));
             let total = s.mul_add(s.load(lane_group(&self.sum, first)), factor, sum);

@@ -77,7 +77,7 @@ impl<O: Operand> Tiles for WriteMaps<'_, O> {
                     if last_time {
                         self.write(s, &at.rows, &at.keys, &block);
                     } else {
-                        block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), false);
+                        block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), false, &mut scratch);
                     }
                 }
             }

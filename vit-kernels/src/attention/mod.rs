@@ -12,8 +12,8 @@
 //!         out = out·rescale + (vᵀ·p)ᵀ                 the matmul's tile
 //!     out = out·(1/sum)
 //! ```
-//! Keys and values in f32 stay as the matmul wrote them; [`QuantiseKv`] makes int8 of them. Each query is a lane, so the softmax runs over the keys and never
-//! sums across lanes. Only the scores of a tile's queries with [`KEY_BLOCK`] keys exist at a time. The block size is
+//! Keys and values in f32 stay as the matmul wrote them; [`RoundKv`] makes bf16 of them, [`QuantiseKv`] int8. Each query is
+//! a lane, so the softmax runs over the keys and never sums across lanes. Only the scores of a tile's queries with [`KEY_BLOCK`] keys exist at a time. The block size is
 //! constant and lanes are independent, so the bits do not depend on how the rows are split.
 #![allow(unsafe_code)] // The tile takes pointers.
 
@@ -32,10 +32,11 @@ pub use bias::RelativeBias;
 pub use maps::AttentionMaps;
 pub use quantised_kv::{QuantiseKv, QuantisedKv};
 
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use self::binary32::Binary32;
-use self::block::{Block, Factors, written};
+use self::block::{Block, Factors, fresh, written};
 use self::one_query::AttendOneByOne;
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
@@ -226,6 +227,9 @@ impl<'a> Scores<'a> {
 /// column. A row with a score of +∞, or with scores of −∞ only, gives NaN, as in PyTorch. Without tokens the outputs
 /// are NaN (0/0).
 ///
+/// Over keys and values in bf16 the error is at most this, plus (e^(S/63) − 1 + 1/120)·V; for 197 tokens of noise it is more
+/// than 40 dB below the signal.
+///
 /// Over keys and values in int8 the error is at most this, plus (e^(S/63) − 1 + (1 + tokens)/250)·V with S as
 /// |scale|·head_dim·max|q|·max|k|; for 197 tokens of noise it is more than 30 dB below the signal. A NaN or an infinity
 /// in a query makes the outputs of its row and head NaN, in a key or a value all of its head.
@@ -346,6 +350,22 @@ trait Operand: Copy {
         block: &mut Block<Q>,
     );
 
+    /// Stores the probabilities of a pair of keys, whose rows of scores are `rows`, for the queries from `first` on. The
+    /// last pair may have only one key; the other's probabilities are 0.
+    #[inline(always)]
+    fn keep<S: Simd, const Q: usize>(
+        s: S,
+        p: [S::V; 2],
+        rows: &mut [[MaybeUninit<f32>; Q]],
+        _pair: usize,
+        first: usize,
+        _: &mut Self::Scratch<Q>,
+    ) {
+        for (p, row) in p.into_iter().zip(rows) {
+            s.store(p, fresh(row, first));
+        }
+    }
+
     /// Prepares the block's probabilities for [`values`](Self::values).
     #[inline(always)]
     fn prepare<S: Simd, const Q: usize>(&self, _: S, _: &Scope<'_>, _: &mut Self::Scratch<Q>, _: &mut Block<Q>) {}
@@ -407,7 +427,7 @@ impl<O: Operand> Tiles for Attend<'_, O> {
             block.restart();
             for at in tile.blocks() {
                 at.score(s, &self.kv, &mut scratch, &mut block);
-                let factors = block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), at.keys.end == tokens);
+                let factors = block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), at.keys.end == tokens, &mut scratch);
                 self.kv.prepare(s, &at, &mut scratch, &mut block);
                 self.values(s, &at, &scratch, &mut block, &factors);
             }

@@ -210,6 +210,7 @@ fn stack_use_is_as_documented() {
         size_of::<Block<Q>>() + size_of::<O::Scratch<Q>>()
     }
     assert_eq!((bytes::<Binary32<'_>, LANES>(), bytes::<Binary32<'_>, 48>()), (21_632, 64_896));
+    assert_eq!((bytes::<Bf16Kv<'_>, LANES>(), bytes::<Bf16Kv<'_>, 48>()), (27_776, 83_328));
     assert_eq!((bytes::<QuantisedKv<'_>, LANES>(), bytes::<QuantisedKv<'_>, 48>()), (25_984, 77_952));
 }
 

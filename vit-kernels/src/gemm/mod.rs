@@ -160,8 +160,8 @@ pub struct Matmul<'a> {
 /// A task should have at least this many multiply–accumulates: some microseconds, far longer than handing it out takes.
 const TASK_MACS: usize = 3 << 17;
 
-/// Most inputs of a block of the depth: a few hundred rows of it stay in an L2 of 1 or 2 MB.
-const DEPTH_BLOCK: usize = 1024;
+/// Most bytes of a row in a block of the depth: a few hundred rows of it stay in an L2 of 1 or 2 MB.
+const DEPTH_BYTES: usize = 4096;
 
 /// Blocks of the depth start at multiples of this, which every format's group divides.
 const DEPTH_UNIT: usize = 32;
@@ -204,7 +204,8 @@ impl<'a> Matmul<'a> {
         let k = self.weights.k();
         // A single row is used once: nothing is gained by keeping it in the cache.
         let whole = no_room || self.weights.format().inputs() == Inputs::Int8;
-        let count = if self.rows > 1 && !whole { k.div_ceil(DEPTH_BLOCK).max(1) } else { 1 };
+        let most = DEPTH_BYTES / self.weights.format().inputs().bytes();
+        let count = if self.rows > 1 && !whole { k.div_ceil(most).max(1) } else { 1 };
         let size = k.div_ceil(count).next_multiple_of(DEPTH_UNIT);
         self.depth = 0..0;
         Ok(Blocks { job: self, size, left: k.div_ceil(size).max(1) })

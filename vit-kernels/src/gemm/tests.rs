@@ -229,7 +229,8 @@ fn epilogue_is_the_formula() {
 #[test]
 fn blocks_of_the_depth_give_the_same_bits() {
     for (isa, format) in levels().into_iter().flat_map(|isa| FLOATS.map(|format| (isa, format))) {
-        for k in [1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 3 * DEPTH_BLOCK - 5] {
+        let most = DEPTH_BYTES / format.inputs().bytes();
+        for k in [1, most, most + 1, 3 * most - 5] {
             for (rows, n) in [(1, 20), (2, 16), (11, 37), (30, 100)] {
                 let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
                 let (bias, before) = (noise(n, 3, 1.0), noise(rows * n, 4, 1.0));
@@ -252,7 +253,7 @@ fn blocks_of_the_depth_give_the_same_bits() {
                         job.run();
                         count += 1;
                     }
-                    assert_eq!(count, if rows == 1 { 1 } else { k.div_ceil(DEPTH_BLOCK) });
+                    assert_eq!(count, if rows == 1 { 1 } else { k.div_ceil(most) });
                     assert_eq!(cut, whole, "{isa} {rows}x{n}x{k} {epilogue:?}");
                 }
             }
