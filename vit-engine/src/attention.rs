@@ -30,8 +30,7 @@ impl Pass<'_> {
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
-            self.norm(block, layer.attention_norm, norm);
-            let x = self.activations(norm, &layer.kv.weight, &mut buffers.rows);
+            let x = self.norm_for(block, layer.attention_norm, &layer.kv.weight, norm, &mut buffers.rows);
             let (kv, wide) = match self.plan.precision().inputs() {
                 Inputs::F32 => (&mut buffers.kv.kv[first * pair..][..rows * pair], &mut *buffers.work.wide),
                 _ => buffers.work.wide.split_at_mut(rows * pair), // [rows, 2·inner]
@@ -80,19 +79,17 @@ impl Pass<'_> {
         let c = &self.model.config;
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
-        // If one block has all rows, `norm` still holds them, normalised for the keys and values, and `quantised` too.
-        let normed = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
+        // If one block has all rows, the buffers still hold them, normalised for the keys and values.
+        let whole = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
+        let normed = whole && layer.kv.weight.format().inputs() == layer.q.weight.format().inputs();
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             let wide = &mut buffers.work.wide[..2 * rows * inner];
-            if !normed {
-                self.norm(block, layer.attention_norm, norm);
-            }
-            let x = if normed && layer.kv.weight.format().inputs() != Inputs::F32 {
+            let x = if normed {
                 self.same_activations(norm, &layer.q.weight, &buffers.rows)
             } else {
-                self.activations(norm, &layer.q.weight, &mut buffers.rows)
+                self.norm_for(block, layer.attention_norm, &layer.q.weight, norm, &mut buffers.rows)
             };
             let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
@@ -134,9 +131,8 @@ impl Pass<'_> {
         for (block_index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (block_index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
-            self.norm(block, layer.attention_norm, norm);
             let wide = &mut buffers.work.wide[..2 * rows * c.inner()];
-            let x = self.activations(norm, &layer.q.weight, &mut buffers.rows);
+            let x = self.norm_for(block, layer.attention_norm, &layer.q.weight, norm, &mut buffers.rows);
             let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];

@@ -15,22 +15,21 @@ impl Pass<'_> {
             let rows = block.len() / c.dim;
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             let (mut hidden, spare) = buffers.work.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
-            self.norm(block, layer.mlp_norm, norm);
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
-                    let x = self.activations(norm, &gate.weight, &mut buffers.rows);
+                    let x = self.norm_for(block, layer.mlp_norm, &gate.weight, norm, &mut buffers.rows);
                     self.linear(Stage::Up, x, gate, activation, &mut [], hidden);
                     // One of the two may be kept in f32.
                     let x = if gate.weight.format() == layer.up.weight.format() {
                         x
                     } else {
-                        self.activations(norm, &layer.up.weight, &mut buffers.rows)
+                        self.norm_for(block, layer.mlp_norm, &layer.up.weight, norm, &mut buffers.rows)
                     };
                     self.linear(Stage::Up, x, layer.up, through, &mut [], hidden);
                 }
                 None => {
-                    let x = self.activations(norm, &layer.up.weight, &mut buffers.rows);
+                    let x = self.norm_for(block, layer.mlp_norm, &layer.up.weight, norm, &mut buffers.rows);
                     self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden);
                 }
             }

@@ -5,7 +5,7 @@
 use core::fmt;
 
 use vit_kernels::{
-    Activations, Epilogue, Inputs, LayerNorm, Matmul, Packed, Quantise, Quantised, RoundToBf16, bf16_len, quantised_len,
+    Activations, Epilogue, Inputs, LayerNorm, Matmul, NormActivations, Packed, Quantise, Quantised, RoundToBf16, bf16_len, quantised_len,
 };
 
 use crate::arena::{MemoryError, aligned_mut};
@@ -162,6 +162,36 @@ impl Pass<'_> {
         let Model { isa, config, .. } = *self.model;
         let job = LayerNorm::new(isa, x, norm.gamma, norm.beta, config.norm_eps, out);
         self.team.run(Stage::Norm, &mut job.expect("x and out are whole rows of the norm's width"));
+    }
+
+    /// LayerNorm(x) in the format that `weight` is multiplied with: in f32 in `out`, or rounded or quantised in `rows`.
+    pub(crate) fn norm_for<'e>(
+        &self,
+        x: &[f32],
+        norm: Norm<'_>,
+        weight: &Packed<'_>,
+        out: &'e mut [f32],
+        rows: &'e mut RowBuffers<'_>,
+    ) -> Activations<'e> {
+        let Model { isa, config, .. } = *self.model;
+        let (k, eps, parameters) = (weight.k(), config.norm_eps, [norm.gamma, norm.beta]);
+        let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");
+        let mut job = match weight.format().inputs() {
+            Inputs::Bf16 => {
+                NormActivations::to_bf16(isa, x, parameters, eps, &mut rows.rounded[..count * bf16_len(k)])
+            }
+            Inputs::Int8 => {
+                let values = &mut rows.quantised[..count * quantised_len(k)];
+                NormActivations::to_int8(isa, x, parameters, eps, values, &mut rows.row_scales[..count])
+            }
+            _ => {
+                self.norm(x, norm, out);
+                return (&*out).into();
+            }
+        };
+        self.team.run(Stage::Norm, job.as_mut().expect(room));
+        drop(job);
+        self.same_activations(out, weight, rows)
     }
 
     /// The rows of `x` in the format that `weight` is multiplied with: f32 as they are, or rounded or quantised into

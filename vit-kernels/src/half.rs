@@ -1,6 +1,6 @@
 //! f16 as a storage type: widened when read, rounded when written; the arithmetic is f32.
 use crate::isa::Isa;
-use crate::layer_norm::NormRows;
+use crate::layer_norm::{NormRows, Stored};
 use crate::simd::{LANES, Simd};
 
 /// For reading checkpoints; rows cannot be stored in it.
@@ -24,7 +24,7 @@ pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
     fn to_f32(self) -> f32;
 
     /// LayerNorm of rows. A function of each type, so that it is compiled in this crate, with the options of this crate.
-    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>);
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self, Stored<'_, Self>>);
 
     /// Loads up to a vector's worth of elements; the lanes beyond them hold `fill`.
     #[inline(always)]
@@ -64,7 +64,7 @@ pub(crate) trait Storage: Copy + Default + PartialEq + Send + Sync + 'static {
 impl Storage for f32 {
     const HOLDS_F32: bool = true;
 
-    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>) {
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self, Stored<'_, Self>>) {
         isa.call(rows);
     }
 
@@ -89,7 +89,7 @@ impl Storage for f32 {
 impl Storage for f16 {
     const HOLDS_F32: bool = false;
 
-    fn norm_rows(isa: Isa, rows: NormRows<'_, Self>) {
+    fn norm_rows(isa: Isa, rows: NormRows<'_, Self, Stored<'_, Self>>) {
         isa.call(rows);
     }
 

@@ -86,7 +86,7 @@ pub use error::ShapeError;
 pub use gemm::{Accumulate, Activations, Blocks, Epilogue, Format, Inputs, Line, Matmul, PackError, Packed, matmul};
 pub use isa::{Isa, IsaError};
 pub use job::Job;
-pub use layer_norm::{LayerNorm, layer_norm};
+pub use layer_norm::{LayerNorm, NormActivations, layer_norm};
 pub use quantise::{Quantise, Quantised, quantised_len};
 pub use rope::Rope;
 pub use round::{RoundToBf16, bf16_len};

@@ -5,6 +5,10 @@
 //! A row whose sums overflow is computed again, scaled by a power of two.
 #![allow(unsafe_code)] // One call: a task writes its own rows.
 
+mod activations;
+
+pub use activations::NormActivations;
+
 use crate::error::{ShapeError, expect_len, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
@@ -80,35 +84,98 @@ unsafe impl<E: Element> Job for LayerNorm<'_, E> {
         // SAFETY: the ranges of different tasks are disjoint.
         let out = unsafe { self.out.part(start..end) };
         let x = &self.x[start..end];
-        E::norm_rows(self.isa, NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
+        let out = Stored { out, cols: self.gamma.len() };
+        E::norm_rows(self.isa, NormRows { x, first: 0, gamma: self.gamma, beta: self.beta, eps: self.eps, out });
     }
 }
 
-pub(crate) struct NormRows<'a, E> {
+/// What becomes of a normalised row.
+pub(crate) trait Sink {
+    /// Takes row `row`.
+    fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>);
+}
+
+impl<T: Sink> Sink for &mut T {
+    #[inline(always)]
+    fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
+        T::take(self, s, row, x);
+    }
+}
+
+/// Stores rows as `E`.
+pub(crate) struct Stored<'a, E> {
+    out: &'a mut [E],
+    cols: usize,
+}
+
+impl<T: Storage> Sink for Stored<'_, T> {
+    #[inline(always)]
+    fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
+        let (out, tail) = lanes_mut(&mut self.out[row * self.cols..(row + 1) * self.cols]);
+        x.for_each(s, |i, v| T::store(s, v, &mut out[i]));
+        if !tail.is_empty() {
+            T::store_tail(s, x.tail(s), tail);
+        }
+    }
+}
+
+/// A row of which every element is computed when it is asked for.
+pub(crate) struct Normalised<'a, S: Simd, E, const SCALED: bool> {
+    x: (&'a [[E; LANES]], &'a [E]),
+    mean: S::V,
+    /// 1 / √(variance + eps).
+    inverse: S::V,
+    gamma: (&'a [[f32; LANES]], &'a [f32]),
+    beta: (&'a [[f32; LANES]], &'a [f32]),
+}
+
+impl<S: Simd, E: Storage, const SCALED: bool> Normalised<'_, S, E, SCALED> {
+    /// Calls `visit` with the number and the elements of each whole vector.
+    #[inline(always)]
+    fn for_each(&self, s: S, mut visit: impl FnMut(usize, S::V)) {
+        for (i, ((x, gamma), beta)) in self.x.0.iter().zip(self.gamma.0).zip(self.beta.0).enumerate() {
+            let normal = s.mul(s.sub(scaled::<S, SCALED>(s, E::load(s, x)), self.mean), self.inverse);
+            visit(i, s.mul_add(normal, s.load(gamma), s.load(beta)));
+        }
+    }
+
+    /// The elements after the last whole vector.
+    #[inline(always)]
+    fn tail(&self, s: S) -> S::V {
+        let (gamma, beta) = (f32::load_tail(s, self.gamma.1, 0.0), f32::load_tail(s, self.beta.1, 0.0));
+        let x = scaled::<S, SCALED>(s, E::load_tail(s, self.x.1, 0.0));
+        s.mul_add(s.mul(s.sub(x, self.mean), self.inverse), gamma, beta)
+    }
+}
+
+/// Rows of x from row `first` of the task on.
+pub(crate) struct NormRows<'a, E, O> {
     x: &'a [E],
+    first: usize,
     gamma: &'a [f32],
     beta: &'a [f32],
     eps: f32,
-    out: &'a mut [E],
+    out: O,
 }
 
 /// Rows summed at the same time: the additions of one row form a dependent chain.
 const TOGETHER: usize = 4;
 
-impl<E: Storage> Kernel for NormRows<'_, E> {
+impl<E: Storage, O: Sink> Kernel for NormRows<'_, E, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
-        let Self { x, gamma, beta, eps, out } = self;
+        let Self { x, mut first, gamma, beta, eps, mut out } = self;
         let groups = if S::CHAINS >= TOGETHER { x.len() / (TOGETHER * cols) } else { 0 };
         let (body, rest) = x.split_at(groups * TOGETHER * cols);
-        let (out_body, out_rest) = out.split_at_mut(body.len());
-        for (x, out) in body.chunks_exact(TOGETHER * cols).zip(out_body.chunks_exact_mut(TOGETHER * cols)) {
-            NormRows { x, gamma, beta, eps, out }.together::<S, TOGETHER, false>(s);
+        for x in body.chunks_exact(TOGETHER * cols) {
+            NormRows { x, first, gamma, beta, eps, out: &mut out }.together::<S, TOGETHER, false>(s);
+            first += TOGETHER;
         }
-        for (x, out) in rest.chunks_exact(cols).zip(out_rest.chunks_exact_mut(cols)) {
-            NormRows { x, gamma, beta, eps, out }.together::<S, 1, false>(s);
+        for x in rest.chunks_exact(cols) {
+            NormRows { x, first, gamma, beta, eps, out: &mut out }.together::<S, 1, false>(s);
+            first += 1;
         }
     }
 }
@@ -116,7 +183,7 @@ impl<E: Storage> Kernel for NormRows<'_, E> {
 /// Factor for rows whose sums overflow: 2²⁰ squares of the largest f32 then sum to 2¹¹².
 const SMALLER: f32 = 1.0 / (1u128 << 82) as f32;
 
-impl<E: Storage> NormRows<'_, E> {
+impl<E: Storage, O: Sink> NormRows<'_, E, &mut O> {
     /// Normalises the rows, exactly `R`; if `SCALED`, multiplies them by [`SMALLER`] first.
     #[inline(always)]
     fn together<S: Simd, const R: usize, const SCALED: bool>(self, s: S) {
@@ -166,32 +233,25 @@ impl<E: Storage> NormRows<'_, E> {
             inverse[r] = s.div(s.splat(1.0), s.sqrt(s.splat(variance + eps)));
         }
 
-        let ((gamma, gamma_tail), (beta, beta_tail)) = (lanes(self.gamma), lanes(self.beta));
-        for (r, out) in self.out.chunks_exact_mut(cols).enumerate() {
+        let (gamma, beta) = (lanes(self.gamma), lanes(self.beta));
+        for r in 0..R {
+            let first = self.first + r;
             if overflow[r] && !SCALED {
                 let x = &self.x[r * cols..(r + 1) * cols];
-                s.call(Scaled(NormRows { x, gamma: self.gamma, beta: self.beta, eps: self.eps, out }));
+                let out = &mut *self.out;
+                s.call(Scaled(NormRows { x, first, gamma: self.gamma, beta: self.beta, eps: self.eps, out }));
                 continue;
             }
-            let (out, out_tail) = lanes_mut(out);
-            for (((x, gamma), beta), out) in rows[r].0.iter().zip(gamma).zip(beta).zip(out) {
-                let normal = s.mul(s.sub(scaled::<S, SCALED>(s, E::load(s, x)), mean[r]), inverse[r]);
-                E::store(s, s.mul_add(normal, s.load(gamma), s.load(beta)), out);
-            }
-            if has_tail {
-                let (gamma, beta) = (f32::load_tail(s, gamma_tail, 0.0), f32::load_tail(s, beta_tail, 0.0));
-                let x = scaled::<S, SCALED>(s, E::load_tail(s, rows[r].1, 0.0));
-                let normal = s.mul(s.sub(x, mean[r]), inverse[r]);
-                E::store_tail(s, s.mul_add(normal, gamma, beta), out_tail);
-            }
+            let row = Normalised::<S, E, SCALED> { x: rows[r], mean: mean[r], inverse: inverse[r], gamma, beta };
+            self.out.take(s, first, &row);
         }
     }
 }
 
 /// A row whose sums overflow, computed out of line to keep it out of the main loop.
-struct Scaled<'a, E>(NormRows<'a, E>);
+struct Scaled<'a, E, O>(NormRows<'a, E, &'a mut O>);
 
-impl<E: Storage> Kernel for Scaled<'_, E> {
+impl<E: Storage, O: Sink> Kernel for Scaled<'_, E, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
