@@ -1,7 +1,7 @@
 //! Matmul, rows × outputs × inputs: ViT-B's projections, ViT-Ti's feed-forward, ViT-B's head for one image, and
 //! fashion-vit's feed-forward; against `matrixmultiply` and `gemm` on one thread.
 //!
-//! Weights are stored in each format; `a` and `out` are f32. For int8 and int4, `a` is quantised in every call. Our
+//! Weights are stored in each format; `a` and `out` are f32. For bf16, int8 and int4, `a` is rounded or quantised in every call. Our
 //! kernels get packed weights, because a model packs them once; the other libraries pack in every call. There is no
 //! epilogue, because the other libraries have none.
 use std::hint::black_box;
@@ -9,7 +9,10 @@ use std::hint::black_box;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use vit_benches::{naive, noise, packed, run};
-use vit_kernels::{Epilogue, Format, Isa, Job, Matmul, Packed, Quantise, Quantised, matmul, quantised_len};
+use vit_kernels::half::bf16;
+use vit_kernels::{
+    Epilogue, Format, Inputs, Isa, Job, Matmul, Packed, Quantise, Quantised, RoundToBf16, bf16_len, quantised_len,
+};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -38,15 +41,23 @@ fn kernel(group: &mut BenchmarkGroup<'_, WallTime>, shape: Shape, format: Format
             let lines = packed(format, n, k, &w);
             let weights = Packed::new(format, n, k, &lines).expect("packed for this shape");
             let rows = shape.rows;
+            let mut rounded = vec![bf16::ZERO; rows * bf16_len(k)];
             let (mut values, mut scales) = (vec![0; rows * quantised_len(k)], vec![0.0; rows]);
             b.iter(|| {
                 let (a, out) = (black_box(&*a), black_box(&mut *out));
-                if !format.quantises_activations() {
-                    return matmul(isa, a, weights, Epilogue::default(), out).expect("shapes fit");
-                }
-                Quantise::new(isa, a, k, &mut values, &mut scales).expect("shapes fit").run();
-                let a = Quantised::new(isa, k, &values, &scales).expect("shapes fit");
-                Matmul::new(isa, a, weights, Epilogue::default(), out).expect("shapes fit").run();
+                let product = match format.inputs() {
+                    Inputs::Bf16 => {
+                        RoundToBf16::new(isa, a, k, &mut rounded).expect("shapes fit").run();
+                        Matmul::new(isa, &*rounded, weights, Epilogue::default(), out)
+                    }
+                    Inputs::Int8 => {
+                        Quantise::new(isa, a, k, &mut values, &mut scales).expect("shapes fit").run();
+                        let a = Quantised::new(isa, k, &values, &scales).expect("shapes fit");
+                        Matmul::new(isa, a, weights, Epilogue::default(), out)
+                    }
+                    _ => Matmul::new(isa, a, weights, Epilogue::default(), out),
+                };
+                product.expect("shapes fit").run();
             });
         });
     }

@@ -2,8 +2,10 @@
 #![no_main]
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use vit_kernels::half::bf16;
 use vit_kernels::{
-    Epilogue, Format, Isa, Job, Line, Matmul, Packed, Quantise, Quantised, matmul, quantised_len, reference,
+    Epilogue, Format, Inputs, Isa, Job, Line, Matmul, Packed, Quantise, Quantised, RoundToBf16, bf16_len, matmul,
+    quantised_len, reference,
 };
 
 #[derive(Debug)]
@@ -48,7 +50,13 @@ fn check(Input { rows, n, k, a, w }: &Input, format: Format) {
     for isa in Isa::available() {
         let mut got = vec![f32::NAN; rows * n];
         let (mut values, mut scales) = (vec![0; rows * quantised_len(*k)], vec![0.0; *rows]);
-        let (used, roundings) = if format.quantises_activations() {
+        let mut rounded = vec![bf16::ZERO; rows * bf16_len(*k)];
+        let (used, roundings) = if format.inputs() == Inputs::Bf16 {
+            RoundToBf16::new(isa, a, *k, &mut rounded).unwrap().run();
+            Matmul::new(isa, &*rounded, weights, Epilogue::default(), &mut got).unwrap().run();
+            // VDPBF16PS may round twice as coarsely.
+            (a.iter().map(|a| bf16::from_f32(*a).to_f32()).collect(), 2 * (k + 2))
+        } else if format.inputs() == Inputs::Int8 {
             Quantise::new(isa, a, *k, &mut values, &mut scales).unwrap().run();
             let quantised = Quantised::new(isa, *k, &values, &scales).unwrap();
             Matmul::new(isa, quantised, weights, Epilogue::default(), &mut got).unwrap().run();

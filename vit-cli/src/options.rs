@@ -54,8 +54,9 @@ impl SourceOptions {
 /// How a model is loaded.
 #[derive(Args, Clone)]
 pub(crate) struct LoadOptions {
-    /// How weight matrices are stored and multiplied. Weights are rounded when loading. f16 and bf16 take half the memory
-    /// of f32; for the layers' matrices int8 takes a quarter and int4 a seventh, with activations in int8
+    /// How weight matrices are stored and multiplied. Weights are rounded when loading. f16 takes half the memory of f32.
+    /// For the layers' matrices bf16 takes half, with activations in bf16; int8 takes a quarter and int4 a seventh, with
+    /// activations in int8
     /// [default: that of a packed file, else f32]
     #[arg(long, value_name = "FORMAT", value_parser = precision())]
     pub(crate) precision: Option<Precision>,
@@ -113,7 +114,7 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
 /// How a model runs, except for the threads.
 #[derive(Args, Clone)]
 pub(crate) struct RunOptions {
-    /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni; on Arm neon, neon-dotprod, neon-i8mm
+    /// Instruction-set level: portable, avx2, avx2-vnni, avx512, avx512-vnni, avx512-bf16; on Arm neon, neon-dotprod, neon-i8mm
     /// [default: the highest this CPU has]
     #[arg(long, value_name = "LEVEL", env = level_variable(), value_parser = level)]
     pub(crate) isa: Option<Isa>,

@@ -114,7 +114,7 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     fails(
         &["classify", "x.png", "--isa", "sse9"],
         2,
-        "'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni', 'neon'",
+        "'portable', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni', 'avx512-bf16', 'neon'",
     );
     fails(&["classify", "x.png", "--threads", "0"], 2, "at least 1");
     fails(&["classify", "x.png", "--memory", "lots"], 2, "200K");

@@ -145,7 +145,11 @@ fn check(isa: Isa, column: usize) {
     let recorded = |name: &str| !(isa.has_bf16_dot() && name.contains("bf16"));
     let wanted = wanted.filter(|((name, _), _)| recorded(name));
     let wanted: Vec<_> = wanted.map(|((name, fused), unfused)| (name, [fused, unfused][column])).collect();
-    let got: Vec<_> = hashes(isa).into_iter().filter(|(name, _)| recorded(name)).map(|(name, hash)| (name, format!("{hash:016x}"))).collect();
+    let got: Vec<_> = hashes(isa)
+        .into_iter()
+        .filter(|(name, _)| recorded(name))
+        .map(|(name, hash)| (name, format!("{hash:016x}")))
+        .collect();
     let table: String = got.iter().map(|(name, hash)| format!("{name} {hash}\n")).collect();
     let same = got.iter().map(|(name, hash)| (&**name, &**hash)).eq(wanted);
     assert!(same, "{isa}, {}:\n{table}", ["fused", "unfused"][column]);

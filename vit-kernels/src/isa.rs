@@ -7,7 +7,11 @@ use crate::arch::aarch64::{Dotprod, I8mm, Smull, neon::Neon};
 #[cfg(test)]
 use crate::arch::small::Small;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::{Features, avx2::Avx2, avx512::{Avx512, BF16, VNNI}};
+use crate::arch::x86_64::{
+    Features,
+    avx2::Avx2,
+    avx512::{Avx512, BF16, VNNI},
+};
 use crate::simd::{Kernel, Simd};
 use crate::unfused;
 
@@ -290,7 +294,9 @@ mod tests {
         assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
         assert_eq!(Isa::by_name("sse9"), Err(IsaError::Unknown));
         assert!(
-            IsaError::Unknown.to_string().ends_with("'avx512-vnni', 'avx512-bf16', 'neon', 'neon-dotprod', 'neon-i8mm'")
+            IsaError::Unknown
+                .to_string()
+                .ends_with("'avx512-vnni', 'avx512-bf16', 'neon', 'neon-dotprod', 'neon-i8mm'")
         );
         assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
         for isa in Isa::available() {

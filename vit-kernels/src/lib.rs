@@ -68,10 +68,10 @@ pub mod math;
 #[cfg(any(test, feature = "peak"))]
 pub mod peak;
 mod quantise;
-mod round;
 #[cfg(any(test, feature = "reference"))]
 pub mod reference;
 pub mod rope;
+mod round;
 mod simd;
 pub mod softmax;
 #[cfg(test)]

@@ -84,7 +84,11 @@ impl Kernel for Bf16Chains {
     type Output = (u64, f32);
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (u64, f32) {
-        if S::BF16_DOT { s.call(Bf16Tile(self.steps)) } else { ((2 * CHAINS * LANES * self.steps) as u64, Chains { steps: self.steps }.run(s)) }
+        if S::BF16_DOT {
+            s.call(Bf16Tile(self.steps))
+        } else {
+            ((2 * CHAINS * LANES * self.steps) as u64, Chains { steps: self.steps }.run(s))
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Each kernel, at the shapes of `benches/instructions`.
 use std::hint::black_box;
 
+use vit_kernels::half::bf16;
 use vit_kernels::{
-    Activation, Attention, Epilogue, Format, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, QuantiseKv, Quantised,
-    QuantisedKv, Rope, activate, elementwise, layer_norm, math, matmul, quantised_len, softmax,
+    Activation, Attention, Epilogue, Format, Inputs, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, QuantiseKv,
+    Quantised, QuantisedKv, Rope, RoundToBf16, activate, bf16_len, elementwise, layer_norm, math, matmul,
+    quantised_len, softmax,
 };
 
 use crate::{Counter, noise};
@@ -51,10 +53,22 @@ fn product(isa: Isa, counter: &Counter, format: Format, rows: usize) {
     let weights = Packed::new(format, N, K, &lines).expect("packed for this shape");
     let (a, mut out) = (noise(rows * K, 1), vec![0.0; rows * N]);
     let name = format!("matmul_{rows}x{K}x{N}_{format}");
-    if !format.quantises_activations() {
-        return counter.count(&name, || {
-            matmul(isa, black_box(&a), weights, Epilogue::default(), &mut out).expect("shapes fit");
-        });
+    match format.inputs() {
+        Inputs::Int8 => {}
+        Inputs::Bf16 => {
+            let mut rounded = vec![bf16::ZERO; rows * bf16_len(K)];
+            RoundToBf16::new(isa, &a, K, &mut rounded).expect("shapes fit").run();
+            return counter.count(&name, || {
+                Matmul::new(isa, black_box(&*rounded), weights, Epilogue::default(), &mut out)
+                    .expect("shapes fit")
+                    .run();
+            });
+        }
+        _ => {
+            return counter.count(&name, || {
+                matmul(isa, black_box(&a), weights, Epilogue::default(), &mut out).expect("shapes fit");
+            });
+        }
     }
     let (mut values, mut scales) = (vec![0; rows * quantised_len(K)], vec![0.0; rows]);
     let mut quantise = || Quantise::new(isa, black_box(&a), K, &mut values, &mut scales).expect("shapes fit").run();

@@ -427,7 +427,8 @@ impl<O: Operand> Tiles for Attend<'_, O> {
             block.restart();
             for at in tile.blocks() {
                 at.score(s, &self.kv, &mut scratch, &mut block);
-                let factors = block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), at.keys.end == tokens, &mut scratch);
+                let factors =
+                    block.absorb::<S, O>(s, at.rows.len(), at.keys.len(), at.keys.end == tokens, &mut scratch);
                 self.kv.prepare(s, &at, &mut scratch, &mut block);
                 self.values(s, &at, &scratch, &mut block, &factors);
             }

@@ -40,7 +40,11 @@ impl<'a> NormActivations<'a> {
         out: &'a mut [bf16],
     ) -> Result<Self, ShapeError> {
         let rows = rows(x, gamma, beta)?;
-        expect_len("layer_norm: out must have a row for each of x", rows.checked_mul(bf16_len(gamma.len())), out.len())?;
+        expect_len(
+            "layer_norm: out must have a row for each of x",
+            rows.checked_mul(bf16_len(gamma.len())),
+            out.len(),
+        )?;
         Ok(Self { isa, x, gamma, beta, eps, out: Out::Bf16(Shared::new(out)) })
     }
 
@@ -180,7 +184,10 @@ mod tests {
         NormActivations::to_bf16(isa, x, [&gamma, &beta], 1e-6, &mut got).unwrap().run();
         let same = |(a, b): (&bf16, &bf16)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
         // The padding of a row of NaN may be NaN.
-        assert!(got.iter().zip(&want).all(|pair| same(pair) || pair.0.is_nan() && pair.1.to_bits() == 0), "{isa} {cols}");
+        assert!(
+            got.iter().zip(&want).all(|pair| same(pair) || pair.0.is_nan() && pair.1.to_bits() == 0),
+            "{isa} {cols}"
+        );
 
         let isa = isa.unfused();
         LayerNorm::new(isa, x, &gamma, &beta, 1e-6, &mut normed).unwrap().run();

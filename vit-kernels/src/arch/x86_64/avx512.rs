@@ -414,7 +414,11 @@ impl<const EXTENSION: u8> Simd for Avx512<EXTENSION> {
     fn int4_to_f32(self, sum: __m512i, offset: __m512i) -> __m512 {
         // SAFETY: the token proves the features.
         unsafe {
-            self.to_f32(if EXTENSION == VNNI { _mm512_sub_epi32(sum, offset) } else { _mm512_madd_epi16(sum, _mm512_set1_epi16(1)) })
+            self.to_f32(if EXTENSION == VNNI {
+                _mm512_sub_epi32(sum, offset)
+            } else {
+                _mm512_madd_epi16(sum, _mm512_set1_epi16(1))
+            })
         }
     }
 }
