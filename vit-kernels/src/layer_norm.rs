@@ -9,7 +9,7 @@ use crate::error::{ShapeError, expect_len, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
+use crate::simd::{Kernel, LANES, SMALL, Simd, lanes, lanes_mut};
 
 /// LayerNorm of every row of `x`, \[rows, cols\], into `out`; gamma and beta are \[cols\].
 ///
@@ -84,8 +84,9 @@ unsafe impl<E: Element> Job for LayerNorm<'_, E> {
     }
 }
 
-pub(crate) struct NormRows<'a, E> {
-    x: &'a [E],
+/// Rows of `X`, normalised into rows of `E`.
+pub(crate) struct NormRows<'a, E, X = E> {
+    x: &'a [X],
     gamma: &'a [f32],
     beta: &'a [f32],
     eps: f32,
@@ -95,12 +96,24 @@ pub(crate) struct NormRows<'a, E> {
 /// Rows summed at the same time: the additions of one row form a dependent chain.
 const TOGETHER: usize = 4;
 
+/// Elements of a row that is widened once, where that takes many instructions, instead of in each of its three passes.
+/// Cores without vectors have little stack; longer rows are widened as they are read.
+const WIDENED: usize = if SMALL { 0 } else { 2048 };
+
 impl<E: Storage> Kernel for NormRows<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
         let Self { x, gamma, beta, eps, out } = self;
+        if !E::HOLDS_F32 && !S::FAST_F16 && cols <= WIDENED {
+            let row = &mut [0.0; WIDENED][..cols];
+            for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
+                widen(s, x, row);
+                NormRows { x: row, gamma, beta, eps, out }.together::<S, 1, false>(s);
+            }
+            return;
+        }
         let groups = if S::CHAINS >= TOGETHER { x.len() / (TOGETHER * cols) } else { 0 };
         let (body, rest) = x.split_at(groups * TOGETHER * cols);
         let (out_body, out_rest) = out.split_at_mut(body.len());
@@ -116,7 +129,7 @@ impl<E: Storage> Kernel for NormRows<'_, E> {
 /// Factor for rows whose sums overflow: 2²⁰ squares of the largest f32 then sum to 2¹¹².
 const SMALLER: f32 = 1.0 / (1u128 << 82) as f32;
 
-impl<E: Storage> NormRows<'_, E> {
+impl<E: Storage, X: Storage> NormRows<'_, E, X> {
     /// Normalises the rows, exactly `R`; if `SCALED`, multiplies them by [`SMALLER`] first.
     #[inline(always)]
     fn together<S: Simd, const R: usize, const SCALED: bool>(self, s: S) {
@@ -131,12 +144,12 @@ impl<E: Storage> NormRows<'_, E> {
         let mut sums = [zero; R];
         for i in 0..cols / LANES {
             for r in 0..R {
-                sums[r] = s.add(sums[r], scaled::<S, SCALED>(s, E::load(s, &rows[r].0[i])));
+                sums[r] = s.add(sums[r], scaled::<S, SCALED>(s, X::load(s, &rows[r].0[i])));
             }
         }
         if has_tail {
             for r in 0..R {
-                sums[r] = s.add(sums[r], scaled::<S, SCALED>(s, E::load_tail(s, rows[r].1, 0.0)));
+                sums[r] = s.add(sums[r], scaled::<S, SCALED>(s, X::load_tail(s, rows[r].1, 0.0)));
             }
         }
         let mut mean = sums;
@@ -147,13 +160,13 @@ impl<E: Storage> NormRows<'_, E> {
         let mut sums = [zero; R];
         for i in 0..cols / LANES {
             for r in 0..R {
-                let d = s.sub(scaled::<S, SCALED>(s, E::load(s, &rows[r].0[i])), mean[r]);
+                let d = s.sub(scaled::<S, SCALED>(s, X::load(s, &rows[r].0[i])), mean[r]);
                 sums[r] = s.mul_add(d, d, sums[r]);
             }
         }
         if has_tail {
             for r in 0..R {
-                let d = deviations_of_tail::<S, E, SCALED>(s, rows[r].1, mean[r]);
+                let d = deviations_of_tail::<S, X, SCALED>(s, rows[r].1, mean[r]);
                 sums[r] = s.mul_add(d, d, sums[r]);
             }
         }
@@ -175,12 +188,12 @@ impl<E: Storage> NormRows<'_, E> {
             }
             let (out, out_tail) = lanes_mut(out);
             for (((x, gamma), beta), out) in rows[r].0.iter().zip(gamma).zip(beta).zip(out) {
-                let normal = s.mul(s.sub(scaled::<S, SCALED>(s, E::load(s, x)), mean[r]), inverse[r]);
+                let normal = s.mul(s.sub(scaled::<S, SCALED>(s, X::load(s, x)), mean[r]), inverse[r]);
                 E::store(s, s.mul_add(normal, s.load(gamma), s.load(beta)), out);
             }
             if has_tail {
                 let (gamma, beta) = (f32::load_tail(s, gamma_tail, 0.0), f32::load_tail(s, beta_tail, 0.0));
-                let x = scaled::<S, SCALED>(s, E::load_tail(s, rows[r].1, 0.0));
+                let x = scaled::<S, SCALED>(s, X::load_tail(s, rows[r].1, 0.0));
                 let normal = s.mul(s.sub(x, mean[r]), inverse[r]);
                 E::store_tail(s, s.mul_add(normal, gamma, beta), out_tail);
             }
@@ -189,14 +202,24 @@ impl<E: Storage> NormRows<'_, E> {
 }
 
 /// A row whose sums overflow, computed out of line to keep it out of the main loop.
-struct Scaled<'a, E>(NormRows<'a, E>);
+struct Scaled<'a, E, X>(NormRows<'a, E, X>);
 
-impl<E: Storage> Kernel for Scaled<'_, E> {
+impl<E: Storage, X: Storage> Kernel for Scaled<'_, E, X> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         self.0.together::<S, 1, true>(s);
     }
+}
+
+/// Widens a row into f32.
+#[inline(always)]
+fn widen<S: Simd, E: Storage>(s: S, x: &[E], out: &mut [f32]) {
+    let ((x, x_tail), (out, out_tail)) = (lanes(x), lanes_mut(out));
+    for (x, out) in x.iter().zip(out) {
+        s.store(E::load(s, x), out);
+    }
+    f32::store_any(s, E::load_any(s, x_tail), out_tail);
 }
 
 /// x − mean; the lanes past the tail are filled with the mean and give 0.
@@ -303,7 +326,7 @@ mod tests {
     #[test]
     fn f16_is_the_f32_result_rounded_once() {
         for isa in levels() {
-            for cols in lengths() {
+            for cols in lengths().chain([WIDENED, WIDENED + 1]) {
                 let narrow: Vec<f16> = noise(2 * cols, 9, 8.0).into_iter().map(Storage::from_f32).collect();
                 let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
                 let (gamma, beta) = (noise(cols, 2, 2.0), noise(cols, 3, 1.0));
