@@ -20,6 +20,18 @@ use crate::simd::{Kernel, LANES, SMALL, Simd, lanes, lanes_mut};
 /// Zero variance gives beta, within that bound; if eps = 0 too, it gives 0/0. A row that contains a NaN or an infinity
 /// gives NaN throughout. Empty input is a no-op.
 ///
+/// ```
+/// use vit_kernels::{Isa, layer_norm};
+/// let x = [1.0f32, 3.0, 5.0, 5.0]; // [2, 2]: mean 2, variance 1; mean 5, variance 0
+/// let (gamma, beta) = ([10.0, 10.0], [0.0, 0.5]);
+/// let mut out = [0.0; 4];
+/// layer_norm(Isa::best(), &x, &gamma, &beta, 1e-6, &mut out)?;
+/// for (out, want) in out.into_iter().zip([-10.0, 10.5, 0.0, 0.5]) {
+///     assert!((out - want).abs() < 1e-4);
+/// }
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
+///
 /// # Errors
 /// When `beta` is not as long as `gamma`, `x` is not whole rows of that length, or `out` is not as long as `x`.
 pub fn layer_norm<E: Element>(
