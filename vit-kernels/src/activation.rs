@@ -43,6 +43,14 @@ pub enum Activation {
 
 /// The activation of every element, in place. Error bounds and special values are in the [module](self)'s table; f16 is
 /// rounded once more when stored. An empty slice is a no-op.
+///
+/// ```
+/// use vit_kernels::{Activation, Isa, activate};
+/// let mut x = [-1.0f32, 0.0, 1.0];
+/// activate(Isa::best(), Activation::Gelu, &mut x);
+/// assert_eq!(x[1], 0.0);
+/// assert!((x[0] + 0.158_655_25).abs() < 1e-6 && (x[2] - 0.841_344_75).abs() < 1e-6);
+/// ```
 pub fn activate<E: Element>(isa: Isa, form: Activation, x: &mut [E]) {
     isa.call(Activate::<_, false> { form, x });
 }

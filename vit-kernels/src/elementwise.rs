@@ -9,6 +9,15 @@ use crate::simd::{Arithmetic, Kernel, Simd, lanes, lanes_mut};
 
 /// x += y, both of the same length.
 ///
+/// ```
+/// use vit_kernels::{Isa, elementwise};
+/// let mut x = [1.0, 2.0];
+/// elementwise::add(Isa::best(), &mut x, &[10.0, 20.0])?;
+/// elementwise::scale(Isa::best(), &mut x, 0.5);
+/// assert_eq!(x, [5.5, 11.0]);
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
+///
 /// # Errors
 /// When the lengths differ.
 pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) -> Result<(), ShapeError> {

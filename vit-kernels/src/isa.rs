@@ -86,6 +86,13 @@ impl Isa {
 
     /// The level with this name.
     ///
+    /// ```
+    /// use vit_kernels::{Isa, IsaError};
+    /// assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
+    /// assert_eq!(Isa::by_name("abacus"), Err(IsaError::Unknown));
+    /// assert_eq!(Isa::available().next(), Some(Isa::PORTABLE));
+    /// ```
+    ///
     /// # Errors
     /// [`IsaError::Unknown`] if no level has this name, [`IsaError::Missing`] if this CPU lacks the level.
     pub fn by_name(name: &str) -> Result<Self, IsaError> {

@@ -16,6 +16,14 @@ use crate::simd::{Arithmetic, Kernel, Simd, lanes_mut};
 /// eˣ, in place. Within 2 ULP, subnormal results included. −∞ → 0, +∞ → +∞, NaN → NaN; above ln f32::MAX → +∞.
 ///
 /// Source: Cody and Waite's reduction, x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a minimax polynomial for eʳ.
+///
+/// ```
+/// use vit_kernels::{Isa, math};
+/// let mut x = [0.0, 1.0, f32::NEG_INFINITY];
+/// math::exp(Isa::best(), &mut x);
+/// assert_eq!([x[0], x[2]], [1.0, 0.0]);
+/// assert!((x[1] - std::f32::consts::E).abs() <= 2.0 * 2f32.powi(-22)); // 2 ULP
+/// ```
 pub fn exp(isa: Isa, x: &mut [f32]) {
     isa.call(Apply { x, f: Exp });
 }
@@ -23,6 +31,14 @@ pub fn exp(isa: Isa, x: &mut [f32]) {
 /// erf x, in place. Within 8 ULP. ±∞ → ±1, NaN → NaN.
 ///
 /// Source: x·P(x²)/Q(x²), a rational fit with a relative error of 2·10⁻⁸ for |x| < 3.925; beyond, erf x rounds to ±1.
+///
+/// ```
+/// use vit_kernels::{Isa, math};
+/// let mut x = [0.0, 0.5, 4.0];
+/// math::erf(Isa::best(), &mut x);
+/// assert_eq!([x[0], x[2]], [0.0, 1.0]);
+/// assert!((x[1] - 0.520_499_9).abs() < 1e-6);
+/// ```
 pub fn erf(isa: Isa, x: &mut [f32]) {
     isa.call(Apply { x, f: Erf });
 }

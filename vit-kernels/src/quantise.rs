@@ -83,6 +83,18 @@ impl<'a> Quantised<'a> {
 ///
 /// |x − scale·q| ≤ scale/2 + 2⁻²³·|x|. A row that contains a NaN or an infinity gets the scale NaN, so its products are
 /// NaN; a row whose largest magnitude is below 2⁻¹⁰⁰ becomes zeros.
+///
+/// ```
+/// use vit_kernels::{Isa, Job, Quantise, Quantised, quantised_len};
+/// let isa = Isa::best();
+/// let x = [254.0, -2.0, 3.0]; // one row
+/// let (mut values, mut scales) = ([0; quantised_len(3)], [0.0]);
+/// Quantise::new(isa, &x, 3, &mut values, &mut scales)?.run();
+/// let row = Quantised::new(isa, 3, &values, &scales)?;
+/// assert_eq!(scales, [2.0]);
+/// assert_eq!([0, 1, 2].map(|column| row.get(0, column)), [254.0, -2.0, 4.0]); // 1.5 rounds to 2
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
 pub struct Quantise<'a> {
     isa: Isa,
     x: &'a [f32],

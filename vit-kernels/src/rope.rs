@@ -14,6 +14,15 @@ use crate::simd::{Kernel, LANES, Simd};
 /// Rotates rows of queries or keys in place, all heads of a row by the same angles.
 ///
 /// Error per element, given the table's values: at most 2⁻²³·(|a| + |b|).
+///
+/// ```
+/// use vit_kernels::{Isa, Job, Rope};
+/// let mut x = [1.0, 0.0, 3.0, 4.0]; // one row of two heads, each one point
+/// let quarter = [0.0, 1.0]; // cosine and sine
+/// Rope::new(Isa::best(), &mut x, 4, [2, 2], &quarter)?.run();
+/// assert_eq!(x, [0.0, 1.0, -4.0, 3.0]);
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
 pub struct Rope<'a> {
     isa: Isa,
     x: Shared<'a, f32>,

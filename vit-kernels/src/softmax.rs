@@ -13,6 +13,15 @@ use crate::simd::{Kernel, Simd, lanes, lanes_mut};
 /// If all elements are equal, each becomes 1/n; −∞ becomes 0. A row of −∞ only, or that contains a NaN or +∞, gives NaN
 /// throughout, as in PyTorch. Empty input is a no-op.
 ///
+/// ```
+/// use vit_kernels::{Isa, softmax};
+/// let mut x = [0.0, 0.0, f32::NEG_INFINITY, 1.0f32]; // [2, 2]
+/// softmax(Isa::best(), &mut x, 2)?;
+/// assert_eq!(x, [0.5, 0.5, 0.0, 1.0]);
+/// assert!(softmax(Isa::best(), &mut x, 3).is_err());
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
+///
 /// # Errors
 /// When `x` is not a whole number of rows.
 pub fn softmax<E: Element>(isa: Isa, x: &mut [E], cols: usize) -> Result<(), ShapeError> {

@@ -1,6 +1,6 @@
 //! The level of every target: `wide`, with the instructions that the crate is compiled for.
 use ::half::{bf16, f16};
-use wide::{f32x16, i16x8, i16x32, i32x8, i32x16, u16x16, u32x16};
+use wide::{f32x4, f32x16, i16x8, i16x16, i16x32, i32x8, i32x16, u16x16, u32x16};
 
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 
@@ -98,43 +98,46 @@ impl Simd for Portable {
         *out = v.to_array();
     }
 
-    /// Shifts exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent
-    /// biases; this is exact for subnormals too. Infinities and NaN get all exponent bits.
+    /// Shifts sign, exponent and mantissa to their place in an f32 and multiplies by 2¹¹², the difference of the exponent
+    /// biases; this is exact for subnormals too. Infinities and NaN, which are rare, get all exponent bits.
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
-        let bits = u32x16::from(u16x16::new(*bytemuck::cast_ref(x)));
-        let scale = f32x16::splat(f32::from_bits((127 + 112) << 23));
-        let magnitude: f32x16 = bytemuck::cast((bits & u32x16::splat(0x7fff)) << 13u32);
-        let magnitude: u32x16 = bytemuck::cast(magnitude * scale);
-        let exponent = u32x16::splat(0x7c00);
-        let special = (bits & exponent).simd_eq(exponent) & u32x16::splat(0x7f80_0000);
-        bytemuck::cast(magnitude | special | ((bits & u32x16::splat(0x8000)) << 16u32))
+        let x = u16x16::new(*bytemuck::cast_ref(x));
+        let bits: i32x16 = bytemuck::cast(u32x16::from(x) << 16u32);
+        // The shift copies the sign into the three bits below it.
+        let small = (bits >> 3u32) & i32x16::splat(!(7 << 28));
+        let value = bytemuck::cast::<i32x16, f32x16>(small) * f32x16::splat(f32::from_bits((127 + 112) << 23));
+        let exponent = u16x16::splat(0x7c00);
+        if !(x & exponent).simd_eq(exponent).any() {
+            return value;
+        }
+        let exponent = i32x16::splat(0x1f << 23);
+        let special = (small & exponent).simd_eq(exponent) & i32x16::splat(0xff << 23);
+        bytemuck::cast(bytemuck::cast::<f32x16, i32x16>(value) | special)
     }
     #[inline(always)]
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> f32x16 {
         let pairs: u32x16 = bytemuck::cast(*x);
         bytemuck::cast(if i == 0 { pairs << 16u32 } else { pairs & u32x16::splat(0xffff_0000) })
     }
-    /// Computes three cases and selects. Normal results round by adding just below half a step, plus 1 if the last bit
-    /// kept is odd. Subnormal results round by adding ½, an f32 with the same step. The rest is infinite or NaN.
+    /// A sum rounds: |v| + 2ᵉ⁺¹³, with 2ᵉ the power of two at or below |v|, has the step of an f16 near |v|. Its lowest bits
+    /// count these steps, 1024 to 2048, or fewer for subnormal results if e is at least −14. Infinities, NaN and what
+    /// rounds to infinity, which are rare, are converted one by one.
     #[inline(always)]
     fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
         let bits: i32x16 = bytemuck::cast(v);
-        let (sign, magnitude) = (bits & i32x16::splat(i32::MIN), bits & i32x16::splat(i32::MAX));
-        let odd = (magnitude >> 13u32) & i32x16::splat(1);
-        let normal = (magnitude + i32x16::splat(((15 - 127) << 23) + 0xfff) + odd) >> 13u32;
-        let half = f32x16::splat(0.5);
-        let subnormal: f32x16 = bytemuck::cast::<i32x16, f32x16>(magnitude) + half;
-        let subnormal = bytemuck::cast::<f32x16, i32x16>(subnormal) - bytemuck::cast::<f32x16, i32x16>(half);
-        let nan = magnitude.simd_gt(i32x16::splat(0x7f80_0000)) & i32x16::splat(0x200);
-        let special = nan | i32x16::splat(0x7c00);
-        let is_subnormal = i32x16::splat((127 - 14) << 23).simd_gt(magnitude);
-        let is_special = magnitude.simd_gt(i32x16::splat(((127 + 16) << 23) - 1));
-        let result = is_subnormal.bitselect(subnormal, is_special.bitselect(special, normal));
-        let halves: [i32x8; 2] = bytemuck::cast(result | (sign >> 16u32));
-        *bytemuck::cast_mut(out) = halves.map(|half| i16x8::from_i32x8_truncate(half).to_array());
+        let magnitude: f32x16 = bytemuck::cast(bits & i32x16::splat(MAGNITUDE.cast_signed()));
+        // A sum of four is enough to see that all are small, and cheaper than four comparisons.
+        let [a, b, c, d]: [f32x4; 4] = bytemuck::cast(magnitude);
+        if !((a + b) + (c + d)).simd_lt(f32x4::splat(65504.0)).all() {
+            return store_any_f16(v, out);
+        }
+        let normal: i32x16 = bytemuck::cast(magnitude.fast_max(f32x16::splat(f32::from_bits((127 - 14) << 23))));
+        let power = (normal & i32x16::splat(0xff << 23)) + i32x16::splat(13 << 23);
+        let sum: i32x16 = bytemuck::cast(magnitude + bytemuck::cast::<i32x16, f32x16>(power));
+        let steps = (sum >> 13u32) + (sum & i32x16::splat(0xfff)) - i32x16::splat((127 + 13 - 14) << 10);
+        *out = bytemuck::cast(narrow(steps) | (narrow(bits >> 16u32) & i16x16::splat(i16::MIN)));
     }
-
     #[inline(always)]
     fn store_i8(self, v: f32x16, out: &mut [i8; LANES]) {
         let rounded = (v + f32x16::splat(ROUND_TO_INTEGER)).to_array();
@@ -192,5 +195,20 @@ impl Simd for Portable {
     #[inline(always)]
     fn int4_to_f32(self, sum: i32x16, _: i32x16) -> f32x16 {
         self.to_f32(sum)
+    }
+}
+
+/// The low halves of numbers that fit into them.
+#[inline(always)]
+fn narrow(x: i32x16) -> i16x16 {
+    let halves: [i32x8; 2] = bytemuck::cast(x);
+    bytemuck::cast(halves.map(i16x8::from_i32x8_saturate))
+}
+
+/// Rounds numbers of which some are not finite in f16.
+#[cold]
+fn store_any_f16(v: f32x16, out: &mut [f16; LANES]) {
+    for (out, x) in out.iter_mut().zip(v.to_array()) {
+        *out = f16::from_f32_const(x);
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{ShapeError, expect_len, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
+use crate::simd::{Kernel, LANES, SMALL, Simd, lanes, lanes_mut};
 
 /// LayerNorm of every row of `x`, \[rows, cols\], into `out`; gamma and beta are \[cols\].
 ///
@@ -23,6 +23,18 @@ use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 ///
 /// Zero variance gives beta, within that bound; if eps = 0 too, it gives 0/0. A row that contains a NaN or an infinity
 /// gives NaN throughout. Empty input is a no-op.
+///
+/// ```
+/// use vit_kernels::{Isa, layer_norm};
+/// let x = [1.0f32, 3.0, 5.0, 5.0]; // [2, 2]: mean 2, variance 1; mean 5, variance 0
+/// let (gamma, beta) = ([10.0, 10.0], [0.0, 0.5]);
+/// let mut out = [0.0; 4];
+/// layer_norm(Isa::best(), &x, &gamma, &beta, 1e-6, &mut out)?;
+/// for (out, want) in out.into_iter().zip([-10.0, 10.5, 0.0, 0.5]) {
+///     assert!((out - want).abs() < 1e-4);
+/// }
+/// # Ok::<(), vit_kernels::ShapeError>(())
+/// ```
 ///
 /// # Errors
 /// When `beta` is not as long as `gamma`, `x` is not whole rows of that length, or `out` is not as long as `x`.
@@ -161,12 +173,24 @@ pub(crate) struct NormRows<'a, E, O> {
 /// Rows summed at the same time: the additions of one row form a dependent chain.
 const TOGETHER: usize = 4;
 
+/// Elements of a row that is widened once, where that takes many instructions, instead of in each of its three passes.
+/// Cores without vectors have little stack; longer rows are widened as they are read.
+const WIDENED: usize = if SMALL { 0 } else { 2048 };
+
 impl<E: Storage, O: Sink> Kernel for NormRows<'_, E, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
         let Self { x, mut first, gamma, beta, eps, mut out } = self;
+        if !E::HOLDS_F32 && !S::FAST_F16 && cols <= WIDENED {
+            let row = &mut [0.0; WIDENED][..cols];
+            for (i, x) in x.chunks_exact(cols).enumerate() {
+                widen(s, x, row);
+                NormRows { x: row, first: first + i, gamma, beta, eps, out: &mut out }.together::<S, 1, false>(s);
+            }
+            return;
+        }
         let groups = if S::CHAINS >= TOGETHER { x.len() / (TOGETHER * cols) } else { 0 };
         let (body, rest) = x.split_at(groups * TOGETHER * cols);
         for x in body.chunks_exact(TOGETHER * cols) {
@@ -257,6 +281,16 @@ impl<E: Storage, O: Sink> Kernel for Scaled<'_, E, O> {
     fn run<S: Simd>(self, s: S) {
         self.0.together::<S, 1, true>(s);
     }
+}
+
+/// Widens a row into f32.
+#[inline(always)]
+fn widen<S: Simd, E: Storage>(s: S, x: &[E], out: &mut [f32]) {
+    let ((x, x_tail), (out, out_tail)) = (lanes(x), lanes_mut(out));
+    for (x, out) in x.iter().zip(out) {
+        s.store(E::load(s, x), out);
+    }
+    f32::store_any(s, E::load_any(s, x_tail), out_tail);
 }
 
 /// x − mean; the lanes past the tail are filled with the mean and give 0.
@@ -363,7 +397,7 @@ mod tests {
     #[test]
     fn f16_is_the_f32_result_rounded_once() {
         for isa in levels() {
-            for cols in lengths() {
+            for cols in lengths().chain([WIDENED, WIDENED + 1]) {
                 let narrow: Vec<f16> = noise(2 * cols, 9, 8.0).into_iter().map(Storage::from_f32).collect();
                 let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
                 let (gamma, beta) = (noise(cols, 2, 2.0), noise(cols, 3, 1.0));
