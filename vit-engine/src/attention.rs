@@ -90,7 +90,8 @@ impl Pass<'_> {
                 let part = of.part.start * inner..of.part.end * inner;
                 let kv = self.stored_kv(&of, buffers.kv, buffers.int8_kv, buffers.kv_scales);
                 let job = self.scores(layer, &of, &q[part.clone()], kv).attend(&mut context[part]);
-                self.team.run(Stage::Attention, &mut job.expect("the context has as many rows as the queries"));
+                let job = job.expect("the context has as many rows as the queries");
+                self.team.run(Stage::Attention, &mut job.with_scratch(buffers.norm));
             }
             let (mut context, spare) = (context, q);
             if let Some(norm) = layer.context_norm {
@@ -101,7 +102,8 @@ impl Pass<'_> {
                 Some(out) => {
                     let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
                     let x = self.activations(context, &out.weight, buffers.quantised, buffers.row_scales);
-                    self.linear(Stage::Output, x, out, onto, norm, block);
+                    let partial = &mut buffers.norm[..rows * c.dim];
+                    self.linear(Stage::Output, x, out, onto, partial, block);
                 }
                 None => {
                     elementwise::add(self.model.isa, block, context).expect("without an output projection inner is dim")

@@ -71,7 +71,8 @@ buffers! {
         /// The same in int8, for a precision that quantises them, and their scales; see `QuantisedKv`.
         int8_kv: i8 = [if_quantised(precision, images), int8_kv_len(c)],
         kv_scales: f32 = [if_quantised(precision, images), c.tokens(), 2 * c.heads],
-        norm: f32 = [rows, c.dim],
+        /// In attention over int8 on cores without vectors, also the scratch of the scores.
+        norm: f32 = [max(rows.saturating_mul(c.dim), attention_scratch(c, precision))],
         /// In attention, two buffers \[rows, inner\]: keys before and after their norm, later queries and context. Keys
         /// and values that will be quantised come first, before the keys. In the feed-forward, the hidden layer,
         /// followed by the normalised hidden layer if the model normalises it.
@@ -181,6 +182,14 @@ pub(crate) const fn kv_layout(c: &Config) -> KvLayout {
 const fn attention_width(c: &Config, precision: Precision) -> usize {
     let both = 2 * c.inner();
     if precision.quantises() && c.qk_norm { 2 * both } else { both }
+}
+
+/// Elements of the scratch that attention of one query takes, at least.
+const fn attention_scratch(c: &Config, precision: Precision) -> usize {
+    match kv_layout(c).scratch_len(1) {
+        Some(len) => if_quantised(precision, len),
+        None => usize::MAX,
+    }
 }
 
 /// Bytes of an image's keys and values in int8; `usize::MAX` on overflow.
