@@ -5,17 +5,17 @@ use vit_kernels::{Accumulate, Epilogue};
 use crate::buffers::LayerBuffers;
 use crate::executor::Stage;
 use crate::forward::Pass;
-use crate::model::Layer;
 
 impl Pass<'_> {
-    pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
-        let c = &self.model.config;
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
+    pub(crate) fn feed_forward(&self, index: usize, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
+        let (c, layer) = (&self.model.config, self.model.feed_forward(index));
         let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {
             let rows = block.len() / c.dim;
             let norm = &mut buffers.norm[..rows * c.dim]; // [rows, dim]
             let (mut hidden, spare) = buffers.wide.split_at_mut(rows * c.mlp_dim); // [rows, mlp_dim]
-            self.norm(block, layer.mlp_norm, norm);
+            self.norm(block, layer.norm, norm);
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
@@ -39,7 +39,7 @@ impl Pass<'_> {
                 self.norm(hidden, hidden_norm, normed);
                 hidden = normed;
             }
-            let onto = Epilogue { scale: layer.mlp_scale, ..Epilogue::RESIDUAL };
+            let onto = Epilogue { scale: layer.scale, ..Epilogue::RESIDUAL };
             let x = self.activations(hidden, &layer.down.weight, buffers.quantised, buffers.row_scales);
             self.linear(Stage::Down, x, layer.down, onto, norm, block);
         }

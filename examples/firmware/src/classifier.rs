@@ -58,8 +58,9 @@ pub fn logits(
     rows: usize,
     executor: &dyn Executor,
 ) -> Result<[f32; CONFIG.classes], Failure> {
-    let plan = Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, rows)?;
+    let plan = &Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, rows);
+    let plan = plan.as_ref().map_err(|error| Failure::Plan(*error))?;
     let mut logits = [0.0; CONFIG.classes];
-    model.forward(&plan, &mut Camera::new(pixels), arena, executor, &mut logits)?;
+    model.forward(plan, &mut Camera::new(pixels), arena, executor, &mut logits)?;
     Ok(logits)
 }

@@ -35,12 +35,14 @@ pub fn firmware() -> Result<(), Failure> {
     // SAFETY: this function is called once, and nothing else names the arena.
     let arena = unsafe { &mut (*arena).0 };
     let mut out = console();
-    let model = classifier::model()?;
+    // By reference: a move would take as much stack again.
+    let model = &classifier::model();
+    let model = model.as_ref().map_err(|error| Failure::Model(*error))?;
     writeln!(out, "# arena {ARENA_LEN} bytes, blocks of {ROWS} tokens")?;
     for (name, pixels) in IMAGES {
         let start = instructions();
         let profile = Profile::default();
-        let logits = classifier::logits(&model, arena, pixels, ROWS, &profile)?;
+        let logits = classifier::logits(model, arena, pixels, ROWS, &profile)?;
         let end = instructions();
         let class = (0..CLASSES.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
         write!(out, "{name}: {}, logits", CLASSES[class])?;
