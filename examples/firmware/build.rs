@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let loaded = Checkpoint::open(Path::new(CHECKPOINT), Access::Read)?.load(PRECISION)?;
     loaded.write_packed(BufWriter::new(File::create(out.join("model.gguf"))?))?;
     deit::write(&out.join("deit.gguf"))?;
+    println!("cargo::rerun-if-env-changed=ROWS");
+    println!("cargo::rustc-env=ROWS={}", env::var("ROWS").unwrap_or(String::from("16")));
     images(&Path::new(CHECKPOINT).join("samples"), &out)?;
     if env::var("CARGO_CFG_TARGET_OS")? == "none" {
         memory_layout(&out)?;

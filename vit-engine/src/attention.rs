@@ -9,7 +9,7 @@ use vit_kernels::{
 use crate::buffers::{KvBuffers, LayerBuffers, NarrowKvBuffers, kv_layout};
 use crate::executor::Stage;
 use crate::forward::Pass;
-use crate::model::{Layer, QkNorm};
+use crate::model::{Attention, QkNorm};
 use crate::parameters::Site;
 use crate::weights::Norm;
 
@@ -24,13 +24,14 @@ struct OfImage {
 
 impl Pass<'_> {
     /// Computes the keys and values of all rows, block by block.
-    pub(crate) fn keys_and_values(&self, layer: &Layer<'_>, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
-        let c = &self.model.config;
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
+    pub(crate) fn keys_and_values(&self, index: usize, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
+        let (c, layer) = (&self.model.config, &self.model.attention(index));
         let (inner, pair) = (c.inner(), 2 * c.inner());
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
-            let x = self.norm_for(block, layer.attention_norm, &layer.kv.weight, norm, &mut buffers.rows);
+            let x = self.norm_for(block, layer.norm, &layer.kv.weight, norm, &mut buffers.rows);
             let (kv, wide) = match self.plan.precision().inputs() {
                 Inputs::F32 => (&mut buffers.kv.kv[first * pair..][..rows * pair], &mut *buffers.work.wide),
                 _ => buffers.work.wide.split_at_mut(rows * pair), // [rows, 2·inner]
@@ -75,8 +76,9 @@ impl Pass<'_> {
 
     /// Attention of the rows of the residual over the keys and values, projected and added to the residual. The
     /// residual may have fewer rows per image than there are keys.
-    pub(crate) fn attention(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
-        let c = &self.model.config;
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
+    pub(crate) fn attention(&self, index: usize, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
+        let (c, layer) = (&self.model.config, &self.model.attention(index));
         let inner = c.inner();
         let rows_per_image = residual.len() / c.dim / self.images;
         // If one block has all rows, the buffers still hold them, normalised for the keys and values.
@@ -89,14 +91,13 @@ impl Pass<'_> {
             let x = if normed {
                 self.same_activations(norm, &layer.q.weight, &buffers.rows)
             } else {
-                self.norm_for(block, layer.attention_norm, &layer.q.weight, norm, &mut buffers.rows)
+                self.norm_for(block, layer.norm, &layer.q.weight, norm, &mut buffers.rows)
             };
             let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
                 let kv = self.stored_kv(&of, &buffers.kv, &buffers.narrow_kv);
-                let job = self.scores(layer, &of, &q[part.clone()], kv).attend(&mut context[part]);
-                self.team.run(Stage::Attention, &mut job.expect("the context has as many rows as the queries"));
+                self.attend(layer, &of, &q[part.clone()], kv, buffers.work.norm, &mut context[part]);
             }
             let (mut context, spare) = (context, q);
             if let Some(norm) = layer.context_norm {
@@ -105,9 +106,10 @@ impl Pass<'_> {
             }
             match layer.out {
                 Some(out) => {
-                    let onto = Epilogue { scale: layer.attention_scale, ..Epilogue::RESIDUAL };
+                    let onto = Epilogue { scale: layer.scale, ..Epilogue::RESIDUAL };
                     let x = self.activations(context, &out.weight, &mut buffers.rows);
-                    self.linear(Stage::Output, x, out, onto, norm, block);
+                    let partial = &mut buffers.work.norm[..rows * c.dim];
+                    self.linear(Stage::Output, x, out, onto, partial, block);
                 }
                 None => {
                     elementwise::add(self.model.isa, block, context).expect("without an output projection inner is dim")
@@ -116,23 +118,39 @@ impl Pass<'_> {
         }
     }
 
+    /// Attention of some queries of one image into `context`, \[rows, inner\].
+    #[inline(never)] // So that the job is not on the stack of the projections.
+    fn attend(
+        &self,
+        layer: &Attention<'_>,
+        of: &OfImage,
+        q: &[f32],
+        kv: KeysValues<'_>,
+        scratch: &mut [f32],
+        context: &mut [f32],
+    ) {
+        let job = self.scores(layer, of, q, kv).attend(context);
+        let job = job.expect("the context has as many rows as the queries");
+        self.team.run(Stage::Attention, &mut job.with_scratch(scratch));
+    }
+
     /// Writes the attention probabilities of this layer to `out`, \[images, layers, heads, tokens, tokens\], at index
     /// `place` of the `layers`.
     pub(crate) fn attention_maps(
         &self,
-        layer: &Layer<'_>,
+        index: usize,
         [place, layers]: [usize; 2],
         residual: &[f32],
         buffers: &mut LayerBuffers<'_>,
         out: &mut [f32],
     ) {
-        let c = &self.model.config;
+        let (c, layer) = (&self.model.config, &self.model.attention(index));
         let map = c.heads * c.tokens() * c.tokens();
         for (block_index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (block_index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             let wide = &mut buffers.work.wide[..2 * rows * c.inner()];
-            let x = self.norm_for(block, layer.attention_norm, &layer.q.weight, norm, &mut buffers.rows);
+            let x = self.norm_for(block, layer.norm, &layer.q.weight, norm, &mut buffers.rows);
             let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
@@ -148,7 +166,7 @@ impl Pass<'_> {
     /// the queries and the other half of `wide`, both \[rows, inner\].
     fn queries<'w>(
         &self,
-        layer: &Layer<'_>,
+        layer: &Attention<'_>,
         x: Activations<'_>,
         first: usize,
         rows_per_image: usize,
@@ -183,7 +201,7 @@ impl Pass<'_> {
     }
 
     /// The attention scores of some queries of one image, which the softmax is applied to.
-    fn scores<'s>(&self, layer: &Layer<'s>, of: &OfImage, q: &'s [f32], kv: KeysValues<'s>) -> Scores<'s> {
+    fn scores<'s>(&self, layer: &Attention<'s>, of: &OfImage, q: &'s [f32], kv: KeysValues<'s>) -> Scores<'s> {
         let c = &self.model.config;
         let scores = Scores::new(self.model.isa, kv_layout(c), c.attention_scale, q, kv);
         let scores = scores.expect("the buffers have room for the keys and values of every image");

@@ -82,7 +82,8 @@ buffers! {
 
     /// Rows in f32, used by attention and by the feed-forward.
     WorkBuffers(c: &Config, precision: Precision, rows: usize) {
-        norm: f32 = [rows, c.dim],
+        /// In attention over int8 on cores without vectors, also the scratch of the scores.
+        norm: f32 = [max(rows.saturating_mul(c.dim), attention_scratch(c, precision))],
         /// In attention, two buffers \[rows, inner\]: keys before and after their norm, later queries and context. Keys
         /// and values that will be rounded or quantised come first, before the keys. In the feed-forward, the hidden
         /// layer, followed by the normalised hidden layer if the model normalises it.
@@ -230,6 +231,14 @@ pub(crate) const fn kv_layout(c: &Config) -> KvLayout {
 const fn attention_width(c: &Config, precision: Precision) -> usize {
     let both = 2 * c.inner();
     if c.qk_norm && !matches!(precision.inputs(), Inputs::F32) { 2 * both } else { both }
+}
+
+/// Elements of the scratch that attention of one query takes, at least.
+const fn attention_scratch(c: &Config, precision: Precision) -> usize {
+    match kv_layout(c).scratch_len(1) {
+        Some(len) => if_inputs(precision, Inputs::Int8, len),
+        None => usize::MAX,
+    }
 }
 
 /// Bytes of an image's keys and values in int8; `usize::MAX` on overflow.

@@ -9,6 +9,7 @@ use crate::parameters::Site;
 
 impl Pass<'_> {
     /// Fills `residual`, \[images, tokens, dim\], with the tokens of the images from `first` on.
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
     pub(crate) fn embed(
         &self,
         first: usize,

@@ -5,11 +5,11 @@ use vit_kernels::{Accumulate, Epilogue};
 use crate::buffers::LayerBuffers;
 use crate::executor::Stage;
 use crate::forward::Pass;
-use crate::model::Layer;
 
 impl Pass<'_> {
-    pub(crate) fn feed_forward(&self, layer: &Layer<'_>, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
-        let c = &self.model.config;
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
+    pub(crate) fn feed_forward(&self, index: usize, residual: &mut [f32], buffers: &mut LayerBuffers<'_>) {
+        let (c, layer) = (&self.model.config, self.model.feed_forward(index));
         let activation = Epilogue { activation: Some(c.activation), ..Epilogue::default() };
         for block in residual.chunks_mut(self.plan.rows() * c.dim) {
             let rows = block.len() / c.dim;
@@ -18,18 +18,18 @@ impl Pass<'_> {
             match layer.gate {
                 Some(gate) => {
                     let through = Epilogue { accumulate: Accumulate::Multiply, ..Epilogue::default() };
-                    let x = self.norm_for(block, layer.mlp_norm, &gate.weight, norm, &mut buffers.rows);
+                    let x = self.norm_for(block, layer.norm, &gate.weight, norm, &mut buffers.rows);
                     self.linear(Stage::Up, x, gate, activation, &mut [], hidden);
                     // One of the two may be kept in f32.
                     let x = if gate.weight.format() == layer.up.weight.format() {
                         x
                     } else {
-                        self.norm_for(block, layer.mlp_norm, &layer.up.weight, norm, &mut buffers.rows)
+                        self.norm_for(block, layer.norm, &layer.up.weight, norm, &mut buffers.rows)
                     };
                     self.linear(Stage::Up, x, layer.up, through, &mut [], hidden);
                 }
                 None => {
-                    let x = self.norm_for(block, layer.mlp_norm, &layer.up.weight, norm, &mut buffers.rows);
+                    let x = self.norm_for(block, layer.norm, &layer.up.weight, norm, &mut buffers.rows);
                     self.linear(Stage::Up, x, layer.up, activation, &mut [], hidden);
                 }
             }
@@ -38,7 +38,7 @@ impl Pass<'_> {
                 self.norm(hidden, hidden_norm, normed);
                 hidden = normed;
             }
-            let onto = Epilogue { scale: layer.mlp_scale, ..Epilogue::RESIDUAL };
+            let onto = Epilogue { scale: layer.scale, ..Epilogue::RESIDUAL };
             let x = self.activations(hidden, &layer.down.weight, &mut buffers.rows);
             self.linear(Stage::Down, x, layer.down, onto, norm, block);
         }

@@ -113,11 +113,10 @@ impl Pass<'_> {
             if output == Output::Layers {
                 self.copy_tokens(index, residual, out);
             }
-            let layer = self.model.layer(index);
-            self.keys_and_values(&layer, residual, &mut buffers);
+            self.keys_and_values(index, residual, &mut buffers);
             let maps = if MAPS { output.place_of_maps(index, c) } else { None };
             if let Some(place) = maps {
-                self.attention_maps(&layer, place, residual, &mut buffers, out);
+                self.attention_maps(index, place, residual, &mut buffers, out);
             }
             if index + 1 == layers {
                 match output.rows_of_last_layer(c) {
@@ -126,8 +125,8 @@ impl Pass<'_> {
                     _ => {}
                 }
             }
-            self.attention(&layer, residual, &mut buffers);
-            self.feed_forward(&layer, residual, &mut buffers);
+            self.attention(index, residual, &mut buffers);
+            self.feed_forward(index, residual, &mut buffers);
             self.go_on()?;
         }
 
@@ -159,6 +158,7 @@ impl Pass<'_> {
     }
 
     /// out = LayerNorm(x), row by row.
+    #[inline(never)] // So that its job is not on the stack of what follows.
     pub(crate) fn norm(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
         let Model { isa, config, .. } = *self.model;
         let job = LayerNorm::new(isa, x, norm.gamma, norm.beta, config.norm_eps, out);

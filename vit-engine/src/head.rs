@@ -13,6 +13,7 @@ use crate::plan::MAPS;
 impl Pass<'_> {
     /// Writes the output. `residual` is \[images, rows, dim\]: all tokens, or the first ones if the output needs no
     /// others.
+    #[inline(never)] // So that its buffers are not on the stack of the other phases.
     pub(crate) fn head(&self, residual: &[f32], arena: &mut [u8], out: &mut [f32]) {
         let (c, model) = (&self.model.config, self.model);
         let (buffers, arena) = HeadBuffers::carve(c, self.plan.images(), arena);

@@ -20,22 +20,26 @@ pub struct Model<'a> {
     tables: &'a [u8],
 }
 
-/// The weights of one layer.
-pub(crate) struct Layer<'a> {
-    pub(crate) attention_norm: Norm<'a>,           // [dim]
-    pub(crate) kv: Linear<'a>,                     // [2·inner, dim]
-    pub(crate) q: Linear<'a>,                      // [inner, dim]
-    pub(crate) qk_norm: Option<QkNorm<'a>>,        //
-    pub(crate) relative_bias: Option<&'a [f32]>,   // one row per head
-    pub(crate) context_norm: Option<Norm<'a>>,     // [inner]
-    pub(crate) out: Option<Linear<'a>>,            // [dim, inner]
-    pub(crate) attention_scale: Option<&'a [f32]>, // [dim]
-    pub(crate) mlp_norm: Norm<'a>,                 // [dim]
-    pub(crate) gate: Option<Linear<'a>>,           // [mlp_dim, dim]
-    pub(crate) up: Linear<'a>,                     // [mlp_dim, dim]
-    pub(crate) hidden_norm: Option<Norm<'a>>,      // [mlp_dim]
-    pub(crate) down: Linear<'a>,                   // [dim, mlp_dim]
-    pub(crate) mlp_scale: Option<&'a [f32]>,       // [dim]
+/// The weights of a layer's attention.
+pub(crate) struct Attention<'a> {
+    pub(crate) norm: Norm<'a>,                   // [dim]
+    pub(crate) kv: Linear<'a>,                   // [2·inner, dim]
+    pub(crate) q: Linear<'a>,                    // [inner, dim]
+    pub(crate) qk_norm: Option<QkNorm<'a>>,      //
+    pub(crate) relative_bias: Option<&'a [f32]>, // one row per head
+    pub(crate) context_norm: Option<Norm<'a>>,   // [inner]
+    pub(crate) out: Option<Linear<'a>>,          // [dim, inner]
+    pub(crate) scale: Option<&'a [f32]>,         // [dim]
+}
+
+/// The weights of a layer's feed-forward.
+pub(crate) struct FeedForward<'a> {
+    pub(crate) norm: Norm<'a>,                // [dim]
+    pub(crate) gate: Option<Linear<'a>>,      // [mlp_dim, dim]
+    pub(crate) up: Linear<'a>,                // [mlp_dim, dim]
+    pub(crate) hidden_norm: Option<Norm<'a>>, // [mlp_dim]
+    pub(crate) down: Linear<'a>,              // [dim, mlp_dim]
+    pub(crate) scale: Option<&'a [f32]>,      // [dim]
 }
 
 /// The norms of each head's queries and keys.
@@ -210,31 +214,44 @@ impl<'a> Model<'a> {
         self.linear(Site::Patch).expect("every model has a patch projection")
     }
 
-    pub(crate) fn layer(&self, index: usize) -> Layer<'a> {
+    #[inline(never)] // What it needs is not on the stack of the attention.
+    pub(crate) fn attention(&self, index: usize) -> Attention<'a> {
         let at = |site| Site::Layer(index, site);
         let norm = |site| self.norm(at(site));
-        let linear = |site| self.linear(at(site));
-        let rows = |site| self.rows(at(site));
         let every = "every layer has this parameter";
-        Layer {
-            attention_norm: norm(LayerSite::AttentionNorm).expect(every),
+        Attention {
+            norm: norm(LayerSite::AttentionNorm).expect(every),
             kv: self.keys_values([at(LayerSite::Key), at(LayerSite::Value)]).expect(every),
-            q: linear(LayerSite::Query).expect(every),
+            q: self.linear(at(LayerSite::Query)).expect(every),
             qk_norm: norm(LayerSite::QueryNorm).zip(norm(LayerSite::KeyNorm)).map(|(query, key)| QkNorm { query, key }),
-            relative_bias: rows(LayerSite::RelativeBias),
+            relative_bias: self.rows(at(LayerSite::RelativeBias)),
             context_norm: norm(LayerSite::ContextNorm),
-            out: linear(LayerSite::Out),
-            attention_scale: rows(LayerSite::AttentionScale),
-            mlp_norm: norm(LayerSite::MlpNorm).expect(every),
-            gate: linear(LayerSite::Gate),
-            up: linear(LayerSite::Up).expect(every),
-            hidden_norm: norm(LayerSite::HiddenNorm),
-            down: linear(LayerSite::Down).expect(every),
-            mlp_scale: rows(LayerSite::MlpScale),
+            out: self.linear(at(LayerSite::Out)),
+            scale: self.rows(at(LayerSite::AttentionScale)),
         }
     }
 
+    #[inline(never)] // As above.
+    pub(crate) fn feed_forward(&self, index: usize) -> FeedForward<'a> {
+        let at = |site| Site::Layer(index, site);
+        let linear = |site| self.linear(at(site));
+        let every = "every layer has this parameter";
+        FeedForward {
+            norm: self.norm(at(LayerSite::MlpNorm)).expect(every),
+            gate: linear(LayerSite::Gate),
+            up: linear(LayerSite::Up).expect(every),
+            hidden_norm: self.norm(at(LayerSite::HiddenNorm)),
+            down: linear(LayerSite::Down).expect(every),
+            scale: self.rows(at(LayerSite::MlpScale)),
+        }
+    }
+
+    /// `None` where there is no attention over f32: `new` has refused a model that has a pool. So the compiler leaves its
+    /// code out.
     pub(crate) fn pool(&self) -> Option<PoolWeights<'a>> {
+        if !cfg!(feature = "f32") {
+            return None;
+        }
         let linear = |site| self.linear(Site::Pool(site));
         Some(PoolWeights {
             probe: self.rows(Site::Pool(PoolSite::Probe))?,

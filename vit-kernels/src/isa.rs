@@ -208,6 +208,18 @@ impl Isa {
         self.call_bf16(Dot)
     }
 
+    /// Whether this is the level of cores without vectors.
+    #[cfg(any(no_vectors, test))]
+    pub(crate) fn is_small(self) -> bool {
+        match self.level {
+            Level::Portable => cfg!(no_vectors),
+            #[cfg(test)]
+            Level::Small => true,
+            #[allow(unreachable_patterns)] // Some targets have no other levels.
+            _ => false,
+        }
+    }
+
     /// The offset added to int8 activations when they are stored for this level.
     pub(crate) fn zero_point(self) -> u8 {
         struct ZeroPoint;

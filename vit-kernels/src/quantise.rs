@@ -8,7 +8,7 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, ROUND_TO_INTEGER, Simd, lanes};
+use crate::simd::{Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd, lanes};
 
 /// A row whose largest magnitude is below this becomes zeros; below 2⁻¹²¹ 127 / max|x| would overflow.
 const SMALLEST: f32 = 1.0 / (1u128 << 100) as f32;
@@ -164,6 +164,9 @@ impl Kernel for QuantiseRows<'_> {
 /// max|x|, or NaN if an element is not finite.
 #[inline(always)]
 pub(crate) fn largest_magnitude<S: Simd>(s: S, x: &[f32]) -> f32 {
+    if !S::VECTORS {
+        return largest_of(x.iter().map(|x| x.to_bits()));
+    }
     let (body, tail) = lanes(x);
     let mut largest = s.splat(0.0);
     for x in body {
@@ -173,6 +176,14 @@ pub(crate) fn largest_magnitude<S: Simd>(s: S, x: &[f32]) -> f32 {
         largest = s.max_magnitude(largest, f32::load_tail(s, tail, 0.0));
     }
     let largest = s.largest_magnitude(largest);
+    if largest.is_finite() { largest } else { f32::NAN }
+}
+
+/// max|x| of numbers given by their bits, or NaN if one is not finite.
+#[inline(always)]
+pub(crate) fn largest_of(bits: impl IntoIterator<Item = u32>) -> f32 {
+    // As integers, infinity and NaN are above all others.
+    let largest = f32::from_bits(bits.into_iter().fold(0, |largest, x| largest.max(x & MAGNITUDE)));
     if largest.is_finite() { largest } else { f32::NAN }
 }
 
@@ -200,6 +211,12 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
 /// [`quantise_row`] with the inverse of the scale given.
 #[inline(always)]
 pub(crate) fn quantise_row_by<S: Simd>(s: S, x: &[f32], inverse: f32, values: &mut [i8]) {
+    if !S::VECTORS {
+        for (x, out) in x.iter().zip(&mut *values) {
+            *out = round_to_i8(*x, inverse);
+        }
+        return values.iter_mut().skip(x.len()).for_each(|padding| *padding = 0);
+    }
     let (body, tail) = lanes(x);
     let inverse = s.splat(inverse);
     let (whole, rest) = values.split_at_mut(body.len() * LANES);

@@ -22,9 +22,6 @@ pub(crate) const MAX_INT8_ROWS: usize = 8;
 /// All bits of an f32 but its sign.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 
-/// Whether the target has no vectors: kernels then use little stack instead of many lanes.
-pub(crate) const SMALL: bool = cfg!(no_vectors);
-
 /// 1.5·2²³: added to a number within ±2²², it rounds it to an integer, stored in the lowest bits.
 pub(crate) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
 
@@ -79,6 +76,10 @@ pub(crate) trait Simd: Arithmetic {
     /// Independent chains of additions, where one chain would wait for the result of each: rows of sums, or panels of a
     /// tile of one row. 1 on cores that have no registers for more, and no long latency either.
     const CHAINS: usize = 4;
+
+    /// Whether the level has vectors. Without, `V` is an array in memory, and loops over numbers are shorter than loops over
+    /// arrays.
+    const VECTORS: bool = true;
 
     /// Whether instructions multiply by an element of a register: the tiles then load four elements of A at a time, and
     /// multiply by [`mul_add_element`](Self::mul_add_element) and [`dot_element`](Self::dot_element).
@@ -198,20 +199,6 @@ pub(crate) trait Simd: Arithmetic {
     fn peak(self, sum: Self::I, a: Self::Activations, w: Self::Weights) -> Self::I {
         self.dot(sum, a, w)
     }
-    /// sums\[r\] = Σ a·b over the groups of row r, which begins at r·`row`; `a` has this level's zero point.
-    #[inline(always)]
-    fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        for (a, sum) in a.chunks(row).zip(sums) {
-            *sum = dot_groups::<Self>(a, 4, b);
-        }
-    }
-    /// sums\[c\] = Σ a·b over the groups of column c: group g is at g·`step` + 4·c. `a` has this level's zero point.
-    #[inline(always)]
-    fn dot_columns(self, a: &[i8], step: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        for (column, sum) in sums.iter_mut().enumerate() {
-            *sum = dot_groups::<Self>(&a[4 * column..], step, b);
-        }
-    }
     /// Rounds to nearest, ties to even.
     fn to_f32(self, i: Self::I) -> Self::V;
 
@@ -224,6 +211,17 @@ pub(crate) trait Simd: Arithmetic {
     unsafe fn int8_sums<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) -> [[Self::I; P]; M] {
         // SAFETY: the caller's promise, passed on.
         unsafe { tile.sums(self) }
+    }
+
+    /// An int8 tile of `M` rows and `P` panels: its sums, scaled, through its epilogue, written.
+    ///
+    /// # Safety
+    /// As [`int8_sums`](Self::int8_sums), and the tile's rows of output are writable; nothing else refers to them.
+    #[inline(always)]
+    #[allow(unsafe_code)] // As above.
+    unsafe fn int8_tile<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { tile.store(self, self.int8_sums::<M, P>(tile)) }
     }
 
     /// Weights for four inputs, from the low nibbles, and for the next four, from the high ones, times
@@ -294,18 +292,6 @@ pub(crate) trait Simd: Arithmetic {
         }
         lanes[0]
     }
-}
-
-/// Σ a·b over groups of four bytes, those of `a` `step` bytes apart and with the level's zero point.
-#[inline(always)]
-fn dot_groups<S: Simd>(a: &[i8], step: usize, b: &[[i8; 4]]) -> i32 {
-    let mut sum = 0;
-    for (a, b) in a.chunks(step).zip(b) {
-        for i in 0..4 {
-            sum += i32::from(a[i] ^ S::ZERO_POINT.cast_signed()) * i32::from(b[i]);
-        }
-    }
-    sum
 }
 
 /// Splits a slice into whole vectors and a shorter tail.

@@ -88,6 +88,7 @@ impl<S: Simd> Simd for Unfused<S> {
     const TILE_PANELS: usize = S::TILE_PANELS;
     const CHAINS: usize = S::CHAINS;
     const BY_ELEMENT: bool = S::BY_ELEMENT;
+    const VECTORS: bool = S::VECTORS;
     const FAST_F16: bool = S::FAST_F16;
     const INT8_ROWS: usize = S::INT8_ROWS;
     const INT8_PANELS: usize = S::INT8_PANELS;
@@ -178,17 +179,14 @@ impl<S: Simd> Simd for Unfused<S> {
         self.0.peak(sum, a, w)
     }
     #[inline(always)]
-    fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        self.0.dot_rows(a, row, b, sums);
-    }
-    #[inline(always)]
-    fn dot_columns(self, a: &[i8], step: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        self.0.dot_columns(a, step, b, sums);
-    }
-    #[inline(always)]
     unsafe fn int8_sums<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) -> [[S::I; P]; M] {
         // SAFETY: the caller's promise, passed on.
         unsafe { self.0.int8_sums(tile) }
+    }
+    #[inline(always)]
+    unsafe fn int8_tile<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) {
+        // SAFETY: the caller's promise, passed on. A tile's end has no multiply–add.
+        unsafe { self.0.int8_tile::<M, P>(tile) }
     }
     #[inline(always)]
     fn to_f32(self, i: S::I) -> S::V {

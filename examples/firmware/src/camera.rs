@@ -29,7 +29,7 @@ impl Pixels for Camera<'_> {
     /// Normalises the strip that starts at pixel row `top`, \[1, patch height, width\]: there is one channel, so its rows
     /// follow each other as in the picture.
     fn read(&mut self, _image: usize, top: usize, strip: &mut [f32]) -> Result<(), WrongSize> {
-        const WIDTH: usize = crate::CONFIG.image[1];
+        const WIDTH: usize = crate::classifier::CONFIG.image[1];
         let start = top * WIDTH;
         let wrong = WrongSize { expected: start + strip.len(), found: self.pixels.len() };
         let bytes = self.pixels.get(start..start + strip.len()).ok_or(wrong)?;

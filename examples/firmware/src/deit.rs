@@ -10,16 +10,20 @@ use core::convert::Infallible;
 use core::fmt::Write;
 
 use vit_engine::packed::config_of;
-use vit_engine::{Aligned, Config, Isa, Model, Output, Plan, Precision, Serial, arena_bytes, include_model};
+use vit_engine::{Aligned, Config, Isa, Model, Output, Plan, Precision, Serial, arena_bytes};
 
 use board::{Painted, console, instructions};
 
 type Failure = failure::Failure<Infallible>;
 
-/// The packed model that `build.rs` wrote.
-static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/deit.gguf"));
+/// The packed model that `build.rs` wrote. It is longer than the flash of the Cortex-M boards that QEMU emulates; there it
+/// is in their external memory, which the program does not write.
+#[cfg_attr(all(target_os = "none", target_arch = "arm"), unsafe(link_section = ".external"))] // SAFETY: only constants.
+static FILE: Aligned<{ PACKED.len() }> = Aligned(*PACKED);
+const PACKED: &[u8; include_bytes!(concat!(env!("OUT_DIR"), "/deit.gguf")).len()] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/deit.gguf"));
 
-const CONFIG: Config = match config_of(MODEL) {
+const CONFIG: Config = match config_of(PACKED) {
     Ok(config) => config,
     Err(_) => panic!("build.rs did not write a packed model"),
 };
@@ -44,11 +48,11 @@ pub fn firmware() -> Result<(), Failure> {
     let arena = unsafe { &mut (*arena).0 };
     let mut out = console();
     let start = instructions();
-    let model = Model::from_packed(MODEL, Isa::best())?;
+    let model = Model::from_packed(&FILE.0, Isa::best()).map_err(Failure::Packed)?;
     let plan = Plan::with_blocks(&CONFIG, Precision::Int8, Output::Logits, 1, 1, 1)?;
     let mut logits = [0.0; CONFIG.classes];
     model.forward(&plan, &mut pixels, arena, &Serial, &mut logits)?;
-    writeln!(out, "model {} bytes, arena {ARENA_LEN} bytes, {} multiply-accumulates", MODEL.len(), plan.macs())?;
+    writeln!(out, "model {} bytes, arena {ARENA_LEN} bytes, {} multiply-accumulates", PACKED.len(), plan.macs())?;
     write!(out, "logits")?;
     for logit in &logits {
         write!(out, " {:08x}", logit.to_bits())?;

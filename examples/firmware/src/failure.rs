@@ -1,11 +1,14 @@
 //! Why there are no logits.
 use core::fmt;
 
-use vit_engine::{ForwardError, PackedError, PlanError};
+use vit_engine::{ForwardError, ModelError, PackedError, PlanError};
 
 /// `P` is the error of the source of the pixels.
 pub enum Failure<P> {
-    Model(PackedError),
+    Model(ModelError),
+    /// Of a model that is opened at run time.
+    #[allow(dead_code)] // Not every program does that.
+    Packed(PackedError),
     Plan(PlanError),
     Forward(ForwardError<P>),
     /// The stack reached the statics, which may be damaged.
@@ -18,6 +21,7 @@ impl<P: fmt::Display> fmt::Display for Failure<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model(error) => write!(f, "the model: {error}"),
+            Self::Packed(error) => write!(f, "the model: {error}"),
             Self::Plan(error) => error.fmt(f),
             Self::Forward(error) => error.fmt(f),
             Self::StackOverflow => write!(f, "the stack overflowed"),
@@ -26,8 +30,8 @@ impl<P: fmt::Display> fmt::Display for Failure<P> {
     }
 }
 
-impl<P> From<PackedError> for Failure<P> {
-    fn from(error: PackedError) -> Self {
+impl<P> From<ModelError> for Failure<P> {
+    fn from(error: ModelError) -> Self {
         Self::Model(error)
     }
 }

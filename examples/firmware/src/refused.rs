@@ -1,17 +1,53 @@
-//! What bad input leads to: an error that says what is wrong.
+//! What bad input leads to: an error that says what is wrong, and never a fault.
+//!
+//! A program of its own, since it opens models at run time: from a file that has been written to flash apart from the
+//! program, say. So it has what checks a packed file, and the texts of all errors.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[allow(dead_code)] // Nothing is measured.
+mod board;
+mod camera;
+#[allow(dead_code)] // The weights are those of the whole file below.
+mod classifier;
+#[allow(dead_code)]
+mod failure;
+
 use core::fmt::Write;
 
-use vit_engine::{Aligned, Isa, Model, Output, Plan, Serial};
+use vit_engine::{Aligned, Isa, Model, Output, Plan, Serial, arena_bytes, include_model};
 
-use crate::Failure;
-use crate::{CONFIG, IMAGES, MODEL, PRECISION, logits};
+use board::console;
+use camera::WrongSize;
+use classifier::{CONFIG, IMAGES, PRECISION, logits};
 
-/// Prints the error of each kind of bad input.
-pub fn show(arena: &mut [u8], out: &mut impl Write) -> Result<(), Failure> {
-    let models: [(&str, &[u8]); 4] = [
+type Failure = failure::Failure<WrongSize>;
+
+/// The packed model that `build.rs` wrote, with its header.
+static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/model.gguf"));
+
+/// For one token at a time.
+static mut ARENA: Aligned<ARENA_LEN> = Aligned([0; ARENA_LEN]);
+const ARENA_LEN: usize = match arena_bytes(&CONFIG, PRECISION, 1, 1) {
+    Some(bytes) => bytes,
+    None => panic!("the config makes no model"),
+};
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    board::start();
+}
+
+/// Prints the error of each kind of bad input; a board's entry point calls it once.
+pub fn firmware() -> Result<(), Failure> {
+    let arena = &raw mut ARENA;
+    // SAFETY: this function is called once, and nothing else names the arena.
+    let arena = unsafe { &mut (*arena).0 };
+    let mut out = console();
+    let models: [(&str, &[u8]); 5] = [
         ("no model", &[]),
         ("half of the header", &MODEL[..2048]),
         ("a model that lacks its last byte", &MODEL[..MODEL.len() - 1]),
+        ("a misaligned model", &MODEL[4..]),
         ("another file", &Aligned(*b"MZ\x90\0................................").0),
     ];
     for (what, model) in models {
@@ -20,7 +56,7 @@ pub fn show(arena: &mut [u8], out: &mut impl Write) -> Result<(), Failure> {
             Err(error) => writeln!(out, "{what}: {error}")?,
         }
     }
-    let model = Model::from_packed(MODEL, Isa::best())?;
+    let model = Model::from_packed(MODEL, Isa::best()).map_err(Failure::Packed)?;
     let pixels = IMAGES.first().map_or(&[][..], |(_, pixels)| *pixels);
     let mut attempt = |what, arena: &mut [u8], pixels| match logits(&model, arena, pixels, 1, &Serial) {
         Ok(_) => writeln!(out, "{what}: accepted"),
@@ -34,5 +70,6 @@ pub fn show(arena: &mut [u8], out: &mut impl Write) -> Result<(), Failure> {
         Ok(_) => writeln!(out, "blocks of no tokens: accepted")?,
         Err(error) => writeln!(out, "blocks of no tokens: {error}")?,
     }
+    attempt("a good picture", arena, pixels)?;
     Ok(())
 }

@@ -113,6 +113,17 @@ pub const fn config_of(file: &[u8]) -> Result<Config, PackedError> {
     keys::config(&file)
 }
 
+/// The weights of a packed file, for [`Model::new`]. It reads only the header, so that a program can leave the header out
+/// of its flash: that the table of tensors is the one that the config implies is then up to who wrote the file.
+///
+/// # Errors
+/// As [`config_of`].
+pub const fn weights_of(file: &[u8]) -> Result<&[u8], PackedError> {
+    let file = gguf::attempt!(Gguf::open(file));
+    gguf::attempt!(keys::check(&file));
+    Ok(file.data)
+}
+
 /// Why a file cannot be used as a packed model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

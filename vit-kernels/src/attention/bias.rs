@@ -41,6 +41,7 @@ impl RelativeBias<'_> {
     }
 
     /// The bias of query `row`, counted from the first query, and a key.
+    #[cfg(any(no_vectors, test))]
     pub(super) fn at(&self, head: usize, row: usize, key: usize) -> f32 {
         let [height, width] = self.grid;
         let len = (2 * height - 1) * (2 * width - 1) + 3;

@@ -275,11 +275,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::one_query::AttendOneByOne;
     use super::super::quantised_kv::QuantiseKv;
     use super::super::{KvLayout, RelativeBias, Scores};
     use super::*;
-    use crate::job::Shared;
     use crate::quantise::{LARGEST, inverse_scale, round_to_i8};
     use crate::simd::Kernel;
     use crate::testing::{levels, nans, noise};
@@ -330,20 +328,25 @@ mod tests {
             out
         }
 
-        fn run_one_by_one(&self, isa: Isa, bias: Option<RelativeBias<'_>>) -> Vec<f32> {
-            let (values, scales) = self.quantised(isa, 1000);
-            let kv = QuantisedKv::new(isa, self.layout, &values, &scales).unwrap();
+        /// On the level of cores without vectors, with that much scratch.
+        fn run_with_scratch(&self, len: usize, bias: Option<RelativeBias<'_>>) -> Vec<f32> {
+            let (values, scales) = self.quantised(Isa::SMALL, 1000);
+            let kv = QuantisedKv::new(Isa::SMALL, self.layout, &values, &scales).unwrap();
             let mut out = vec![7.0; self.q.len()];
-            let mut scores = Scores::new(isa, self.layout, SCALE, &self.q[..], kv).unwrap();
+            let mut scores = Scores::new(Isa::SMALL, self.layout, SCALE, &self.q[..], kv).unwrap();
             if let Some(bias) = bias {
                 scores = scores.with_bias(bias).unwrap();
             }
-            let shared = Shared::new(&mut out);
-            for head in 0..self.layout.heads {
-                let scope = Scope { scores: &scores, head, rows: 0..scores.rows(), keys: 0..self.layout.tokens };
-                isa.call_int8(AttendOneByOne { scope, kv, out: &shared });
-            }
+            // Tasks may use what the others left.
+            let mut scratch = vec![f32::NAN; len];
+            scores.attend(&mut out).unwrap().with_scratch(&mut scratch).run();
             out
+        }
+
+        /// No scratch, too little, that of one query, of several, and of several tasks.
+        fn scratch_lens(&self) -> impl Iterator<Item = usize> {
+            let one = self.layout.scratch_len(1).unwrap();
+            [0, one - 1, one, one + 3, 2 * one, 4 * one, 9 * one].into_iter()
         }
 
         /// A head's queries, keys or values, one row after another.
@@ -451,7 +454,9 @@ mod tests {
         }
         for isa in levels() {
             assert_eq!(case.run(isa, rows, tokens, None), want, "{isa} {layout:?}");
-            assert_eq!(case.run_one_by_one(isa, None), want, "{isa} {layout:?}, one query at a time");
+        }
+        for len in case.scratch_lens() {
+            assert_eq!(case.run_with_scratch(len, None), want, "{layout:?}, scratch of {len}");
         }
     }
 
@@ -489,10 +494,12 @@ mod tests {
         for bias in [None, Some(RelativeBias { table: &table, grid: [20, 14], first_query: 0 })] {
             let whole = case.run(Isa::PORTABLE, 281, 281, bias);
             for isa in levels() {
-                assert_eq!(case.run_one_by_one(isa, bias), whole, "{isa}");
                 for (rows, block) in [(1, 1), (2, 3), (5, 7), (47, 24), (48, 25), (49, 48), (280, 280), (281, 281)] {
                     assert_eq!(case.run(isa, rows, block, bias), whole, "{isa} {rows} rows, {block} keys");
                 }
+            }
+            for len in case.scratch_lens() {
+                assert_eq!(case.run_with_scratch(len, bias), whole, "scratch of {len}");
             }
         }
     }
@@ -542,7 +549,7 @@ mod tests {
                         let mut case = Case::new(3, layout, 1);
                         case.kv[24 * token + at] = special;
                         let out = case.run(isa, 3, 270, None);
-                        assert_eq!(nan(case.run_one_by_one(isa, None)), nan(out.clone()));
+                        assert_eq!(nan(case.run_with_scratch(100, None)), nan(out.clone()));
                         assert!(
                             out.iter().enumerate().all(|(i, x)| x.is_nan() == (i % 12 < 6)),
                             "{isa} {special} {at}"

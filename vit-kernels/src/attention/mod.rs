@@ -22,9 +22,10 @@ mod bfloat16;
 mod bias;
 mod binary32;
 mod block;
+#[cfg(any(no_vectors, test))]
+mod few_queries;
 mod int8;
 mod maps;
-mod one_query;
 mod quantised_kv;
 
 pub use bf16_kv::{Bf16Kv, RoundKv};
@@ -37,12 +38,12 @@ use core::ops::Range;
 
 use self::binary32::Binary32;
 use self::block::{Block, Factors, fresh, written};
-use self::one_query::AttendOneByOne;
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, SMALL, Simd};
+use crate::quantise::quantised_len;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Keys per block: up to 256 tokens (224 × 224 pixels at patch 16 have 197) nothing is rescaled.
 pub const KEY_BLOCK: usize = 256;
@@ -141,6 +142,12 @@ impl KvLayout {
         self.heads.checked_mul(self.head_dim)?.checked_mul(2)?.checked_mul(self.tokens)
     }
 
+    /// Elements of [`Attention::with_scratch`] for attention over int8 of that many queries at a time; `None` on overflow.
+    pub const fn scratch_len(&self, queries: usize) -> Option<usize> {
+        let (keys, dims) = (min(self.tokens, KEY_BLOCK), min(self.head_dim, int8::DIM_BLOCK));
+        (quantised_len(keys) + quantised_len(dims)).checked_mul(queries)
+    }
+
     /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.tokens == 0
@@ -199,7 +206,7 @@ impl<'a> Scores<'a> {
     /// When `out` has another length.
     pub fn attend(self, out: &'a mut [f32]) -> Result<Attention<'a>, ShapeError> {
         expect_len("attention: out must be as long as q", Some(self.q.len()), out.len())?;
-        Ok(Attention { scores: self, out: Shared::new(out) })
+        Ok(Attention { scores: self, out: Shared::new(out), scratch: Shared::new(&mut []) })
     }
 
     fn rows(&self) -> usize {
@@ -236,6 +243,9 @@ impl<'a> Scores<'a> {
 pub struct Attention<'a> {
     scores: Scores<'a>,
     out: Shared<'a, f32>,
+    /// For cores without vectors.
+    #[cfg_attr(not(any(no_vectors, test)), allow(dead_code))]
+    scratch: Shared<'a, f32>,
 }
 
 impl<'a> Attention<'a> {
@@ -253,21 +263,41 @@ impl<'a> Attention<'a> {
     ) -> Result<Self, ShapeError> {
         Scores::new(isa, layout, scale, q, kv)?.attend(out)
     }
+
+    /// Has cores without vectors work in `scratch` when keys and values are in int8: [`KvLayout::scratch_len`] of a few
+    /// queries; four are fastest. More is for tasks that run at the same time. With less than one query's they use 2 KB of
+    /// stack. The bits are the same. Other levels do not use it.
+    #[must_use]
+    pub fn with_scratch(self, scratch: &'a mut [f32]) -> Self {
+        Self { scratch: Shared::new(scratch), ..self }
+    }
 }
 
-// SAFETY: a task writes only the columns of its head in its own rows.
+const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+// SAFETY: a task writes only its own rows, or only the columns of its head in them, and its own part of the scratch.
 unsafe impl Job for Attention<'_> {
     fn grid(&self) -> [usize; 2] {
+        #[cfg(any(no_vectors, test))]
+        if let (KeysValues::Int8(_), true) = (self.scores.kv, self.scores.isa.is_small()) {
+            return self.few_grid();
+        }
         self.scores.grid()
     }
 
     unsafe fn task(&self, group: usize, head: usize) {
+        #[cfg(any(no_vectors, test))]
+        if let (KeysValues::Int8(kv), true) = (self.scores.kv, self.scores.isa.is_small()) {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { self.attend_few(kv, group) };
+        }
         let Some(scope) = self.scores.scope(group, head) else { return };
         let (isa, out) = (self.scores.isa, &self.out);
         match self.scores.kv {
             KeysValues::F32(kv) if F32 => isa.call(Widest(Attend { scope, kv: Binary32(kv), out })),
             KeysValues::Bf16(kv) if BF16 => isa.call_bf16(Widest(Attend { scope, kv, out })),
-            KeysValues::Int8(kv) if SMALL => isa.call_int8(AttendOneByOne { scope, kv, out }),
             KeysValues::Int8(kv) => isa.call_int8(Widest(Attend { scope, kv, out })),
             KeysValues::F32(_) | KeysValues::Bf16(_) => {} // `Scores::new` refuses it.
         }

@@ -13,7 +13,7 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_magnitude, quantise_row, quantised_len};
+use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_magnitude, quantise_row, quantised_len, round_to_i8};
 use crate::simd::{Kernel, LANES, Simd};
 
 impl KvLayout {
@@ -227,6 +227,15 @@ impl QuantiseTokens<'_> {
             let largest = largest_magnitude(s, self.part(token, 1, head));
             self.set_scale(token, 1, head, largest / LARGEST);
             inverse[token % GROUP] = inverse_scale(largest);
+        }
+        if !S::VECTORS {
+            for token in tokens.clone() {
+                let (at, inverse) = (token % GROUP, inverse[token % GROUP]);
+                for (out, x) in out.iter_mut().zip(self.part(token, 1, head)) {
+                    out[at] = round_to_i8(*x, inverse);
+                }
+            }
+            return;
         }
         for (out, dim) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
             let mut v = [s.splat(0.0); GROUP];

@@ -192,13 +192,15 @@ impl Int8Tile<'_> {
     }
 }
 
-impl IntegerTile for Int8Tile<'_> {
+impl Int8Tile<'_> {
+    /// Scales the sums and writes them through the epilogue.
+    ///
+    /// # Safety
+    /// The tile has `M` rows of `P` panels of output, which nothing else refers to.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
-    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S) {
+    pub(crate) unsafe fn store<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: [[S::I; P]; M]) {
         let t = self;
-        // SAFETY: the caller vouches for M rows and P panels.
-        let acc = unsafe { s.int8_sums::<M, P>(&t) };
         let mut out = [[s.splat(0.0); P]; M];
         for p in 0..P {
             let scale = s.load(&t.w_scales[p]);
@@ -208,5 +210,13 @@ impl IntegerTile for Int8Tile<'_> {
         }
         // SAFETY: the caller vouches for M rows of `out`.
         unsafe { tile::finish(s, out, &t.finish, t.out, t.out_row) }
+    }
+}
+
+impl IntegerTile for Int8Tile<'_> {
+    #[inline(always)]
+    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S) {
+        // SAFETY: the caller vouches for M rows and P panels.
+        unsafe { s.int8_tile::<M, P>(&self) }
     }
 }

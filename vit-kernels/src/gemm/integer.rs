@@ -122,9 +122,9 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
             }
             return;
         }
-        // No larger than the level's tile: small cores have little stack.
-        if S::INT8_ROWS <= 4 && S::INT8_PANELS == 1 {
-            self.buffered::<S, 4, LANES>(s, a, panels, rows, &columns);
+        // No larger than the level's tile, and out of line: cores without vectors have little stack.
+        if !S::VECTORS {
+            s.call(Buffered { part: self, a, panels, rows, columns });
         } else {
             self.buffered::<S, MAX_INT8_ROWS, MAX_TILE_COLUMNS>(s, a, panels, rows, &columns);
         }
@@ -152,6 +152,24 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
                 out.part(row * n + columns.start..row * n + columns.end)
             });
         }
+    }
+}
+
+/// [`IntegerPart::buffered`], out of line.
+struct Buffered<'p, 'a, W> {
+    part: &'p IntegerPart<'a, W>,
+    a: Rows<'a>,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a, W: IntegerWeights<'a>> Kernel for Buffered<'_, 'a, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const { assert!(S::VECTORS || S::INT8_ROWS <= 4 && S::INT8_PANELS == 1) }
+        self.part.buffered::<S, 4, LANES>(s, self.a, self.panels, self.rows, &self.columns);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{ShapeError, expect_len, expect_rows};
 use crate::half::{Element, Storage};
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, SMALL, Simd, lanes, lanes_mut};
+use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 
 /// LayerNorm of every row of `x`, \[rows, cols\], into `out`; gamma and beta are \[cols\].
 ///
@@ -175,7 +175,7 @@ const TOGETHER: usize = 4;
 
 /// Elements of a row that is widened once, where that takes many instructions, instead of in each of its three passes.
 /// Cores without vectors have little stack; longer rows are widened as they are read.
-const WIDENED: usize = if SMALL { 0 } else { 2048 };
+const WIDENED: usize = if cfg!(no_vectors) { 0 } else { 2048 };
 
 impl<E: Storage, O: Sink> Kernel for NormRows<'_, E, O> {
     type Output = ();

@@ -5,12 +5,14 @@
 //! 2 columns, 1.44 for 1 row by 4 columns.
 use core::arch::asm;
 
+use crate::simd::ROUND_TO_INTEGER;
+
 /// Rows of the int8 tile: their sums, two words of weights, two of activations and what the loop needs fill the
 /// registers.
-pub(super) const ROWS: usize = 4;
+pub(crate) const ROWS: usize = 4;
 
 /// Columns that are summed at a time for tiles of that many rows.
-pub(super) const fn columns(rows: usize) -> usize {
+pub(crate) const fn columns(rows: usize) -> usize {
     match rows {
         1 => 4,
         2 => 2,
@@ -24,8 +26,6 @@ pub(super) const fn columns(rows: usize) -> usize {
 pub(super) struct Wide([u32; 2]);
 
 impl Wide {
-    pub(super) const ZERO: Self = Self([0; 2]);
-
     #[inline(always)]
     pub(super) fn new(x: &[i8; 4]) -> Self {
         let word = u32::from_le_bytes(x.map(i8::cast_unsigned));
@@ -36,6 +36,19 @@ impl Wide {
                 options(pure, nomem, nostack, preserves_flags));
         }
         Self([even, odd])
+    }
+
+    /// Four numbers within ±127, rounded to nearest even.
+    #[inline(always)]
+    pub(super) fn rounded(x: [f32; 4]) -> Self {
+        // The low half of the sum is the number as i16.
+        let [a, b, c, d] = x.map(|x| (x + ROUND_TO_INTEGER).to_bits());
+        Self([a & 0xffff | c << 16, b & 0xffff | d << 16])
+    }
+
+    #[inline(always)]
+    pub(super) fn words(self) -> [u32; 2] {
+        self.0
     }
 
     /// sum + Σ a·w over the four inputs. The flag for overflow stays as it is, since sums do not overflow.
@@ -92,7 +105,7 @@ macro_rules! sweep {
 /// # Safety
 /// The weights of as many groups are readable.
 #[inline(always)]
-pub(super) unsafe fn add_products<const M: usize, const C: usize>(
+pub(super) unsafe fn multiply<const M: usize, const C: usize>(
     a: &[[Wide; M]],
     mut w: *const [[i8; 4]; C],
     step: usize,
@@ -180,7 +193,10 @@ pub(super) unsafe fn add_products<const M: usize, const C: usize>(
                     r = inout(reg) * r,
                     s = inout(reg) * s
                 ),
-                _ => {}
+                (1, [p]) => {
+                    sweep!(at, w, step, pairs, [row!(), weights!("0"), products!("{p}")], p = inout(reg) * p)
+                }
+                _ => debug_assert!(false, "no loop for this tile"),
             }
         }
     }

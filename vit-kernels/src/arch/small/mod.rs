@@ -3,7 +3,7 @@
 //! Few registers hold few sums, so the int8 tile goes through a panel by one to four columns at a time:
 //!
 //! ```text
-//! for each block of up to BLOCK groups of inputs:
+//! for each block of B groups of inputs:
 //!     a = the rows' bytes, widened                  on the stack
 //!     for each C columns of the panel's sixteen:
 //!         acc[M][C] = their sums so far
@@ -17,30 +17,42 @@ mod root;
 #[cfg(arm_thumb1)]
 mod thumb1;
 
+use core::mem::MaybeUninit;
+
 use ::half::{bf16, f16};
 
 use crate::gemm::int8::Int8Tile;
+use crate::gemm::{Accumulate, Finish};
 use crate::math::Function;
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 #[cfg(arm_dsp)]
-use dsp::{ROWS, Wide, add_products, columns};
+pub(crate) use dsp::{ROWS, columns};
+#[cfg(arm_dsp)]
+use dsp::{Wide, multiply};
 #[cfg(not(arm_dsp))]
-use plain::{ROWS, Wide};
+pub(crate) use plain::ROWS;
+#[cfg(not(arm_dsp))]
+use plain::Wide;
 #[cfg(not(any(arm_dsp, arm_thumb1)))]
-use plain::{add_products, columns};
+pub(crate) use plain::columns;
+#[cfg(not(any(arm_dsp, arm_thumb1)))]
+use plain::multiply;
 use root::sqrt;
 #[cfg(arm_thumb1)]
-use thumb1::{add_products, columns};
+pub(crate) use thumb1::columns;
+#[cfg(arm_thumb1)]
+use thumb1::multiply;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Small;
 
-/// Groups of inputs whose activations are widened at a time: 64 inputs, 128 bytes a row as i16 and 256 as i32.
+/// Groups of inputs whose activations are widened at a time: 64 inputs, 128 bytes a row as i16 and 256 as i32; twice as
+/// many for one row.
 const BLOCK: usize = 16;
 
 /// One number at a time.
 #[derive(Clone, Copy)]
-struct Scalar;
+pub(crate) struct Scalar;
 
 impl Arithmetic for Scalar {
     type V = f32;
@@ -167,6 +179,7 @@ impl Simd for Small {
     const TILE_ROWS: usize = 1;
     const TILE_PANELS: usize = 1;
     const CHAINS: usize = 1;
+    const VECTORS: bool = false;
     const FAST_F16: bool = false;
 
     type I = [i32; LANES];
@@ -253,44 +266,6 @@ impl Simd for Small {
         sum
     }
     #[inline(always)]
-    fn dot_rows(self, a: &[i8], row: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        sums.fill(0);
-        for (first, b) in (0..).step_by(BLOCK).zip(b.chunks(BLOCK)) {
-            let mut wide = [[Wide::ZERO]; BLOCK];
-            let wide = widened(b, &mut wide);
-            for (a, sum) in a.chunks(row).zip(&mut *sums) {
-                let (groups, _) = a[4 * first..].as_chunks();
-                for (a, b) in groups.iter().zip(wide) {
-                    *sum = Wide::new(a).dot(b[0], *sum);
-                }
-            }
-        }
-    }
-    #[inline(always)]
-    fn dot_columns(self, a: &[i8], step: usize, b: &[[i8; 4]], sums: &mut [i32]) {
-        const C: usize = columns(1);
-        sums.fill(0);
-        for (first, b) in (0..).step_by(BLOCK).zip(b.chunks(BLOCK)) {
-            let mut wide = [[Wide::ZERO]; BLOCK];
-            let wide = widened(b, &mut wide);
-            let a = &a[first * step..];
-            let (whole, rest) = sums.as_chunks_mut::<C>();
-            for (at, sums) in (0..).step_by(4 * C).zip(&mut *whole) {
-                let columns = &a[at..at + (wide.len() - 1) * step + 4 * C];
-                let mut acc = [*sums];
-                // SAFETY: `columns` holds C columns of each group.
-                unsafe { add_products(wide, columns.as_ptr().cast(), step, &mut acc) }
-                *sums = acc[0];
-            }
-            for (column, sum) in (whole.len() * C..).zip(rest) {
-                for (group, b) in wide.iter().enumerate() {
-                    let at = group * step + 4 * column;
-                    *sum = Wide::new(&[a[at], a[at + 1], a[at + 2], a[at + 3]]).dot(b[0], *sum);
-                }
-            }
-        }
-    }
-    #[inline(always)]
     fn load_int4(self, x: &[[u8; 4]; LANES]) -> [[[i8; 4]; LANES]; 2] {
         let signed = |shift: u32| each(|lane| x[lane].map(|byte| (byte << shift).cast_signed() >> 4));
         [signed(4), signed(0)]
@@ -305,28 +280,90 @@ impl Simd for Small {
     }
 
     #[inline(always)]
-    unsafe fn int8_sums<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) -> [[[i32; LANES]; P]; M] {
-        let mut sums = [[[0; LANES]; P]; M];
+    unsafe fn int8_tile<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) {
+        debug_assert_eq!(P, Self::INT8_PANELS);
+        let mut sums = [[0; LANES]; M];
         // SAFETY: the caller's promise, passed on.
         unsafe {
             match columns(M) {
-                4 => by_columns::<M, P, 4>(tile, &mut sums),
-                2 => by_columns::<M, P, 2>(tile, &mut sums),
-                _ => by_columns::<M, P, 1>(tile, &mut sums),
+                4 => by_columns::<M, 4, BLOCK>(tile, &mut sums),
+                2 if M == 1 => by_columns::<M, 2, { 2 * BLOCK }>(tile, &mut sums),
+                2 => by_columns::<M, 2, BLOCK>(tile, &mut sums),
+                _ => by_columns::<M, 1, BLOCK>(tile, &mut sums),
             }
+            store_sums(&sums, tile);
         }
-        sums
     }
 }
 
-/// Groups widened into `out`, which is at least as long.
-#[inline(always)]
-fn widened<'a>(groups: &[[i8; 4]], out: &'a mut [[Wide; 1]]) -> &'a [[Wide; 1]] {
-    let out = &mut out[..groups.len()];
-    for (group, out) in groups.iter().zip(&mut *out) {
-        out[0] = Wide::new(group);
+/// Scales a tile's sums, applies its epilogue, and writes them: as [`finish`](crate::gemm::tile::finish), but one number at a
+/// time, since a core without vectors would move arrays of them from step to step.
+///
+/// # Safety
+/// The tile has a row for each row of sums, which nothing else refers to.
+#[inline(never)]
+#[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+unsafe fn store_sums(sums: &[[i32; LANES]], tile: &Int8Tile<'_>) {
+    let Finish { bias, scale, accumulate } = tile.finish;
+    let vector = |x: Option<&'_ [f32]>| x.and_then(|x| x.first_chunk::<LANES>().copied());
+    let Some(w_scales) = tile.w_scales.first() else { return };
+    for (m, (sums, a_scale)) in sums.iter().zip(tile.a_scales).enumerate() {
+        let mut row = [0.0; LANES];
+        for c in 0..LANES {
+            row[c] = sums[c] as f32 * w_scales[c] * a_scale;
+        }
+        if let Some(bias) = vector(bias) {
+            for c in 0..LANES {
+                row[c] += bias[c];
+            }
+        }
+        if let Some(scale) = vector(scale) {
+            for c in 0..LANES {
+                row[c] *= scale[c];
+            }
+        }
+        // SAFETY: the caller vouches for the rows; they are read only where the epilogue says that they are written.
+        unsafe {
+            let out = tile.out.add(m * tile.out_row);
+            match accumulate {
+                Accumulate::Replace => {}
+                Accumulate::Add => {
+                    for c in 0..LANES {
+                        row[c] += *out.add(c);
+                    }
+                }
+                Accumulate::Multiply => {
+                    for c in 0..LANES {
+                        row[c] *= *out.add(c);
+                    }
+                }
+            }
+            for c in 0..LANES {
+                *out.add(c) = row[c];
+            }
+        }
     }
-    out
+}
+
+/// Words of four widened int8.
+pub(crate) const WIDE: usize = size_of::<Wide>() / size_of::<u32>();
+
+/// Four numbers within ±127, rounded to nearest, ties to even, and widened for [`add_products`]. NaN gives anything.
+#[inline(always)]
+pub(crate) fn widened(x: [f32; 4]) -> [u32; WIDE] {
+    Wide::rounded(x).words()
+}
+
+/// sums\[m\]\[c\] += Σ a·w over the groups of four inputs of `a`, \[groups\]\[M\]\[[`WIDE`]\]; those of `w`, four bytes for each
+/// of `C` columns, lie `step` bytes apart.
+#[inline(always)]
+pub(crate) fn add_products<const M: usize, const C: usize>(a: &[u32], w: &[i8], step: usize, sums: &mut [[i32; C]; M]) {
+    let groups = a.len() / (M * WIDE);
+    assert!(groups > 0 && (groups - 1) * step + C * size_of::<[i8; 4]>() <= w.len());
+    // SAFETY: `Wide` is an array of integers, and there are as many.
+    let a = unsafe { core::slice::from_raw_parts(a.as_ptr().cast::<[Wide; M]>(), groups) };
+    // SAFETY: the assertion says that w has as many groups.
+    unsafe { multiply(a, w.as_ptr().cast(), step, sums) }
 }
 
 /// The nearest integer, ties to even, of a number within ±127.
@@ -345,39 +382,43 @@ fn each<T: Copy + Default>(lane: impl Fn(usize) -> T) -> [T; LANES] {
     v
 }
 
-/// Adds the products of `M` rows and `P` panels to their sums, `C` columns at a time.
+/// The sums of the products of `M` rows and a panel, `C` columns and `B` groups of inputs at a time.
 ///
 /// # Safety
-/// The tile's rows of activations and panels of weights are readable.
+/// The tile's rows of activations and its panel of weights are readable.
 #[inline(always)]
-unsafe fn by_columns<const M: usize, const P: usize, const C: usize>(
+unsafe fn by_columns<const M: usize, const C: usize, const B: usize>(
     tile: &Int8Tile<'_>,
-    sums: &mut [[[i32; LANES]; P]; M],
+    sums: &mut [[i32; LANES]; M],
 ) {
-    let mut a = [[Wide::ZERO; M]; BLOCK];
-    for first in (0..tile.groups).step_by(BLOCK) {
-        let a = &mut a[..BLOCK.min(tile.groups - first)];
+    // Without initial zeros: they would take longer than the rest of what a tile does once.
+    let mut a = [[MaybeUninit::<Wide>::uninit(); M]; B];
+    let mut first = 0;
+    while first < tile.groups {
+        let a = &mut a[..B.min(tile.groups - first)];
         for (group, a) in (first..).zip(a.iter_mut()) {
             for (m, a) in a.iter_mut().enumerate() {
                 // SAFETY: the caller vouches for M rows of that many groups.
-                *a = Wide::new(unsafe { &*tile.a.add(m * tile.a_row + group * tile.a_step).cast() });
+                a.write(Wide::new(unsafe { &*tile.a.add(m * tile.a_row + group * tile.a_step).cast() }));
             }
         }
-        for p in 0..P {
-            for column in (0..LANES).step_by(C) {
-                // SAFETY: the caller vouches for P panels of that many groups, each of LANES columns.
-                let w =
-                    unsafe { tile.w.add(p * tile.w_panel + first * tile.w_step).cast::<[i8; 4]>().add(column).cast() };
-                let mut acc = [[0; C]; M];
+        // SAFETY: written just now.
+        let a = unsafe { core::slice::from_raw_parts(a.as_ptr().cast::<[Wide; M]>(), a.len()) };
+        for column in (0..LANES).step_by(C) {
+            // SAFETY: the caller vouches for that many groups, each of LANES columns.
+            let w = unsafe { tile.w.add(first * tile.w_step).cast::<[i8; 4]>().add(column).cast() };
+            let mut acc = [[0; C]; M];
+            if first > 0 {
                 for (acc, sums) in acc.iter_mut().zip(&*sums) {
-                    acc.copy_from_slice(&sums[p][column..column + C]);
-                }
-                // SAFETY: as above.
-                unsafe { add_products(a, w, tile.w_step * size_of::<[[i8; 4]; LANES]>(), &mut acc) }
-                for (acc, sums) in acc.iter().zip(&mut *sums) {
-                    sums[p][column..column + C].copy_from_slice(acc);
+                    acc.copy_from_slice(&sums[column..column + C]);
                 }
             }
+            // SAFETY: as above.
+            unsafe { multiply(a, w, tile.w_step * size_of::<[[i8; 4]; LANES]>(), &mut acc) }
+            for (acc, sums) in acc.iter().zip(&mut *sums) {
+                sums[column..column + C].copy_from_slice(acc);
+            }
         }
+        first += B;
     }
 }

@@ -1,25 +1,37 @@
 //! Products of int8 where there is one multiplication at a time.
+use crate::simd::ROUND_TO_INTEGER;
 
 /// Rows of the int8 tile. Most instructions of a Cortex-M0 can name eight registers only.
-pub(super) const ROWS: usize = 2;
+pub(crate) const ROWS: usize = 2;
 
 /// Columns that are summed at a time for tiles of that many rows.
 #[cfg(not(arm_thumb1))]
-pub(super) const fn columns(rows: usize) -> usize {
+pub(crate) const fn columns(rows: usize) -> usize {
     4 / rows
 }
 
 /// Four int8 as i32.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(super) struct Wide([i32; 4]);
 
 impl Wide {
-    pub(super) const ZERO: Self = Self([0; 4]);
-
     #[inline(always)]
     pub(super) fn new(x: &[i8; 4]) -> Self {
         let &[a, b, c, d] = x;
         Self([a, b, c, d].map(i32::from))
+    }
+
+    /// Four numbers within ±127, rounded to nearest even.
+    #[inline(always)]
+    pub(super) fn rounded(x: [f32; 4]) -> Self {
+        // The lowest byte of the sum is the number.
+        Self(x.map(|x| i32::from(((x + ROUND_TO_INTEGER).to_bits() as u8).cast_signed())))
+    }
+
+    #[inline(always)]
+    pub(super) fn words(self) -> [u32; 4] {
+        self.0.map(i32::cast_unsigned)
     }
 
     /// sum + Σ a·w over the four inputs.
@@ -38,9 +50,8 @@ impl Wide {
 ///
 /// # Safety
 /// The weights of as many groups are readable.
-#[cfg(not(arm_thumb1))]
 #[inline(always)]
-pub(super) unsafe fn add_products<const M: usize, const C: usize>(
+pub(super) unsafe fn multiply<const M: usize, const C: usize>(
     a: &[[Wide; M]],
     mut w: *const [[i8; 4]; C],
     step: usize,
