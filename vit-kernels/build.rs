@@ -4,13 +4,14 @@
 //! |---|---|
 //! | `no_vectors` | targets for which `wide` has no vectors, such as Cortex-M and 32-bit RISC-V |
 //! | `arm_neon` | 64-bit Arm, little-endian, with NEON |
+//! | `wasm_simd` | WebAssembly with `simd128` |
 //! | `arm_thumb1` | Cortex-M whose instructions name eight registers: M0, M23 |
 //! | `arm_dsp` | Cortex-M with the DSP instructions: M4, M7; M33 and later if `-C target-cpu` names one |
 use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    for name in ["no_vectors", "arm_neon", "arm_thumb1", "arm_dsp"] {
+    for name in ["no_vectors", "arm_neon", "wasm_simd", "arm_thumb1", "arm_dsp"] {
         println!("cargo::rustc-check-cfg=cfg({name})");
     }
     let variable = |name| env::var(name).unwrap_or_default();
@@ -22,6 +23,9 @@ fn main() {
     }
     if target.starts_with("aarch64-") && variable("CARGO_CFG_TARGET_ENDIAN") == "little" && has("neon") {
         println!("cargo::rustc-cfg=arm_neon");
+    }
+    if variable("CARGO_CFG_TARGET_ARCH") == "wasm32" && has("simd128") {
+        println!("cargo::rustc-cfg=wasm_simd");
     }
     if target.starts_with("thumbv6m") || target.starts_with("thumbv8m.base") {
         println!("cargo::rustc-cfg=arm_thumb1");

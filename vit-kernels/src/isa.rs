@@ -1,7 +1,6 @@
 //! The instruction-set level: detected once, stored by value, passed down.
 use core::fmt;
 
-use crate::arch::Portable;
 #[cfg(arm_neon)]
 use crate::arch::aarch64::{Dotprod, I8mm, Smull, neon::Neon};
 #[cfg(test)]
@@ -12,6 +11,7 @@ use crate::arch::x86_64::{
     avx2::Avx2,
     avx512::{Avx512, BF16, VNNI},
 };
+use crate::arch::{self, Portable};
 use crate::simd::{Kernel, Simd};
 use crate::unfused;
 
@@ -30,6 +30,11 @@ use crate::unfused;
 /// | `neon` | 64-bit Arm, little-endian |
 /// | `neon-dotprod` | that, and SDOT (Armv8.2 and later, optional); differs for int8 and int4 only |
 /// | `neon-i8mm` | those of `neon-dotprod`, and SMMLA (Armv8.2 and later, optional); differs for int8 and int4 only |
+/// | `simd128` | WebAssembly, compiled with `+simd128` |
+/// | `relaxed-simd` | WebAssembly, compiled with `+simd128,+relaxed-simd` |
+///
+/// On WebAssembly with SIMD the level is fixed when the module is compiled: it is the only one, and
+/// [`PORTABLE`](Self::PORTABLE).
 ///
 /// `portable` has code of its own for cores without vectors, such as Cortex-M and 32-bit RISC-V.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +68,19 @@ enum Level {
 }
 
 /// Every name that [`Isa::by_name`] accepts, lowest level first.
-const NAMES: [&str; 9] =
-    ["portable", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "neon", "neon-dotprod", "neon-i8mm"];
+const NAMES: [&str; 11] = [
+    "portable",
+    "avx2",
+    "avx2-vnni",
+    "avx512",
+    "avx512-vnni",
+    "avx512-bf16",
+    "neon",
+    "neon-dotprod",
+    "neon-i8mm",
+    "simd128",
+    "relaxed-simd",
+];
 
 impl Isa {
     /// The level that every target has.
@@ -103,7 +119,7 @@ impl Isa {
     /// The level's name.
     pub fn name(self) -> &'static str {
         match self.level {
-            Level::Portable => NAMES[0],
+            Level::Portable => arch::PORTABLE,
             #[cfg(test)]
             Level::Small => "small",
             #[cfg(target_arch = "x86_64")]
@@ -310,14 +326,11 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(Isa::by_name("portable"), Ok(Isa::PORTABLE));
+        assert_eq!(Isa::by_name(Isa::PORTABLE.name()), Ok(Isa::PORTABLE));
         assert_eq!(Isa::by_name("sse9"), Err(IsaError::Unknown));
-        assert!(
-            IsaError::Unknown
-                .to_string()
-                .ends_with("'avx512-vnni', 'avx512-bf16', 'neon', 'neon-dotprod', 'neon-i8mm'")
-        );
-        assert!(IsaError::Missing("avx512").to_string().contains("it has 'portable'"));
+        assert!(IsaError::Unknown.to_string().ends_with("'neon-dotprod', 'neon-i8mm', 'simd128', 'relaxed-simd'"));
+        let has = std::format!("it has '{}'", Isa::PORTABLE.name());
+        assert!(IsaError::Missing("avx512").to_string().contains(&has));
         for isa in Isa::available() {
             assert_eq!(Isa::by_name(isa.name()), Ok(isa));
         }

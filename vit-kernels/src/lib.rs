@@ -39,7 +39,8 @@
 //! # Reproducibility
 //! All levels work on the same 16 virtual lanes and sum in the same order, so AVX2, AVX-512 and NEON give the same bits.
 //! If the target has no fused multiply–add at compile time, the portable level rounds the product and the sum, and
-//! differs in the last bits. Kernels under [`Isa::unfused`], and int8 and int4 matmuls always, give the same bits on
+//! differs in the last bits; so does `simd128`, with the portable level's bits. `relaxed-simd` does what the CPU does
+//! fastest, and gives one or the other. Kernels under [`Isa::unfused`], and int8 and int4 matmuls always, give the same bits on
 //! every level and target.
 //!
 //! # Error bounds

@@ -4,16 +4,28 @@
 
 #[cfg(arm_neon)]
 pub(crate) mod aarch64;
-#[cfg(not(no_vectors))]
+#[cfg(not(any(no_vectors, wasm_simd)))]
 pub(crate) mod portable;
 #[cfg(any(no_vectors, test))]
 pub(crate) mod small;
+#[cfg(wasm_simd)]
+pub(crate) mod wasm32;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
 /// The level of every target.
-#[cfg(not(no_vectors))]
+#[cfg(not(any(no_vectors, wasm_simd)))]
 pub(crate) use portable::Portable;
 /// The level of every target.
 #[cfg(no_vectors)]
 pub(crate) use small::Small as Portable;
+/// The level of every target.
+#[cfg(wasm_simd)]
+pub(crate) use wasm32::Simd128 as Portable;
+
+/// The name of that level.
+#[cfg(not(wasm_simd))]
+pub(crate) const PORTABLE: &str = "portable";
+/// The name of that level.
+#[cfg(wasm_simd)]
+pub(crate) use wasm32::NAME as PORTABLE;

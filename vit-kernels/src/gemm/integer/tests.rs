@@ -11,7 +11,7 @@ use vnni::PlainVnni;
 use super::super::format::int8::MOST_INPUTS;
 use super::super::{Accumulate, Epilogue, Format, Line, PackError, Packed};
 use super::*;
-use crate::arch::portable::Portable;
+use crate::arch::Portable;
 use crate::quantise::Quantise;
 use crate::testing::{levels, nans, noise};
 use crate::{Activation, Isa, Job, activate_for_int8};

@@ -2,7 +2,7 @@
 //! weights are loaded times 16.
 use ::half::{bf16, f16};
 
-use crate::arch::portable::Portable;
+use crate::arch::Portable;
 use crate::simd::{Arithmetic, Kernel, LANES, Simd};
 
 type V = <Portable as Arithmetic>::V;
@@ -81,7 +81,7 @@ impl Simd for PlainVnni {
         sum
     }
     fn to_f32(self, i: [i32; LANES]) -> V {
-        V::new(i.map(|x| x as f32))
+        self.0.load(&i.map(|x| x as f32))
     }
     fn load_int4(self, x: &[[u8; 4]; LANES]) -> [[[i8; 4]; LANES]; 2] {
         [
