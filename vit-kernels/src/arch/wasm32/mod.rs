@@ -7,6 +7,7 @@ mod relaxed;
 mod simd128;
 #[cfg(not(target_feature = "relaxed-simd"))]
 mod strict;
+mod widened;
 
 #[cfg(target_feature = "relaxed-simd")]
 use relaxed as products;

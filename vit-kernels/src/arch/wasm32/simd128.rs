@@ -6,7 +6,8 @@ use core::arch::wasm32::*;
 
 use ::half::{bf16, f16};
 
-use super::products;
+use super::{products, widened};
+use crate::gemm::int8::Int8Tile;
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 
 /// SIMD, which the module is compiled with.
@@ -128,7 +129,7 @@ impl Simd for Simd128 {
     /// Of each register, inputs 0 and 2 of four outputs, and inputs 1 and 3, as pairs of i16.
     type Weights = [[v128; 2]; 4];
     type Activations = [v128; 2];
-    const INT8_ROWS: usize = 2;
+    const INT8_ROWS: usize = 8;
     const INT8_PANELS: usize = 1;
     const ZERO_POINT: u8 = 0;
     const INT4_FACTOR: f32 = 1.0;
@@ -203,14 +204,9 @@ impl Simd for Simd128 {
         let mut out = r;
         for row in 0..4 {
             for column in 0..4 {
-                let [a, b, c, d] = four!(i => r[4 * row + i][column]);
-                // Pairs of rows: columns 0 and 1, columns 2 and 3.
-                let (ab, ab1) = (i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b));
-                let (cd, cd1) = (i32x4_shuffle::<0, 4, 1, 5>(c, d), i32x4_shuffle::<2, 6, 3, 7>(c, d));
-                out[4 * column][row] = i64x2_shuffle::<0, 2>(ab, cd);
-                out[4 * column + 1][row] = i64x2_shuffle::<1, 3>(ab, cd);
-                out[4 * column + 2][row] = i64x2_shuffle::<0, 2>(ab1, cd1);
-                out[4 * column + 3][row] = i64x2_shuffle::<1, 3>(ab1, cd1);
+                for (i, v) in transposed(four!(i => r[4 * row + i][column])).into_iter().enumerate() {
+                    out[4 * column + i][row] = v;
+                }
             }
         }
         out
@@ -259,6 +255,24 @@ impl Simd for Simd128 {
         four!(i => i32x4_add(i32x4_add(sum[i], i32x4_dot_i16x8(a[0], w[i][0])), i32x4_dot_i16x8(a[1], w[i][1])))
     }
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    unsafe fn int8_sums<const M: usize, const N: usize>(self, tile: &Int8Tile<'_>) -> [[Self::I; N]; M] {
+        // Of so few rows nothing is used again.
+        if M <= 2 {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { tile.sums(self) };
+        }
+        let mut sums = [[[i32x4_splat(0); 4]; N]; M];
+        for p in 0..N {
+            // SAFETY: the caller vouches for N panels and M rows.
+            let panel = unsafe { widened::sums::<M>(tile, p) };
+            for m in 0..M {
+                sums[m][p] = panel[m];
+            }
+        }
+        sums
+    }
+    #[inline(always)]
     fn to_f32(self, i: Self::I) -> Self::V {
         four!(j => f32x4_convert_i32x4(i[j]))
     }
@@ -277,8 +291,22 @@ impl Simd for Simd128 {
     }
 }
 
+/// The columns of a 4 × 4 matrix of 32-bit lanes given by rows.
+#[inline(always)]
+pub(super) fn transposed([a, b, c, d]: [v128; 4]) -> [v128; 4] {
+    // Pairs of rows: columns 0 and 1, columns 2 and 3.
+    let (ab, ab1) = (i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b));
+    let (cd, cd1) = (i32x4_shuffle::<0, 4, 1, 5>(c, d), i32x4_shuffle::<2, 6, 3, 7>(c, d));
+    [
+        i64x2_shuffle::<0, 2>(ab, cd),
+        i64x2_shuffle::<1, 3>(ab, cd),
+        i64x2_shuffle::<0, 2>(ab1, cd1),
+        i64x2_shuffle::<1, 3>(ab1, cd1),
+    ]
+}
+
 /// The bytes of each pair, sign-extended to i16.
 #[inline(always)]
-fn even_and_odd(pairs: v128) -> [v128; 2] {
+pub(super) fn even_and_odd(pairs: v128) -> [v128; 2] {
     [i16x8_shr(i16x8_shl(pairs, 8), 8), i16x8_shr(pairs, 8)]
 }
