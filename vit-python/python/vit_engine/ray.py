@@ -15,25 +15,21 @@ the same class serves `concurrent.futures` on one machine. Needs pyarrow: `pip i
 >>> rows.write_parquet("vectors/")
 """
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import Model, load
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    Table: TypeAlias = pa.Table
-    Batch: TypeAlias = Mapping[str, Sequence[Any] | NDArray[Any]] | pa.Table
-
 __all__ = ["Embedder"]
 
+# pyarrow.Table has no types.
+_Table: TypeAlias = Any
+_Batch: TypeAlias = Mapping[str, Sequence[Any] | NDArray[Any]] | _Table
 _Arguments: TypeAlias = tuple[str | os.PathLike[str], str | None, int | None, bool, str, int, str | None]
 
 
@@ -97,7 +93,7 @@ class Embedder:
         # Also the error of a model that does not have this output.
         self.dim = self.model.plan(features=features).output_shape[-1]
 
-    def __call__(self, batch: "Batch") -> "Table":
+    def __call__(self, batch: _Batch) -> _Table:
         """Embed the pictures of a batch.
 
         Parameters
@@ -166,10 +162,15 @@ class Embedder:
         return f"Embedder({self.model!r}, features='{self.features}')"
 
 
-@functools.lru_cache(maxsize=1)
+_last: dict[tuple[Any, ...], Embedder] = {}
+
+
 def _of_this_process(*arguments: Any) -> Embedder:
     """Make the embedder that has these arguments, once: each task of a pool of processes is sent one."""
-    return Embedder(*arguments)
+    if arguments not in _last:
+        _last.clear()
+        _last[arguments] = Embedder(*arguments)
+    return _last[arguments]
 
 
 def _cpus() -> int | None:
