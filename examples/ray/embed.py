@@ -3,17 +3,19 @@
     python embed.py photos/ --model fashion.gguf --out vectors --actors 2 --threads 4
     python embed.py list.parquet --model /shared/dinov2.gguf --out /shared/vectors --actors 400 --threads 8
 
-PICTURES is a folder, or Parquet with a column 'path', and 'bytes' if the pictures themselves are in it. Rows have the columns
-of the input without 'bytes', and 'embedding' and 'error', of which one is null.
+PICTURES is a folder, or Parquet with a column 'path', and 'bytes' if the pictures themselves are in it. Rows have the
+columns of the input without 'bytes', and 'embedding' and 'error', of which one is null.
 
-A run that was stopped goes on when it is started again with the same arguments: Ray Data keeps in OUT-checkpoint which paths
-are written. So it is with a run that ended, and new pictures. Remove both folders for another model or other settings.
+A run that was stopped goes on when it is started again with the same arguments: Ray Data keeps in OUT-checkpoint which
+paths are written. So it is with a run that ended, and new pictures. Remove both folders for another model or other
+settings.
 
-RAY_ADDRESS names a running cluster; without it this machine is one. All paths have to be the same on all machines. CPUs
-must be left for what reads and writes: two or more beside actors x threads.
+RAY_ADDRESS names a running cluster; without it this machine is one. All paths have to be the same on all machines. A
+cluster must have two CPUs or more beside actors x threads, for what reads and writes.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import ray
@@ -24,7 +26,7 @@ import vit_engine.ray
 
 
 def pictures(source: str) -> Dataset:
-    """The pictures, each with its path: the files of a folder are read by Ray, those of a list by the actors."""
+    """Read the pictures, each with its path: Ray reads the files of a folder, actors those of a list."""
     if source.endswith(".parquet"):
         return ray.data.read_parquet(source)
     return ray.data.read_binary_files(source, include_paths=True)
@@ -40,10 +42,17 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="the folder of Parquet files")
     parser.add_argument("--actors", default=1, type=int, help="processes that compute, in the whole cluster")
     parser.add_argument("--threads", default=1, type=int, help="threads, and CPUs, of each")
-    parser.add_argument("--batch-size", default=256, type=int, help="the most pictures that an actor is given at a time")
+    parser.add_argument(
+        "--batch-size", default=256, type=int, help="the most pictures that an actor is given at a time"
+    )
     arguments = parser.parse_args()
     out = arguments.out.absolute()
 
+    # An actor keeps its CPUs; if none is left, reading never starts. On one machine they are Ray's book-keeping alone.
+    needed = arguments.actors * arguments.threads + 2
+    ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else max(needed, os.cpu_count() or 1))
+    if ray.cluster_resources().get("CPU", 0) < needed:
+        print(f"this waits until the cluster has {needed} CPUs")
     DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column="path", checkpoint_path=f"{out}-checkpoint", delete_checkpoint_on_success=False
     )

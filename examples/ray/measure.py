@@ -1,6 +1,8 @@
-"""Pictures per second and memory of actors on this machine: measure.py MODEL PHOTOS [ACTORSxTHREADS...]
+"""Measures pictures per second and memory of actors on this machine.
 
-For each pair it embeds the folder's pictures, several times over, so that it takes a minute or so: in one process by
+    python measure.py MODEL PHOTOS [ACTORSxTHREADS...]
+
+For each pair it embeds the folder's pictures, several times over if they are few: in one process by
 Model.embed, where there is one actor, and by Ray Data. Time is counted from the first result on, memory is that of the
 actors while they compute.
 """
@@ -18,11 +20,11 @@ from ray.data import ActorPoolStrategy
 import vit_engine as vit
 from vit_engine.ray import Embedder
 
-BATCH = 32
+BATCH = 16
 
 
 def processes(model: Path) -> dict[int, dict[str, int]]:
-    """The other processes that have mapped the file, and the kB of the mapping: Rss, Pss and others, of /proc/PID/smaps."""
+    """Find other processes that have mapped the file, and the kB of the mapping: Rss, Pss and others, of smaps."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -36,7 +38,7 @@ def processes(model: Path) -> dict[int, dict[str, int]]:
 
 
 def sizes(pid: int) -> dict[str, int]:
-    """The kB of a process, of /proc/PID/smaps_rollup."""
+    """Read the kB of a process from /proc/PID/smaps_rollup."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return {k: int(v) for k, v in re.findall(r"(\w+):\s+(\d+) kB", text)}
 
@@ -52,7 +54,9 @@ def alone(model: Path, photos: list[str], threads: int) -> float:
 
 def by_ray(model: Path, photos: list[str], actors: int, threads: int) -> tuple[float, list[str]]:
     """Pictures per second of Ray's actors, and a line for the memory of each."""
-    embedded = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=len(photos) // BATCH).map_batches(
+    embedded = ray.data.read_binary_files(
+        photos, include_paths=True, override_num_blocks=len(photos) // BATCH
+    ).map_batches(
         Embedder,
         fn_constructor_args=[model],
         compute=ActorPoolStrategy(size=actors),
@@ -90,7 +94,8 @@ def main() -> None:
     while len(photos) < 8 * BATCH:
         photos += photos
     ray.init(num_cpus=8, include_dashboard=False, object_store_memory=1 << 30, log_to_driver=False)
-    print(f"{len(photos)} pictures, {sum(os.path.getsize(path) for path in photos) / len(photos) / 1e3:.0f} kB each on average")
+    average = sum(os.path.getsize(path) for path in photos) / len(photos) / 1e3
+    print(f"{len(photos)} pictures, {average:.0f} kB each on average")
     print(vit.load(model))
     for actors, threads in pairs:
         if actors == 1:

@@ -1,4 +1,4 @@
-"""Runs embed.py on a local Ray, with everything that goes wrong on many machines: pytest test.py, with VIT_CLI=path/of/vit."""
+"""Runs embed.py on a local Ray, with what goes wrong on many machines: VIT_CLI=path/of/vit pytest test.py."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ BAD = {"empty.jpg": b"", "text.jpg": b"no picture\n", "cut.jpg": None}
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """A Ray that outlives its drivers, as a cluster does. The CPUs are Ray's book-keeping; the machine may have fewer."""
+    """A Ray that outlives its drivers, as a cluster does. CPUs are Ray's book-keeping; the machine may have fewer."""
     context = ray.init(num_cpus=8, include_dashboard=False, object_store_memory=1 << 28, log_to_driver=False)
     yield context.address_info["address"]
     ray.shutdown()
@@ -40,7 +40,9 @@ def cluster() -> Iterator[str]:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fashion-vit as a packed file."""
     path = tmp_path_factory.mktemp("model") / "fashion.gguf"
-    subprocess.run([os.environ["VIT_CLI"], "convert", "--model", FASHION, "--out", path], check=True, capture_output=True)
+    subprocess.run(
+        [os.environ["VIT_CLI"], "convert", "--model", FASHION, "--out", path], check=True, capture_output=True
+    )
     return path
 
 
@@ -75,7 +77,9 @@ def alone(packed: Path, photos: Path) -> dict[str, tuple[bytes | None, str | Non
 
 def start(cluster: str, source: Path, model: Path, out: Path, **options: int) -> subprocess.Popen[str]:
     """Start embed.py, a driver of the cluster."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in ({"actors": 2, "batch_size": 8} | options).items()]
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in ({"actors": 2, "batch_size": 8} | options).items()
+    ]
     script = Path(__file__).with_name("embed.py")
     command: list[str | Path] = [sys.executable, script, source, "--model", model, "--out", out, *flags]
     log = out.with_suffix(".log").open("a")
@@ -217,7 +221,9 @@ def test_dictionaries_and_other_columns(cluster: str, packed: Path, alone: Rows)
     embedded = ray.data.from_items(rows).map_batches(
         Embedder, fn_constructor_args=[packed], compute=ActorPoolStrategy(size=1), num_cpus=1
     )
-    for row, (vector, error) in zip(sorted(embedded.take_all(), key=lambda row: row["name"]), alone.values(), strict=True):
+    for row, (vector, error) in zip(
+        sorted(embedded.take_all(), key=lambda row: row["name"]), alone.values(), strict=True
+    ):
         assert row["error"] == error
         assert vector is None or np.asarray(row["embedding"], np.float32).tobytes() == vector
         assert "bytes" not in row

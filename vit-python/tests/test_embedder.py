@@ -59,8 +59,9 @@ def test_bad_pictures_are_rows_with_an_error(embedder: Embedder, tmp_path: Path)
     assert "not a picture" in first
     assert others == [None, "there is no picture", None]
     # All of a batch may be bad, or there may be none: the types stay.
-    for files in [[bad, bad], [None], []]:
-        found = embedder(pa.table({"id": np.zeros(len(files), int), "bytes": pa.array(files, pa.binary())}))
+    none: list[list[bytes | None]] = [[bad, bad], [None], []]
+    for files in none:
+        found = embedder(pa.table({"id": np.zeros(len(files), np.int64), "bytes": pa.array(files, pa.binary())}))
         assert found.schema == table.schema
         assert found["error"].null_count == 0
     # Parquet takes rows that are null.
@@ -103,11 +104,8 @@ def named(embedder: Embedder, batch: dict[str, list[str]]) -> tuple[int, int, An
 def test_pools(kind: str, embedder: Embedder, fashion: vit.Model) -> None:
     want = [vector.tobytes() for vector in fashion.embed(PATHS, progress=False).embeddings]
     batches = [{"path": PATHS[at : at + 2]} for at in range(0, len(PATHS), 2)]
-    pool: Executor
-    if kind == "threads":
-        pool = ThreadPoolExecutor(2)
-    else:
-        pool = ProcessPoolExecutor(2, multiprocessing.get_context(kind))
+    processes = None if kind == "threads" else multiprocessing.get_context(kind)
+    pool: Executor = ThreadPoolExecutor(2) if processes is None else ProcessPoolExecutor(2, processes)
     with pool:
         found = list(pool.map(named, [embedder] * len(batches), batches, timeout=60))
     assert [vector for _, _, table in found for vector in vectors(table)] == want
@@ -122,4 +120,3 @@ def test_pickling_keeps_the_arguments() -> None:
     assert repr(same) == repr(embedder)
     assert "precision='int8'" in repr(same)
     assert pickle.loads(pickle.dumps(embedder)) is same
-

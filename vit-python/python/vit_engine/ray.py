@@ -1,7 +1,7 @@
 """Embeddings of more pictures than one process can do: a class for Ray Data's `map_batches`.
 
-Ray Data reads, distributes, retries, resumes and writes; an `Embedder` computes. Ray itself is not imported here, so the
-same class serves `concurrent.futures` on one machine. Needs pyarrow: `pip install 'vit-engine[ray]'` brings both.
+Ray Data reads, distributes, retries, resumes and writes; an `Embedder` computes. Ray itself is not imported here, so
+the same class serves `concurrent.futures` on one machine. Needs pyarrow: `pip install 'vit-engine[ray]'` brings both.
 
 >>> import ray, vit_engine.ray
 >>> pictures = ray.data.read_binary_files("photos/", include_paths=True)
@@ -15,25 +15,21 @@ same class serves `concurrent.futures` on one machine. Needs pyarrow: `pip insta
 >>> rows.write_parquet("vectors/")
 """
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import Model, load
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    Table: TypeAlias = pa.Table
-    Batch: TypeAlias = Mapping[str, Sequence[Any] | NDArray[Any]] | pa.Table
-
 __all__ = ["Embedder"]
 
+# pyarrow.Table has no types.
+_Table: TypeAlias = Any
+_Batch: TypeAlias = Mapping[str, Sequence[Any] | NDArray[Any]] | _Table
 _Arguments: TypeAlias = tuple[str | os.PathLike[str], str | None, int | None, bool, str, int, str | None]
 
 
@@ -54,8 +50,8 @@ class Embedder:
         Pictures that are computed at a time. Give it several of these at once (`batch_size` of `map_batches`): the next
         pictures are decoded while one batch is computed.
     column
-        The column that has the pictures: files as bytes, paths, or arrays of uint8. None is 'bytes', or if there is none
-        'path'.
+        The column that has the pictures: files as bytes, paths, or arrays of uint8. None is 'bytes', or if there is
+        none 'path'.
 
     Raises
     ------
@@ -66,8 +62,7 @@ class Embedder:
     -----
     It can be pickled: what is pickled are its arguments. A process that gets it loads the model once, however often it
     is sent: so a `ProcessPoolExecutor` can map it over batches. `threads` should then be said, for there each process
-    takes all cores. Vectors have the same bits on every machine of the same instruction sets, and the same bits as those
-    of `Model.embed`.
+    takes all cores. Vectors have the bits of those of `Model.embed`, on every machine of the same instruction sets.
     """
 
     def __init__(
@@ -98,7 +93,7 @@ class Embedder:
         # Also the error of a model that does not have this output.
         self.dim = self.model.plan(features=features).output_shape[-1]
 
-    def __call__(self, batch: "Batch") -> "Table":
+    def __call__(self, batch: _Batch) -> _Table:
         """Embed the pictures of a batch.
 
         Parameters
@@ -109,9 +104,9 @@ class Embedder:
         Returns
         -------
         pyarrow.Table
-            A row for each of the batch, in its order. The batch's columns, without that of the pictures unless these are
-            paths; 'embedding', float32 lists of fixed size, null for a picture that cannot be read or whose vector is
-            NaN or infinite; and 'error', which says why, else null.
+            A row for each of the batch, in its order. The batch's columns, without that of the pictures unless these
+            are paths; 'embedding', float32 lists of fixed size, null for a picture that cannot be read or whose vector
+            is NaN or infinite; and 'error', which says why, else null.
 
         Raises
         ------
@@ -121,17 +116,18 @@ class Embedder:
         import pyarrow as pa
 
         is_table = isinstance(batch, pa.Table)
-        names = list(batch.column_names if is_table else batch)
+        of: Any = batch
+        names = list(of.column_names if is_table else of)
         column = self._column(names)
-        pictures = batch[column].to_pylist() if is_table else list(batch[column])
+        pictures = of[column].to_pylist() if is_table else list(of[column])
         embeddings, errors = self._embed(pictures)
         good = np.array([error is None for error in errors], bool)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), self.dim, mask=pa.array(~good))
         if is_table:
-            are_paths = pa.types.is_string(batch[column].type) or pa.types.is_large_string(batch[column].type)
+            are_paths = pa.types.is_string(of[column].type) or pa.types.is_large_string(of[column].type)
         else:
             are_paths = any(isinstance(picture, str) for picture in pictures)
-        columns = {name: _arrow(batch[name]) for name in names if name != column or are_paths}
+        columns = {name: _arrow(of[name]) for name in names if name != column or are_paths}
         return pa.table(columns | {"embedding": vectors, "error": pa.array(errors, pa.string())})
 
     def _column(self, names: list[str]) -> str:
@@ -166,14 +162,19 @@ class Embedder:
         return f"Embedder({self.model!r}, features='{self.features}')"
 
 
-@functools.lru_cache(maxsize=1)
+_last: dict[tuple[Any, ...], Embedder] = {}
+
+
 def _of_this_process(*arguments: Any) -> Embedder:
-    """The embedder that has these arguments, made once: each task of a pool of processes is sent one."""
-    return Embedder(*arguments)
+    """Make the embedder that has these arguments, once: each task of a pool of processes is sent one."""
+    if arguments not in _last:
+        _last.clear()
+        _last[arguments] = Embedder(*arguments)
+    return _last[arguments]
 
 
 def _cpus() -> int | None:
-    """The CPUs that Ray gave to this actor; None where there is none."""
+    """Count the CPUs that Ray gave to this actor; None where there is none."""
     # It has been imported if this is an actor.
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
@@ -185,5 +186,5 @@ def _cpus() -> int | None:
 
 
 def _arrow(values: Any) -> Any:
-    """A column of a batch, for Arrow, which takes no arrays of more than one dimension."""
+    """Make a column something for Arrow, which takes no arrays of more than one dimension."""
     return values.tolist() if isinstance(values, np.ndarray) and values.ndim > 1 else values
