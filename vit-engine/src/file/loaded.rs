@@ -2,6 +2,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use vit_image::Preprocessing;
 use vit_image::config::ConfigError;
@@ -42,9 +43,11 @@ pub struct Loaded {
 /// The memory of the packed weights.
 pub(super) enum Memory {
     Own(AlignedBox),
+    /// A packed file in memory, from this offset to the end.
+    Read(Arc<AlignedBox>, usize),
     /// A mapped file, from this offset to the end.
     #[cfg(feature = "mmap")]
-    Mapped(std::sync::Arc<memmap2::Mmap>, usize),
+    Mapped(Arc<memmap2::Mmap>, usize),
 }
 
 impl Deref for Memory {
@@ -52,6 +55,7 @@ impl Deref for Memory {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Own(memory) => memory,
+            Self::Read(file, start) => &file[*start..],
             #[cfg(feature = "mmap")]
             Self::Mapped(file, start) => &file[*start..],
         }
@@ -94,7 +98,7 @@ impl Loaded {
     /// Whether the weights are in a mapped file; see the documentation of the [module](super).
     pub fn is_mapped(&self) -> bool {
         match self.memory {
-            Memory::Own(_) => false,
+            Memory::Own(_) | Memory::Read(..) => false,
             #[cfg(feature = "mmap")]
             Memory::Mapped(..) => true,
         }

@@ -8,7 +8,7 @@
 //! packed file are used directly in the mapping, as long as the [`Loaded`] model lives. While a file is mapped, a
 //! process that overwrites it can mix old and new weights into the model, and a process that truncates it can end this
 //! process with SIGBUS. To replace a file safely, write a new one and rename it over the old one. If you cannot rely on
-//! that, use [`Access::Read`], which copies the file first.
+//! that, use [`Access::Read`], which reads the file into memory first.
 mod cache;
 mod contrast;
 mod error;

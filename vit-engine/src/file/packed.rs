@@ -40,7 +40,7 @@ const FILTERS: [(Option<Filter>, &str); 3] =
     [(None, "none"), (Some(Filter::Bicubic), "bicubic"), (Some(Filter::BicubicAntialiased), "bicubic_antialiased")];
 const ROUNDINGS: [(Rounding, &str); 3] = [(Rounding::None, "f32"), (Rounding::F16, "f16"), (Rounding::Bf16, "bf16")];
 
-/// The model of a packed file: in the mapping, or copied into huge pages if the file was read.
+/// The model of a packed file: where the file is, or copied if its bytes are the caller's.
 pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -> Result<Loaded, Problem> {
     let (packed, wanted) = (file.formats.precision(), formats.precision());
     if wanted != packed {
@@ -52,7 +52,8 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
     let memory = match bytes {
         #[cfg(feature = "mmap")]
         Bytes::Mapped(map) => Memory::Mapped(map.clone(), map.len() - file.weights.len()),
-        Bytes::Read(_) | Bytes::Borrowed(_) => {
+        Bytes::Read(read) => Memory::Read(read.clone(), read.len() - file.weights.len()),
+        Bytes::Borrowed(_) => {
             let memory = AlignedBox::new(file.weights.len());
             let mut memory = memory.map_err(|OutOfMemory { bytes }| Problem::OutOfMemory { bytes })?;
             memory.copy_from_slice(file.weights);
