@@ -99,7 +99,7 @@ export interface Paint {
 
 /** Samples of a picture that was painted, as `new ImageData(data, width, height)` takes them. */
 export interface Painted {
-  readonly data: Uint8ClampedArray;
+  readonly data: Uint8ClampedArray<ArrayBuffer>;
   readonly width: number;
   readonly height: number;
 }
