@@ -33,8 +33,9 @@
 //! | `int4` | [`Precision::Int4`] | |
 //! | `maps` | attention maps: [`Output::Attention`], [`Output::AttentionOfLayer`], [`Output::PoolAttention`] | |
 //! | `alloc` | [`AlignedBox`] | an allocator |
-//! | `std` | links the standard library; nothing else by itself | |
-//! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`], [`logits`] | serde, safetensors |
+//! | `std` | links the standard library; [`logits`] | |
+//! | `metadata` | [`packed::Header`]: class names and preprocessing of packed files | vit-image |
+//! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
 //! | `mmap` | maps weight files, allocates huge pages | memmap2 |
 //! | `threads` | [`ThreadPool`], [`pipeline`] | operating system threads |
 //!
@@ -65,7 +66,7 @@ mod feed_forward;
 pub mod file;
 mod forward;
 mod head;
-#[cfg(feature = "checkpoints")]
+#[cfg(feature = "std")]
 pub mod logits;
 #[cfg(feature = "alloc")]
 mod memory;

@@ -32,6 +32,24 @@ impl Picture {
         Ok(Self { size, channels, samples })
     }
 
+    /// A picture of samples with alpha, as a browser's `ImageData` has them: `rgba` is \[height, width, 4\]. Alpha is
+    /// dropped, as it is when a file is decoded.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), with 4 samples for a pixel; when the system does not give the memory.
+    pub fn from_rgba(size: [usize; 2], channels: usize, rgba: &[u8]) -> Result<Self, Error> {
+        let pixels = size[0].checked_mul(size[1]).filter(|pixels| pixels.checked_mul(4) == Some(rgba.len()));
+        let Some(pixels) = pixels else {
+            let expected = size[0].saturating_mul(size[1]).saturating_mul(4);
+            return Err(Error::Length { expected, found: rgba.len() });
+        };
+        let bytes = 3 * pixels;
+        let mut samples = Vec::new();
+        samples.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+        rgba.as_chunks().0.iter().for_each(|[r, g, b, _]: &[u8; 4]| samples.extend([r, g, b]));
+        Self::new(size, 3, samples)?.with_channels(channels)
+    }
+
     /// The same picture with 3 channels, or as grey with 1. Grey is that of Pillow's `convert("L")`, the integer Rec. 601:
     /// (19595·R + 38470·G + 7471·B + 32768) / 65536.
     ///
@@ -86,5 +104,19 @@ mod tests {
         assert_eq!(grey.with_channels(3).unwrap().samples(), [255, 255, 255, 124, 124, 124]);
         assert_eq!(rgb.clone().with_channels(3), Ok(rgb.clone()));
         assert_eq!(rgb.with_channels(2), Err(Error::PictureChannels(2)));
+    }
+
+    #[test]
+    fn alpha_is_dropped() {
+        let rgba = [255, 255, 255, 0, 10, 200, 30, 255];
+        let rgb = Picture::new([1, 2], 3, vec![255, 255, 255, 10, 200, 30]).unwrap();
+        assert_eq!(Picture::from_rgba([1, 2], 3, &rgba), Ok(rgb.clone()));
+        assert_eq!(Picture::from_rgba([2, 1], 1, &rgba), Picture::new([2, 1], 1, vec![255, 124]));
+        assert_eq!(Picture::from_rgba([1, 1], 3, &rgba), Err(Error::Length { expected: 4, found: 8 }));
+        assert_eq!(Picture::from_rgba([0, 2], 3, &[]), Err(Error::Empty));
+        assert_eq!(
+            Picture::from_rgba([usize::MAX, 2], 3, &rgba).map(|_| ()),
+            Err(Error::Length { expected: usize::MAX, found: 8 })
+        );
     }
 }

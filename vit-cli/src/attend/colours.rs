@@ -3,15 +3,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
+use vit_attend::pca::{self, Foreground, Patch};
+use vit_attend::{Canvas, Patches};
 use vit_engine::{Config, Output, Session};
-use vit_image::View;
 
 use super::Args;
 use super::figure::{self, Row};
-use super::overlay::{Canvas, Paint, sample};
-use super::pca::{self, Foreground, Patch};
 use crate::inputs::Input;
 use crate::picture::Preparer;
 use crate::{inputs, memory, model, output};
@@ -99,7 +98,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
     let patches: Vec<Patch<'_>> = known.iter().flat_map(|picture| picture.patches(config.dim)).collect();
     let ColourOptions { threshold, invert, all_patches: everything, .. } = args.colours;
-    let found = pca::colours(&patches, Foreground { threshold, invert, everything })?;
+    let found = pca::colours(&patches, Foreground { threshold, invert, everything });
+    let found = found.map_err(|error| match error {
+        vit_attend::Error::NoForeground => anyhow!("{error}: choose a lower --threshold, or --all-patches"),
+        error => error.into(),
+    })?;
     let mut of_patches = found.of_patches.iter();
     let colours: Vec<Vec<Option<[f64; 3]>>> = known
         .iter()
@@ -138,25 +141,7 @@ fn features(args: &Args, input: &Input, preparer: &Preparer, session: &mut Sessi
     let features = model::output(session, &pixels)?;
     ensure!(features.iter().all(|x| x.is_finite()), "the model's features are NaN or infinite");
     let canvas = Canvas::new(&picture, &view, Some(args.size.unwrap_or(LONGEST)))?;
-    Ok(Known { path: input.path.clone(), canvas, features, places: places(session.config(), &view) })
-}
-
-/// For each patch: `None` if its centre is on padding, else whether it is at the border of the patches that are not.
-fn places(c: &Config, view: &View) -> Vec<Option<bool>> {
-    let [height, width] = view.picture().map(|side| side as f64);
-    let grid = c.grid();
-    let on_picture = |row: i64, column: i64| {
-        let inside = (0..grid[0] as i64).contains(&row) && (0..grid[1] as i64).contains(&column);
-        let centre = [(row as f64 + 0.5) * c.patch[0] as f64, (column as f64 + 0.5) * c.patch[1] as f64];
-        let [y, x] = view.to_picture(centre);
-        inside && (0.0..height).contains(&y) && (0.0..width).contains(&x)
-    };
-    let place = |index: usize| {
-        let (row, column) = ((index / grid[1]) as i64, (index % grid[1]) as i64);
-        let around = [(-1, 0), (1, 0), (0, -1), (0, 1)];
-        on_picture(row, column).then(|| !around.iter().all(|(y, x)| on_picture(row + y, column + x)))
-    };
-    (0..c.patches()).map(place).collect()
+    Ok(Known { path: input.path.clone(), canvas, features, places: vit_attend::places(session.config(), &view) })
 }
 
 impl Known {
@@ -190,20 +175,8 @@ fn draw(
     let smooth = args.interpolation == "bilinear";
     let mut rows = Vec::new();
     for (picture, colours) in known.iter().zip(colours) {
-        let grid = c.grid();
-        // Weighted by the mask, so that the background's colour is in no mixture.
-        let mask: Vec<f64> = colours.iter().map(|colour| f64::from(u8::from(colour.is_some()))).collect();
-        let channels = [0, 1, 2].map(|i| -> Vec<f64> {
-            colours.iter().map(|colour| colour.map_or(0.0, |colour| 30.0 + 225.0 * colour[i])).collect()
-        });
-        let alpha = args.alpha.unwrap_or(1.0);
-        let colour = |at: [f64; 2]| {
-            let share = sample(&mask, grid, at, smooth);
-            let colour = [0, 1, 2].map(|i| sample(&channels[i], grid, at, smooth) / share.max(1e-9));
-            (colour, alpha * share)
-        };
-        let paint = Paint { patch: c.patch, grid, brightness: 0.3, colour: &colour, mark: None };
-        let painted = picture.canvas.painted(&paint);
+        let patches = Patches { patch: c.patch, grid: c.grid(), smooth, alpha: args.alpha.unwrap_or(1.0) };
+        let painted = picture.canvas.colours(colours, &patches);
         let name = picture.path.file_name().unwrap_or(picture.path.as_os_str()).to_string_lossy().into_owned();
         rows.push(Row { panels: vec![picture.canvas.plain(), painted], caption: output::name(name) });
     }

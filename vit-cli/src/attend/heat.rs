@@ -3,15 +3,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use vit_attend::{Canvas, Patches, Query, inferno, rollout};
 use vit_engine::file::Loaded;
-use vit_engine::{Config, Output, Pool};
+use vit_engine::{Config, Output};
 use vit_image::View;
 
+use super::Args;
 use super::figure::{self, Legend};
-use super::overlay::{Canvas, Paint, sample};
-use super::{Args, inferno, rollout};
 use crate::options::positive;
 use crate::picture::Preparer;
 use crate::{inputs, memory, model, npy, output};
@@ -70,15 +70,6 @@ fn pixel(text: &str) -> Result<[usize; 2], String> {
     both.ok_or_else(|| "must be two whole numbers, X,Y".into())
 }
 
-/// Whose attention, once the model is known.
-enum Query {
-    Class,
-    Pool,
-    Patches,
-    /// Row and column.
-    Patch([usize; 2]),
-}
-
 #[derive(Serialize)]
 struct Report {
     path: String,
@@ -129,16 +120,11 @@ pub(super) fn run(args: &Args, path: &Path) -> Result<ExitCode> {
     }
     let report = report(args, path, (&config, &view), &query, map);
     if let Some(out) = &args.out {
-        let least = map.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = report.peak.value;
-        let (grid, smooth) = (config.grid(), args.interpolation == "bilinear");
-        let share = |x: f64| if most > least { (x - least) / (most - least) } else { 0.0 };
-        let alpha = args.alpha.unwrap_or(0.6);
-        let colour = |at: [f64; 2]| (inferno(share(sample(map, grid, at, smooth))), alpha);
+        let (smooth, alpha) = (args.interpolation == "bilinear", args.alpha.unwrap_or(0.6));
+        let patches = Patches { patch: config.patch, grid: config.grid(), smooth, alpha };
         let mark = if let Query::Patch(cell) = query { Some(cell) } else { None };
-        let canvas = Canvas::new(&picture, &view, args.size)?;
-        let panel = canvas.painted(&Paint { patch: config.patch, grid, brightness: 1.0, colour: &colour, mark });
-        let legend = Legend { title: "per patch", range: [least, most], colour: &inferno };
+        let panel = Canvas::new(&picture, &view, args.size)?.heat(map, &patches, mark);
+        let legend = Legend { title: "per patch", range: vit_attend::range(map), colour: &inferno };
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let rest = format!("; patches have {:.1} % of the attention", report.sum * 100.0);
         let caption = [output::name(name), format!("{} from {}{rest}", report.attention, report.from)];
@@ -160,29 +146,23 @@ fn query(options: &MapOptions, c: &Config, view: &View) -> Result<Query> {
     if let Some([x, y]) = options.at {
         let [height, width] = view.picture();
         ensure!(x < width && y < height, "--at {x},{y}: the picture has {width}×{height} pixels");
-        let at = view.to_input([y as f64 + 0.5, x as f64 + 0.5]);
-        let cell = [0, 1].map(|axis| (at[axis] / c.patch[axis] as f64).floor());
-        let grid = c.grid();
-        if (0..2).any(|axis| cell[axis] < 0.0 || cell[axis] >= grid[axis] as f64) {
+        return Query::patch_at(c, view, [y as f64 + 0.5, x as f64 + 0.5]).with_context(|| {
+            let grid = c.grid();
             let [rows, columns] = view.covered([0, 1].map(|axis| grid[axis] * c.patch[axis]));
             let (top, left) = (rows.start.max(0.0).ceil(), columns.start.max(0.0).ceil());
-            bail!(
+            format!(
                 "--at {x},{y}: the model does not see this pixel; after the crop it sees x from {left} to {:.0} and y \
                  from {top} to {:.0}",
                 columns.end.min(width as f64).floor() - 1.0,
                 rows.end.min(height as f64).floor() - 1.0
-            );
-        }
-        return Ok(Query::Patch(cell.map(|index| index as usize)));
+            )
+        });
     }
-    let pools = c.embedding.unwrap_or(c.logits).pool;
     let query = match options.from {
         Some(From::Class) => Query::Class,
         Some(From::Pool) => Query::Pool,
         Some(From::Patches) => Query::Patches,
-        None if pools == Pool::Attention && c.attention_pool.is_some() => Query::Pool,
-        None if c.class_token => Query::Class,
-        None => Query::Patches,
+        None => Query::of_model(c),
     };
     match query {
         Query::Class => ensure!(c.class_token, "the model has no class token: use --from patches, or --at X,Y"),
@@ -213,23 +193,15 @@ fn attention(
         Ok(out)
     };
     let (tokens, MapOptions { layer, head, rollout, .. }) = (c.tokens(), &args.map);
-    let mut weights = vec![0.0; tokens];
-    match query {
-        Query::Class => weights[0] = 1.0,
-        Query::Patch([row, column]) => weights[c.prefix() + row * c.grid()[1] + column] = 1.0,
-        Query::Patches => weights[c.prefix()..].fill(1.0 / c.patches() as f64),
-        Query::Pool => {
-            let pool = c.attention_pool.context("the model has no attention pool")?;
-            check_head(*head, pool.heads, "the attention pool")?;
-            let range = pool.tokens(&c);
-            weights[range.clone()].copy_from_slice(&rollout::of_heads(
-                &compute(Output::PoolAttention)?,
-                range.len(),
-                head.0,
-            ));
-            if !rollout {
-                return Ok(weights);
-            }
+    let mut weights = query.weights(&c);
+    if *query == Query::Pool {
+        let pool = c.attention_pool.context("the model has no attention pool")?;
+        check_head(*head, pool.heads, "the attention pool")?;
+        let range = pool.tokens(&c);
+        let maps = compute(Output::PoolAttention)?;
+        weights[range.clone()].copy_from_slice(&rollout::of_heads(&maps, range.len(), head.0));
+        if !rollout {
+            return Ok(weights);
         }
     }
     ensure!(c.depth > 0, "the model has no layers");

@@ -1,13 +1,10 @@
 //! `vit attend`: where a model looks, and what its patches have in common.
 //!
-//! This file and [`heat`], [`colours`] know the command line. [`rollout`], [`pca`], [`overlay`] and [`figure`] know
-//! numbers and pictures only.
+//! This file and [`heat`], [`colours`] know the command line, [`figure`] makes figures of the pictures that
+//! [`vit_attend`] has painted.
 mod colours;
 mod figure;
 mod heat;
-mod overlay;
-mod pca;
-mod rollout;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,10 +86,4 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     ensure!(args.images.len() == 1, "one picture at a time, except with --pca");
     heat::run(args, &args.images[0])
-}
-
-/// Inferno, from 0 to 1, as levels from 0 to 255.
-fn inferno(share: f64) -> [f64; 3] {
-    let colorous::Color { r, g, b } = colorous::INFERNO.eval_continuous(share.clamp(0.0, 1.0));
-    [r, g, b].map(f64::from)
 }

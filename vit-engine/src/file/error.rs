@@ -105,6 +105,12 @@ pub enum Problem {
     },
 }
 
+impl From<PackedError> for Problem {
+    fn from(error: PackedError) -> Self {
+        Self::Packed(error)
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.problem)

@@ -25,14 +25,16 @@
 //! | `vit.labels` | string\[\] | the names of the classes |
 use std::io;
 
+use vit_image::config::ConfigError;
+
 use super::contrast::Contrast;
 use super::error::Problem;
 use super::loaded::{Loaded, Memory};
 use super::map::Bytes;
-use super::preprocessing;
 use super::safetensors::Rounding;
 use crate::memory::{AlignedBox, OutOfMemory};
-use crate::packed::{self, Extra, PackedError, PackedFile, Value, kind};
+use crate::packed::metadata::{self, size, word};
+use crate::packed::{self, Extra, PackedFile, Value, preprocessing};
 use crate::weights::Formats;
 use crate::zoo::{Filter, OtherSizes, Rotary};
 
@@ -60,7 +62,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
             Memory::Own(memory)
         }
     };
-    let said = |key: &'static str| Said { file, key };
+    let said = |key: &'static str| file.said(key);
     let rotary = said("vit.rotary.kind").text()?;
     let base = || said("vit.rotary.base").double();
     let rotary = match rotary {
@@ -72,7 +74,7 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
             let (offset, x_first) = (said("vit.rotary.offset").double()?, said("vit.rotary.x_first").flag()?);
             Some(Rotary::Counted { temperature: base()?, offset, reference, x_first })
         }
-        Some(_) => return Err(said("vit.rotary.kind").wrong()),
+        Some(_) => return Err(said("vit.rotary.kind").wrong().into()),
     };
     let other_sizes = OtherSizes {
         filter: said("vit.other_sizes.filter").word(&FILTERS)?,
@@ -81,8 +83,8 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
         from_square: said("vit.other_sizes.from_square").flag()?,
         rounded: said("vit.other_sizes.rounded").flag()?,
     };
-    let preprocessing = preprocessing::read(&said)?;
-    let labels = said("vit.labels").texts()?;
+    let preprocessing = preprocessing::read(&said)?.ok_or(ConfigError::Missing);
+    let labels = metadata::labels(&said)?;
     if !labels.is_empty() && labels.len() != file.config.classes {
         return Err(Problem::Labels { labels: labels.len(), classes: file.config.classes });
     }
@@ -104,73 +106,6 @@ pub(super) fn load(file: &PackedFile<'_>, bytes: &Bytes<'_>, formats: Formats) -
         used: Default::default(),
         unused: Vec::new(),
     })
-}
-
-/// The value of a key, if the file has it.
-pub(super) struct Said<'f, 'a> {
-    file: &'f PackedFile<'a>,
-    key: &'static str,
-}
-
-impl<'a> Said<'_, 'a> {
-    pub(super) fn wrong(&self) -> Problem {
-        Problem::Packed(PackedError::Metadata(self.key))
-    }
-
-    pub(super) fn text(&self) -> Result<Option<&'a str>, Problem> {
-        match self.file.get(self.key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(core::str::from_utf8(text).map_err(|_| self.wrong())?)),
-            Some(_) => Err(self.wrong()),
-        }
-    }
-
-    pub(super) fn word<T: Copy>(&self, words: &[(T, &str)]) -> Result<T, Problem> {
-        let found = self.text()?;
-        words.iter().find(|(_, word)| found == Some(word)).map(|(value, _)| *value).ok_or_else(|| self.wrong())
-    }
-
-    fn flag(&self) -> Result<bool, Problem> {
-        if let Some(Value::Bool(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
-    }
-
-    pub(super) fn double_if_there(&self) -> Result<Option<f64>, Problem> {
-        if self.file.get(self.key).is_none() { Ok(None) } else { self.double().map(Some) }
-    }
-
-    fn double(&self) -> Result<f64, Problem> {
-        if let Some(Value::F64(value)) = self.file.get(self.key) { Ok(value) } else { Err(self.wrong()) }
-    }
-
-    pub(super) fn size(&self) -> Result<Option<usize>, Problem> {
-        match self.file.get(self.key) {
-            None => Ok(None),
-            Some(Value::U32(value)) => Ok(Some(value as usize)),
-            Some(_) => Err(self.wrong()),
-        }
-    }
-
-    pub(super) fn floats(&self) -> Result<Option<Vec<f32>>, Problem> {
-        match self.file.get(self.key) {
-            None => Ok(None),
-            Some(Value::Array { kind: kind::F32, count, mut elements }) => {
-                let floats: Result<_, _> = (0..count).map(|_| elements.f32()).collect();
-                floats.map(Some).map_err(Problem::Packed)
-            }
-            Some(_) => Err(self.wrong()),
-        }
-    }
-
-    fn texts(&self) -> Result<Vec<String>, Problem> {
-        match self.file.get(self.key) {
-            None => Ok(Vec::new()),
-            Some(Value::Array { kind: kind::STRING, count, mut elements }) => {
-                let text = |_| Ok(String::from_utf8_lossy(elements.string()?).into_owned());
-                (0..count).map(text).collect::<Result<_, _>>().map_err(Problem::Packed)
-            }
-            Some(_) => Err(self.wrong()),
-        }
-    }
 }
 
 /// Writes a loaded model with the metadata of its checkpoint.
@@ -213,17 +148,7 @@ pub(super) fn write(loaded: &Loaded, out: impl io::Write) -> io::Result<()> {
         extras.extend(logit_bias.map(|bias| Extra::Value("vit.logit_bias", Value::F64(bias.into()))));
     }
     if !labels.is_empty() {
-        extras.push(Extra::Strings("vit.labels", labels));
+        extras.push(Extra::Strings(metadata::LABELS, labels));
     }
     packed::write(config, *formats, memory, &extras, out)
-}
-
-/// A size as u32.
-pub(super) fn size(value: usize) -> Value<'static> {
-    Value::U32(u32::try_from(value).unwrap_or(u32::MAX))
-}
-
-pub(super) fn word<T: PartialEq + Copy>(value: T, words: &[(T, &'static str)]) -> Value<'static> {
-    let found = words.iter().find(|(known, _)| *known == value);
-    Value::String(found.expect("the table has a word for every value").1.as_bytes())
 }

@@ -131,7 +131,7 @@ const fn size_of_kind(kind: u32) -> Option<usize> {
 
 /// A metadata value. Number types that this library does not use are `Other`.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "checkpoints"), expect(dead_code, reason = "no key of the model itself is f64"))]
+#[cfg_attr(not(feature = "metadata"), expect(dead_code, reason = "no key of the model itself is f64"))]
 pub(crate) enum Value<'a> {
     U32(u32),
     F32(f32),

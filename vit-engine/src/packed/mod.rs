@@ -22,6 +22,10 @@
 pub mod keys;
 
 mod gguf;
+#[cfg(feature = "metadata")]
+pub(crate) mod metadata;
+#[cfg(feature = "metadata")]
+pub(crate) mod preprocessing;
 mod tensors;
 #[cfg(feature = "checkpoints")]
 mod write;
@@ -35,11 +39,13 @@ use crate::config::{Config, ConfigError};
 use crate::model::{Model, ModelError};
 use crate::weights::{Formats, WeightLayout};
 use gguf::Gguf;
+#[cfg(feature = "metadata")]
+pub use metadata::Header;
 #[cfg(feature = "checkpoints")]
 pub use write::{file_len, write_model};
 #[cfg(feature = "checkpoints")]
 pub(crate) use {
-    gguf::{Value, kind},
+    gguf::Value,
     write::{Extra, write},
 };
 
@@ -76,10 +82,10 @@ impl<'a> PackedFile<'a> {
         })
     }
 
-    /// The value of a metadata key.
+    /// What a metadata key says.
     #[cfg(feature = "checkpoints")]
-    pub(crate) fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.file.get(key).ok().flatten()
+    pub(crate) fn said(&self, key: &'static str) -> metadata::Said<'_, 'a> {
+        metadata::Said { file: &self.file, key }
     }
 }
 

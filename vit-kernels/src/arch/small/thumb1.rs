@@ -107,16 +107,7 @@ pub(super) unsafe fn multiply<const M: usize, const C: usize>(
             ),
             (1, [p, q]) => {
                 if !turns.is_empty() {
-                    sweep!(
-                        turns.start,
-                        w,
-                        step,
-                        turns.end,
-                        *p,
-                        *q,
-                        32,
-                        [group!(0, 4, 8, 12), group!(16, 20, 24, 28)]
-                    )
+                    sweep!(turns.start, w, step, turns.end, *p, *q, 32, [group!(0, 4, 8, 12), group!(16, 20, 24, 28)])
                 }
                 if !rest.is_empty() {
                     sweep!(rest.start, after, step, rest.end, *p, *q, 16, [group!(0, 4, 8, 12)])

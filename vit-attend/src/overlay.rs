@@ -1,8 +1,9 @@
 //! A picture with its patches painted over it, at their places in the picture.
-use anyhow::{Result, ensure};
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use vit_image::{Picture, View};
+
+use crate::{Error, inferno};
 
 /// The most pixels of a canvas.
 const MOST_PIXELS: f64 = 67e6;
@@ -11,7 +12,7 @@ const MOST_PIXELS: f64 = 67e6;
 const LONGEST: std::ops::RangeInclusive<f64> = 448.0..=1024.0;
 
 /// A picture, at some scale, with room for the padding that the model was given around it.
-pub(crate) struct Canvas {
+pub struct Canvas {
     view: View,
     picture: RgbImage,
     /// Pixels of the canvas for a pixel of the picture, along height and width.
@@ -22,23 +23,39 @@ pub(crate) struct Canvas {
     size: [u32; 2],
 }
 
-/// How patches are painted.
-pub(crate) struct Paint<'a> {
+/// How values of patches are placed on a canvas, and painted.
+#[derive(Debug, Clone, Copy)]
+pub struct Patches {
     /// Height and width of a patch in the model's input.
-    pub(crate) patch: [usize; 2],
+    pub patch: [usize; 2],
     /// Rows and columns of patches.
-    pub(crate) grid: [usize; 2],
+    pub grid: [usize; 2],
+    /// Interpolate between patches, or show each as a rectangle.
+    pub smooth: bool,
+    /// The colours' share, from 0 to 1; the rest is the picture, in grey.
+    pub alpha: f64,
+}
+
+/// How patches are painted.
+struct Paint<'a> {
+    /// Height and width of a patch in the model's input.
+    patch: [usize; 2],
+    /// Rows and columns of patches.
+    grid: [usize; 2],
     /// The brightness of the grey picture under the colours, from 0 to 1.
-    pub(crate) brightness: f64,
+    brightness: f64,
     /// The colour at a position `[y, x]` in the grid, in patches, and its share; the rest is the picture, in grey.
-    pub(crate) colour: &'a dyn Fn([f64; 2]) -> ([f64; 3], f64),
+    colour: &'a dyn Fn([f64; 2]) -> ([f64; 3], f64),
     /// A patch to mark, `[row, column]`.
-    pub(crate) mark: Option<[usize; 2]>,
+    mark: Option<[usize; 2]>,
 }
 
 impl Canvas {
     /// With the longest side as given, or chosen.
-    pub(crate) fn new(picture: &Picture, view: &View, longest: Option<usize>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If the canvas would be too large, or there is no memory for it.
+    pub fn new(picture: &Picture, view: &View, longest: Option<usize>) -> Result<Self, Error> {
         let covered = view.covered(view.input());
         let lengths = view.picture().map(|side| side as f64);
         let origin = [0, 1].map(|axis| covered[axis].start.min(0.0));
@@ -48,14 +65,16 @@ impl Canvas {
         let size = lengths.map(|length| (length * wanted / most).round().max(1.0));
         let scale = [0, 1].map(|axis| size[axis] / lengths[axis]);
         let canvas = [0, 1].map(|axis| (extent[axis] * scale[axis]).round().max(size[axis]));
-        ensure!(canvas[0] * canvas[1] <= MOST_PIXELS, "{}×{} pixels are too many to draw", canvas[1], canvas[0]);
+        if canvas[0] * canvas[1] > MOST_PIXELS {
+            return Err(Error::TooLarge { size: canvas.map(|side| side as u64) });
+        }
         let filter = if wanted >= most { FilterType::Nearest } else { FilterType::Triangle };
         let picture = imageops::resize(&rgb(picture)?, size[1] as u32, size[0] as u32, filter);
         Ok(Self { view: *view, picture, scale, origin, size: canvas.map(|side| side as u32) })
     }
 
     /// The picture without patches: what the model does not see is dimmed.
-    pub(crate) fn plain(&self) -> RgbImage {
+    pub fn plain(&self) -> RgbImage {
         let input = self.view.input();
         let mut image = self.draw(|base, at| {
             let at = self.view.to_input(at);
@@ -66,8 +85,35 @@ impl Canvas {
         image
     }
 
+    /// An attention map over the picture, \[rows, columns\] of patches, in [`inferno`]'s colours from its least to its
+    /// largest value. A patch `[row, column]` may be marked.
+    pub fn heat(&self, map: &[f64], patches: &Patches, mark: Option<[usize; 2]>) -> RgbImage {
+        let Patches { patch, grid, smooth, alpha } = *patches;
+        let [least, most] = range(map);
+        let share = |x: f64| if most > least { (x - least) / (most - least) } else { 0.0 };
+        let colour = |at: [f64; 2]| (inferno(share(sample(map, grid, at, smooth))), alpha);
+        self.painted(&Paint { patch, grid, brightness: 1.0, colour: &colour, mark })
+    }
+
+    /// Colours of patches over the picture, \[rows, columns\] of red, green and blue from 0 to 1; without a colour it is
+    /// background.
+    pub fn colours(&self, colours: &[Option<[f64; 3]>], patches: &Patches) -> RgbImage {
+        let Patches { patch, grid, smooth, alpha } = *patches;
+        // Weighted by the mask, so that the background's colour is in no mixture.
+        let mask: Vec<f64> = colours.iter().map(|colour| f64::from(u8::from(colour.is_some()))).collect();
+        let channels = [0, 1, 2].map(|i| -> Vec<f64> {
+            colours.iter().map(|colour| colour.map_or(0.0, |colour| 30.0 + 225.0 * colour[i])).collect()
+        });
+        let colour = |at: [f64; 2]| {
+            let share = sample(&mask, grid, at, smooth);
+            let colour = [0, 1, 2].map(|i| sample(&channels[i], grid, at, smooth) / share.max(1e-9));
+            (colour, alpha * share)
+        };
+        self.painted(&Paint { patch, grid, brightness: 0.3, colour: &colour, mark: None })
+    }
+
     /// The picture under its patches. What the model does not see is dimmed and outlined, what was padded is hatched.
-    pub(crate) fn painted(&self, paint: &Paint<'_>) -> RgbImage {
+    fn painted(&self, paint: &Paint<'_>) -> RgbImage {
         let Paint { patch, grid, brightness, .. } = *paint;
         let of_input = [0, 1].map(|axis| patch[axis] * grid[axis]);
         let mut image = self.draw(|base, at| {
@@ -151,16 +197,21 @@ impl Canvas {
     }
 }
 
-fn rgb(picture: &Picture) -> Result<RgbImage> {
+fn rgb(picture: &Picture) -> Result<RgbImage, Error> {
     let [height, width] = [0, 1].map(|axis| picture.size()[axis] as u32);
+    let bytes = height as usize * width as usize * 3;
     let mut samples = Vec::new();
-    samples.try_reserve_exact(height as usize * width as usize * 3)?;
+    samples.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
     match picture.channels() {
         1 => samples.extend(picture.samples().iter().flat_map(|x| [*x; 3])),
         _ => samples.extend_from_slice(picture.samples()),
     }
-    let image = RgbImage::from_raw(width, height, samples);
-    image.ok_or_else(|| anyhow::anyhow!("the picture's samples are not height × width × 3"))
+    Ok(RgbImage::from_raw(width, height, samples).expect("a picture has height × width × channels samples"))
+}
+
+/// The least and the largest value of a map.
+pub fn range(map: &[f64]) -> [f64; 2] {
+    map.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[least, most], x| [least.min(*x), most.max(*x)])
 }
 
 fn luma([r, g, b]: [f64; 3]) -> f64 {
@@ -174,7 +225,7 @@ fn dimmed(base: [f64; 3]) -> [f64; 3] {
 
 /// The value at a position `[y, x]` in a grid of values, \[rows, columns\], each of which stands at the centre of its
 /// patch: bilinear in between, or that of the patch.
-pub(crate) fn sample(values: &[f64], grid: [usize; 2], at: [f64; 2], smooth: bool) -> f64 {
+fn sample(values: &[f64], grid: [usize; 2], at: [f64; 2], smooth: bool) -> f64 {
     let last = grid.map(|side| side.saturating_sub(1) as f64);
     if !smooth {
         let [row, column] = [0, 1].map(|axis| at[axis].floor().clamp(0.0, last[axis]) as usize);

@@ -2,7 +2,7 @@
 
 /// The mean over heads: \[heads, rows, columns\] to \[rows, columns\], with `len` elements a head. Or one head,
 /// counted from 1.
-pub(crate) fn of_heads(maps: &[f32], len: usize, head: Option<usize>) -> Vec<f64> {
+pub fn of_heads(maps: &[f32], len: usize, head: Option<usize>) -> Vec<f64> {
     let mut mean = vec![0.0; len];
     let heads = maps.chunks_exact(len).enumerate().filter(|(index, _)| head.is_none_or(|head| *index + 1 == head));
     let count = if head.is_some() { 1.0 } else { (maps.len() / len) as f64 };
@@ -13,7 +13,7 @@ pub(crate) fn of_heads(maps: &[f32], len: usize, head: Option<usize>) -> Vec<f64
 }
 
 /// query · map: what queries with these weights, \[tokens\], give to each token, by a map \[tokens, tokens\].
-pub(crate) fn attended(query: &[f64], map: &[f64]) -> Vec<f64> {
+pub fn attended(query: &[f64], map: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; query.len()];
     for (weight, row) in query.iter().zip(map.chunks_exact(query.len())) {
         if *weight != 0.0 {
@@ -32,7 +32,7 @@ pub(crate) fn attended(query: &[f64], map: &[f64]) -> Vec<f64> {
 /// ```
 /// `maps` are the means over heads of all layers, the first layer first, each \[tokens, tokens\]. Only the rows of
 /// `query`, weights \[tokens\], are computed: query · rollout, from the last layer to the first.
-pub(crate) fn rollout(query: &[f64], maps: &[Vec<f64>]) -> Vec<f64> {
+pub fn rollout(query: &[f64], maps: &[Vec<f64>]) -> Vec<f64> {
     let tokens = query.len();
     maps.iter().rev().fold(query.to_vec(), |query, map| {
         let sums = map.chunks_exact(tokens).map(|row| 1.0 + row.iter().sum::<f64>());

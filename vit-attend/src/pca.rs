@@ -4,28 +4,36 @@
 //! 1. The first component of all patches tells foreground and background apart: a threshold on it chooses the
 //!    foreground.
 //! 2. The first three components of the foreground are its red, green and blue.
-use anyhow::{Context, Result, ensure};
 use nalgebra::{DMatrix, SymmetricEigen};
+
+use crate::Error;
 
 /// The share of the foreground's patches that are darker than black, and as many lighter than white, in each channel.
 const CLIPPED: f64 = 0.01;
 
 /// Principal components of rows of features.
-pub(crate) struct Components {
+pub struct Components {
     mean: Vec<f64>,
     /// Each \[dim\], of length 1, the largest variance first.
     directions: Vec<Vec<f64>>,
     /// The share of the variance that each has.
-    pub(crate) shares: Vec<f64>,
+    pub shares: Vec<f64>,
 }
 
 impl Components {
     /// The first `count` principal components of `rows`, each of the same length. The sign is a convention: the element
     /// of the largest magnitude is positive, the first of several.
-    pub(crate) fn of(rows: &[&[f32]], count: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there are no rows, or they are not finite.
+    pub fn of(rows: &[&[f32]], count: usize) -> Result<Self, Error> {
         let dim = rows.first().map_or(0, |row| row.len());
-        ensure!(dim > 0, "there are no patches to compare");
-        ensure!(rows.iter().all(|row| row.iter().all(|x| x.is_finite())), "features are NaN or infinite");
+        if dim == 0 {
+            return Err(Error::NoPatches);
+        }
+        if !rows.iter().all(|row| row.iter().all(|x| x.is_finite())) {
+            return Err(Error::NotFinite);
+        }
         let mut mean = vec![0.0; dim];
         for row in rows {
             mean.iter_mut().zip(*row).for_each(|(mean, x)| *mean += f64::from(*x) / rows.len() as f64);
@@ -37,7 +45,7 @@ impl Components {
             covariance.gemm(1.0 / rows.len() as f64, &centred.transpose(), &centred, 1.0);
         }
         let trace = covariance.trace();
-        let eigen = SymmetricEigen::try_new(covariance, f64::EPSILON, 10_000).context("no components were found")?;
+        let eigen = SymmetricEigen::try_new(covariance, f64::EPSILON, 10_000).ok_or(Error::NoComponents)?;
         let mut order: Vec<usize> = (0..dim).collect();
         order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
         order.truncate(count);
@@ -51,7 +59,7 @@ impl Components {
     }
 
     /// The projection of a row on a component; 0 if there are fewer components.
-    pub(crate) fn project(&self, row: &[f32], component: usize) -> f64 {
+    pub fn project(&self, row: &[f32], component: usize) -> f64 {
         let Some(direction) = self.directions.get(component) else { return 0.0 };
         let centred = row.iter().zip(&self.mean).map(|(x, mean)| f64::from(*x) - mean);
         centred.zip(direction).map(|(x, d)| x * d).sum()
@@ -60,34 +68,39 @@ impl Components {
 
 /// How the foreground is chosen.
 #[derive(Clone, Copy)]
-pub(crate) struct Foreground {
+pub struct Foreground {
     /// Patches whose first component is above this many standard deviations are foreground.
-    pub(crate) threshold: f64,
+    pub threshold: f64,
     /// Exchanges foreground and background.
-    pub(crate) invert: bool,
+    pub invert: bool,
     /// All patches are foreground.
-    pub(crate) everything: bool,
+    pub everything: bool,
 }
 
 /// A patch: its features, and whether it is at the border of its picture.
-pub(crate) struct Patch<'a> {
-    pub(crate) features: &'a [f32],
-    pub(crate) border: bool,
+pub struct Patch<'a> {
+    /// \[dim\]
+    pub features: &'a [f32],
+    /// Whether it is at the border.
+    pub border: bool,
 }
 
 /// The colours of patches of several pictures.
-pub(crate) struct Colours {
+pub struct Colours {
     /// Red, green and blue from 0 to 1; `None` for the background.
-    pub(crate) of_patches: Vec<Option<[f64; 3]>>,
+    pub of_patches: Vec<Option<[f64; 3]>>,
     /// The share of the foreground's variance that each of the three components has.
-    pub(crate) shares: Vec<f64>,
+    pub shares: Vec<f64>,
 }
 
 /// Chooses the foreground and colours it, with the same components for all patches.
 ///
 /// The side of the first component that is foreground is that which the border has less of: the mean of the border's
 /// patches is background.
-pub(crate) fn colours(patches: &[Patch<'_>], how: Foreground) -> Result<Colours> {
+///
+/// # Errors
+/// If there are no patches, they are not finite, or none is foreground.
+pub fn colours(patches: &[Patch<'_>], how: Foreground) -> Result<Colours, Error> {
     let rows: Vec<&[f32]> = patches.iter().map(|patch| patch.features).collect();
     let foreground = if how.everything {
         vec![true; patches.len()]
@@ -101,7 +114,9 @@ pub(crate) fn colours(patches: &[Patch<'_>], how: Foreground) -> Result<Colours>
     };
     let chosen: Vec<&[f32]> =
         rows.iter().zip(&foreground).filter(|(_, foreground)| **foreground).map(|(row, _)| *row).collect();
-    ensure!(!chosen.is_empty(), "no patch is above the threshold: choose a lower --threshold, or --all-patches");
+    if chosen.is_empty() {
+        return Err(Error::NoForeground);
+    }
     let components = Components::of(&chosen, 3)?;
     let ranges = [0, 1, 2].map(|i| range(chosen.iter().map(|row| components.project(row, i)).collect()));
     let colour = |row: &[f32]| {

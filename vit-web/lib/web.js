@@ -1,0 +1,13 @@
+// For browsers, and for bundlers: they find the modules by these expressions.
+import { make } from "./vit.js";
+import { fetchBytes, fetchStream } from "./fetch-web.js";
+
+export const { load, plan } = make(
+  {
+    simd128: () => new URL("../wasm/vit-simd128.wasm", import.meta.url),
+    "relaxed-simd": () => new URL("../wasm/vit-relaxed-simd.wasm", import.meta.url),
+  },
+  fetchStream,
+  fetchBytes,
+);
+export { supported, VitError } from "./vit.js";
