@@ -128,7 +128,7 @@ impl FewQueries<'_> {
             let scores = &mut scores[..keys.len().div_ceil(GROUP) * M];
             self.score::<M>(head, row, &keys, q8, scores);
             let value_scales = &self.kv.value_scales(head)[keys.clone()];
-            let poison = value_scales.iter().fold(0.0, |poison, scale| poison + (scale - scale));
+            let poison = value_scales.iter().fold(0.0, |poison, scale| poison + scale * 0.0);
             for (m, softmax) in softmax.iter_mut().enumerate() {
                 softmax.absorb(&mut scores[m..], M, value_scales, poison);
                 if keys.end == tokens {

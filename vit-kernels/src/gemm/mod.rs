@@ -74,7 +74,8 @@ pub fn matmul(
 pub enum Activations<'a> {
     /// \[rows, k\], for weights in f32 and f16.
     F32(&'a [f32]),
-    /// \[rows, [`bf16_len`](crate::bf16_len)`(k)`\], for weights in bf16; padding must be 0, as [`RoundToBf16`](crate::RoundToBf16) writes it.
+    /// \[rows, [`bf16_len`]`(k)`\], for weights in bf16; padding must be 0, as [`RoundToBf16`](crate::RoundToBf16) writes
+    /// it.
     Bf16(&'a [bf16]),
     /// Quantised rows, for int8 and int4 weights.
     Int8(Quantised<'a>),
