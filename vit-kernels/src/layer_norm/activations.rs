@@ -1,4 +1,6 @@
 //! LayerNorm that rounds or quantises as it writes: its rows become the left operand of a matmul.
+use core::iter::repeat;
+
 use ::half::bf16;
 
 use super::{NormRows, Normalised, Sink};
@@ -120,7 +122,7 @@ impl Sink for Rounded<'_> {
     #[inline(always)]
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
         let (out, tail) = lanes_mut(&mut self.out[row * self.len..(row + 1) * self.len]);
-        x.for_each(s, |i, v| s.store_bf16(v, &mut out[i]));
+        x.for_each(s, &mut *out, |v, out| s.store_bf16(v, out));
         if let Some(rest) = out.get_mut(x.x.0.len()) {
             // An odd row of 16·n − 1 elements: its padding completes a vector.
             s.store_bf16(x.tail(s), rest);
@@ -145,7 +147,7 @@ impl Sink for Quantised<'_> {
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
         let has_tail = !x.x.1.is_empty();
         let mut largest = s.splat(0.0);
-        x.for_each(s, |_, v| largest = s.max_magnitude(largest, v));
+        x.for_each(s, repeat(()), |v, ()| largest = s.max_magnitude(largest, v));
         if has_tail {
             largest = s.max_magnitude(largest, x.tail(s));
         }
@@ -155,7 +157,7 @@ impl Sink for Quantised<'_> {
         let inverse = s.splat(inverse_scale(largest));
         let (whole, rest) = self.values[row * self.len..(row + 1) * self.len].split_at_mut(x.x.0.len() * LANES);
         let (whole, _) = lanes_mut(whole);
-        x.for_each(s, |i, v| s.store_i8(s.mul(v, inverse), &mut whole[i]));
+        x.for_each(s, whole, |v, out| s.store_i8(s.mul(v, inverse), out));
         if has_tail {
             let mut padded = [0; LANES];
             s.store_i8(s.mul(x.tail(s), inverse), &mut padded);

@@ -124,7 +124,7 @@ impl<T: Storage> Sink for Stored<'_, T> {
     #[inline(always)]
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
         let (out, tail) = lanes_mut(&mut self.out[row * self.cols..(row + 1) * self.cols]);
-        x.for_each(s, |i, v| T::store(s, v, &mut out[i]));
+        x.for_each(s, out, |v, out| T::store(s, v, out));
         if !tail.is_empty() {
             T::store_tail(s, x.tail(s), tail);
         }
@@ -142,12 +142,12 @@ pub(crate) struct Normalised<'a, S: Simd, E, const SCALED: bool> {
 }
 
 impl<S: Simd, E: Storage, const SCALED: bool> Normalised<'_, S, E, SCALED> {
-    /// Calls `visit` with the number and the elements of each whole vector.
+    /// Calls `visit` with each whole vector and its place in `out`.
     #[inline(always)]
-    fn for_each(&self, s: S, mut visit: impl FnMut(usize, S::V)) {
-        for (i, ((x, gamma), beta)) in self.x.0.iter().zip(self.gamma.0).zip(self.beta.0).enumerate() {
+    fn for_each<O>(&self, s: S, out: impl IntoIterator<Item = O>, mut visit: impl FnMut(S::V, O)) {
+        for (((x, gamma), beta), out) in self.x.0.iter().zip(self.gamma.0).zip(self.beta.0).zip(out) {
             let normal = s.mul(s.sub(scaled::<S, SCALED>(s, E::load(s, x)), self.mean), self.inverse);
-            visit(i, s.mul_add(normal, s.load(gamma), s.load(beta)));
+            visit(s.mul_add(normal, s.load(gamma), s.load(beta)), out);
         }
     }
 

@@ -1,6 +1,5 @@
 //! AVX2 with FMA and F16C, and the same with AVX-VNNI: a vector is two registers.
 use core::arch::x86_64::*;
-use core::mem::transmute;
 
 use ::half::{bf16, f16};
 
@@ -206,8 +205,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn splat_bf16(self, pair: &[bf16; 2], i: usize) -> V {
-        // SAFETY: the token proves the features; all bits are valid in both types.
-        let v = self.widen_bf16(unsafe { _mm256_set1_epi32(transmute::<[bf16; 2], i32>(*pair)) }, i);
+        // A shift takes no register, as the mask of `widen_bf16` would: the tile has none to spare.
+        // SAFETY: the token proves the features.
+        let v = unsafe {
+            let bits = _mm256_set1_epi16(pair[i].to_bits().cast_signed());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        };
         V(v, v)
     }
     #[inline(always)]
