@@ -8,7 +8,7 @@ use vit_kernels::{
 
 use crate::buffers::{KvBuffers, LayerBuffers, NarrowKvBuffers, kv_layout};
 use crate::executor::Stage;
-use crate::forward::Pass;
+use crate::forward::{BF16, Pass};
 use crate::model::{Attention, QkNorm};
 use crate::parameters::Site;
 use crate::weights::Norm;
@@ -60,7 +60,7 @@ impl Pass<'_> {
         let (isa, layout) = (self.model.isa, kv_layout(&self.model.config));
         let room = "the plan reserved an image's keys and values";
         match self.plan.precision().inputs() {
-            Inputs::Bf16 => {
+            Inputs::Bf16 if BF16 => {
                 let job = RoundKv::new(isa, layout, kv, of.row, &mut buffers.bf16_kv[part(of, layout.bf16_len())]);
                 self.team.run(Stage::Quantise, &mut job.expect(room));
             }
@@ -190,7 +190,7 @@ impl Pass<'_> {
         let layout = kv_layout(&self.model.config);
         let room = "the buffers have room for the keys and values of every image";
         match self.plan.precision().inputs() {
-            Inputs::Bf16 => Bf16Kv::new(layout, &narrow.bf16_kv[part(of, layout.bf16_len())]).expect(room).into(),
+            Inputs::Bf16 if BF16 => Bf16Kv::new(layout, &narrow.bf16_kv[part(of, layout.bf16_len())]).expect(room).into(),
             Inputs::Int8 => {
                 let values = &narrow.int8_kv[part(of, layout.int8_len())];
                 let scales = &narrow.kv_scales[part(of, layout.scales_len())];

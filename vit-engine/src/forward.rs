@@ -83,6 +83,9 @@ impl Model<'_> {
     }
 }
 
+/// Whether this build has bf16: no model of it can be opened without, and its code is not linked.
+pub(crate) const BF16: bool = cfg!(feature = "bf16");
+
 /// [`Pixels::read`]; its error is kept by the one who calls the pass.
 pub(crate) type Strips<'a> = dyn FnMut(usize, usize, &mut [f32]) -> Result<(), Stopped> + Send + 'a;
 
@@ -178,7 +181,7 @@ impl Pass<'_> {
         let (k, eps, parameters) = (weight.k(), config.norm_eps, [norm.gamma, norm.beta]);
         let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");
         let mut job = match weight.format().inputs() {
-            Inputs::Bf16 => NormActivations::to_bf16(isa, x, parameters, eps, &mut rows.rounded[..count * bf16_len(k)]),
+            Inputs::Bf16 if BF16 => NormActivations::to_bf16(isa, x, parameters, eps, &mut rows.rounded[..count * bf16_len(k)]),
             Inputs::Int8 => {
                 let values = &mut rows.quantised[..count * quantised_len(k)];
                 NormActivations::to_int8(isa, x, parameters, eps, values, &mut rows.row_scales[..count])
@@ -204,7 +207,7 @@ impl Pass<'_> {
         let (isa, k) = (self.model.isa, weight.k());
         let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");
         match weight.format().inputs() {
-            Inputs::Bf16 => {
+            Inputs::Bf16 if BF16 => {
                 let job = RoundToBf16::new(isa, x, k, &mut rows.rounded[..count * bf16_len(k)]);
                 self.team.run(Stage::Quantise, &mut job.expect(room));
             }
@@ -227,7 +230,7 @@ impl Pass<'_> {
     ) -> Activations<'e> {
         let (k, count) = (weight.k(), x.len() / weight.k());
         match weight.format().inputs() {
-            Inputs::Bf16 => rows.rounded[..count * bf16_len(k)].into(),
+            Inputs::Bf16 if BF16 => rows.rounded[..count * bf16_len(k)].into(),
             Inputs::Int8 => {
                 let (values, scales) = (&rows.quantised[..count * quantised_len(k)], &rows.row_scales[..count]);
                 let quantised = Quantised::new(self.model.isa, k, values, scales);
