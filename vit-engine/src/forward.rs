@@ -177,6 +177,10 @@ impl Pass<'_> {
         out: &'e mut [f32],
         rows: &'e mut RowBuffers<'_>,
     ) -> Activations<'e> {
+        if !NormActivations::IS_WORTH_IT {
+            self.norm(x, norm, out);
+            return self.activations(out, weight, rows);
+        }
         let Model { isa, config, .. } = *self.model;
         let (k, eps, parameters) = (weight.k(), config.norm_eps, [norm.gamma, norm.beta]);
         let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");

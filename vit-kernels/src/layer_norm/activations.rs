@@ -30,6 +30,9 @@ enum Out<'a> {
 }
 
 impl<'a> NormActivations<'a> {
+    /// Whether this is faster than the two steps. On cores without vectors it is not, and its code takes 11 KB of flash.
+    pub const IS_WORTH_IT: bool = !cfg!(no_vectors);
+
     /// `x` is \[rows, cols\], gamma and beta \[cols\], `out` \[rows, [`bf16_len`]`(cols)`\].
     ///
     /// # Errors
