@@ -58,6 +58,10 @@ pub fn firmware() -> Result<(), Failure> {
     }
     let model = Model::from_packed(MODEL, Isa::best()).map_err(Failure::Packed)?;
     let pixels = IMAGES.first().map_or(&[][..], |(_, pixels)| *pixels);
+    match Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, 0) {
+        Ok(_) => writeln!(out, "blocks of no tokens: accepted")?,
+        Err(error) => writeln!(out, "blocks of no tokens: {error}")?,
+    }
     let mut attempt = |what, arena: &mut [u8], pixels| match logits(&model, arena, pixels, 1, &Serial) {
         Ok(_) => writeln!(out, "{what}: accepted"),
         Err(error) => writeln!(out, "{what}: {error}"),
@@ -66,10 +70,6 @@ pub fn firmware() -> Result<(), Failure> {
     attempt("an arena that is misaligned", &mut arena[1..], pixels)?;
     attempt("a picture that lacks its last row", arena, &pixels[..pixels.len() - CONFIG.image[1]])?;
     attempt("no picture", arena, &[])?;
-    match Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, 0) {
-        Ok(_) => writeln!(out, "blocks of no tokens: accepted")?,
-        Err(error) => writeln!(out, "blocks of no tokens: {error}")?,
-    }
     attempt("a good picture", arena, pixels)?;
     Ok(())
 }
