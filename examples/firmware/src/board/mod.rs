@@ -17,4 +17,5 @@ mod bare;
 #[cfg(target_os = "none")]
 #[allow(unused_imports)] // Not every program measures its stack.
 pub use bare::{Painted, console};
+#[allow(unused_imports)] // Not every program uses it.
 pub use machine::*;
