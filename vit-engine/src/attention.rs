@@ -190,7 +190,9 @@ impl Pass<'_> {
         let layout = kv_layout(&self.model.config);
         let room = "the buffers have room for the keys and values of every image";
         match self.plan.precision().inputs() {
-            Inputs::Bf16 if BF16 => Bf16Kv::new(layout, &narrow.bf16_kv[part(of, layout.bf16_len())]).expect(room).into(),
+            Inputs::Bf16 if BF16 => {
+                Bf16Kv::new(layout, &narrow.bf16_kv[part(of, layout.bf16_len())]).expect(room).into()
+            }
             Inputs::Int8 => {
                 let values = &narrow.int8_kv[part(of, layout.int8_len())];
                 let scales = &narrow.kv_scales[part(of, layout.scales_len())];

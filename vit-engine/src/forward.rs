@@ -185,7 +185,9 @@ impl Pass<'_> {
         let (k, eps, parameters) = (weight.k(), config.norm_eps, [norm.gamma, norm.beta]);
         let (count, room) = (x.len() / k, "the buffers have room for the rows of a block");
         let mut job = match weight.format().inputs() {
-            Inputs::Bf16 if BF16 => NormActivations::to_bf16(isa, x, parameters, eps, &mut rows.rounded[..count * bf16_len(k)]),
+            Inputs::Bf16 if BF16 => {
+                NormActivations::to_bf16(isa, x, parameters, eps, &mut rows.rounded[..count * bf16_len(k)])
+            }
             Inputs::Int8 => {
                 let values = &mut rows.quantised[..count * quantised_len(k)];
                 NormActivations::to_int8(isa, x, parameters, eps, values, &mut rows.row_scales[..count])
