@@ -73,7 +73,7 @@ const GROUPS: usize = 8;
 ///
 /// That is the peak of levels with an instruction for it; the others multiply bf16 in f32, as [`multiply_adds`] does.
 pub fn bf16_multiply_adds(isa: Isa, steps: usize) -> (u64, f32) {
-    isa.call_bf16(Bf16Chains { steps })
+    isa.call_bf16(Bf16Chains { steps }).unwrap_or_else(|| multiply_adds(isa, steps))
 }
 
 struct Bf16Chains {
@@ -81,14 +81,10 @@ struct Bf16Chains {
 }
 
 impl Kernel for Bf16Chains {
-    type Output = (u64, f32);
+    type Output = Option<(u64, f32)>;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> (u64, f32) {
-        if S::BF16_DOT {
-            s.call(Bf16Tile(self.steps))
-        } else {
-            ((2 * CHAINS * LANES * self.steps) as u64, Chains { steps: self.steps }.run(s))
-        }
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        S::BF16_DOT.then(|| s.call(Bf16Tile(self.steps)))
     }
 }
 

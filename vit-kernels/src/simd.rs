@@ -131,8 +131,7 @@ pub(crate) trait Simd: Arithmetic {
     /// order of its own, and takes subnormal numbers as 0.
     #[inline(always)]
     fn dot_bf16(self, sum: Self::V, a: &[bf16; 2], b: &[[bf16; 2]; LANES]) -> Self::V {
-        let sum = self.mul_add(self.splat_bf16(a, 0), self.load_bf16(b, 0), sum);
-        self.mul_add(self.splat_bf16(a, 1), self.load_bf16(b, 1), sum)
+        dot_widened(self, sum, a, b)
     }
     /// Element `i`, 0 or 1, of a pair in every lane, widened exactly.
     #[inline(always)]
@@ -292,6 +291,13 @@ pub(crate) trait Simd: Arithmetic {
         }
         lanes[0]
     }
+}
+
+/// sum + a\[0\]·b\[0\] + a\[1\]·b\[1\], added in this order: [`Simd::dot_bf16`] of levels without an instruction for it.
+#[inline(always)]
+pub(crate) fn dot_widened<S: Simd>(s: S, sum: S::V, a: &[bf16; 2], b: &[[bf16; 2]; LANES]) -> S::V {
+    let sum = s.mul_add(s.splat_bf16(a, 0), s.load_bf16(b, 0), sum);
+    s.mul_add(s.splat_bf16(a, 1), s.load_bf16(b, 1), sum)
 }
 
 /// Splits a slice into whole vectors and a shorter tail.

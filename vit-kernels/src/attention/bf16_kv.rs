@@ -10,10 +10,11 @@ use core::ops::Range;
 use ::half::bf16;
 
 use super::KvLayout;
+use super::kv_rows::{KvRows, groups};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
-use crate::job::{Job, Shared, TASK_ROWS};
+use crate::job::{Job, Shared};
 use crate::round::{PAIR, bf16_len, round_row};
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -84,9 +85,7 @@ impl<'a> Bf16Kv<'a> {
 /// Rounds some tokens' keys and values to bf16, as [`RoundToBf16`](crate::RoundToBf16) rounds rows.
 pub struct RoundKv<'a> {
     isa: Isa,
-    layout: KvLayout,
-    kv: &'a [f32],
-    tokens: Range<usize>,
+    rows: KvRows<'a>,
     out: Shared<'a, bf16>,
 }
 
@@ -105,30 +104,20 @@ impl<'a> RoundKv<'a> {
         out: &'a mut [bf16],
     ) -> Result<Self, ShapeError> {
         expect_len("attention: elements of bf16 keys and values", layout.bf16_len(), out.len())?;
-        let count = kv.len().checked_div(2 * layout.inner()).unwrap_or(0);
-        expect_len("attention: kv must be a whole number of rows", Some(count * 2 * layout.inner()), kv.len())?;
-        let end = first.saturating_add(count);
-        expect_len("attention: the keys must not go past the last token", Some(end.min(layout.tokens)), end)?;
-        Ok(Self { isa, layout, kv, tokens: first..end, out: Shared::new(out) })
+        Ok(Self { isa, rows: KvRows::new(layout, kv, first)?, out: Shared::new(out) })
     }
 }
-
-/// Tasks begin at tokens that are multiples of [`TASK_ROWS`], so that a pair of tokens is one task's.
-const _: () = assert!(TASK_ROWS.is_multiple_of(PAIR));
 
 // SAFETY: a task writes the keys and values of its own tokens, and no pair of tokens is in two tasks.
 unsafe impl Job for RoundKv<'_> {
     fn grid(&self) -> [usize; 2] {
-        [self.tokens.end.div_ceil(TASK_ROWS) - self.tokens.start / TASK_ROWS, 1]
+        self.rows.grid()
     }
 
     unsafe fn task(&self, row: usize, column: usize) {
-        if row >= self.grid()[0] || column > 0 {
-            return;
+        if let Some(tokens) = self.rows.of_task(row, column) {
+            self.isa.call_bf16(RoundTokens { job: self, tokens });
         }
-        let start = (self.tokens.start / TASK_ROWS + row) * TASK_ROWS;
-        let tokens = start.max(self.tokens.start)..(start + TASK_ROWS).min(self.tokens.end);
-        self.isa.call_bf16(RoundTokens { job: self, tokens });
     }
 }
 
@@ -142,46 +131,35 @@ impl Kernel for RoundTokens<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let layout = self.job.layout;
+        let layout = self.job.rows.layout;
         let row = bf16_len(layout.head_dim);
         for head in 0..layout.heads {
             for token in self.tokens.clone() {
                 let start = head * layout.bf16_keys() + token * row;
                 // SAFETY: the token is this task's; only one such reference lives at a time.
                 let out = unsafe { self.job.out.part(start..start + row) };
-                round_row(s, self.part(token, 0, head), out);
+                round_row(s, self.job.rows.key(token, head), out);
             }
-            let mut token = self.tokens.start;
-            while token < self.tokens.end {
-                let end = (token + 1).next_multiple_of(PAIR).min(self.tokens.end);
-                self.values(s, head, &(token..end));
-                token = end;
+            for tokens in groups::<PAIR>(&self.tokens) {
+                self.values(s, head, &tokens);
             }
         }
     }
 }
 
 impl RoundTokens<'_> {
-    /// A token's key (`at` 0) or value (`at` 1) of a head.
-    #[inline(always)]
-    fn part(&self, token: usize, at: usize, head: usize) -> &[f32] {
-        let KvLayout { heads, head_dim, .. } = self.job.layout;
-        let row = token - self.job.tokens.start;
-        &self.job.kv[((2 * row + at) * heads + head) * head_dim..][..head_dim]
-    }
-
     /// The values of tokens of one pair. Its first token is followed by 0 until the second one is written.
     #[inline(always)]
     fn values<S: Simd>(&self, s: S, head: usize, tokens: &Range<usize>) {
-        let head_dim = self.job.layout.head_dim;
-        let start = self.job.layout.bf16_values_start(head) + tokens.start / PAIR * PAIR * head_dim;
+        let head_dim = self.job.rows.layout.head_dim;
+        let start = self.job.rows.layout.bf16_values_start(head) + tokens.start / PAIR * PAIR * head_dim;
         // SAFETY: no other task has tokens of this pair; only one such reference lives at a time.
         let out = unsafe { self.job.out.part(start..start + PAIR * head_dim) };
         let (out, _) = out.as_chunks_mut::<PAIR>();
         for (out, dim) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
             let mut v = [s.splat(0.0); PAIR];
             for token in tokens.clone() {
-                v[token % PAIR] = f32::load_any(s, &self.part(token, 1, head)[dim..dim + out.len()]);
+                v[token % PAIR] = f32::load_any(s, &self.job.rows.value(token, head)[dim..dim + out.len()]);
             }
             let mut pairs = [[bf16::ZERO; PAIR]; LANES];
             s.store_bf16_pairs(v, &mut pairs);

@@ -10,7 +10,6 @@ use super::block::{Block, Fresh, fresh};
 use super::{KEY_BLOCK, Operand, Scope};
 use crate::gemm::tile::{Prefetch, Tile};
 use crate::gemm::{Bf16, Finish};
-use crate::half::Storage;
 use crate::math::coarse_exp2_of_negative;
 use crate::round::{PAIR, bf16_len};
 use crate::simd::{LANES, Simd};
@@ -150,16 +149,12 @@ fn tile<const Q: usize>(columns: &[[MaybeUninit<f32>; Q]]) -> Tile<'_, Bf16> {
 /// Transposes, scales and rounds a range of the queries' dimensions.
 #[inline(always)]
 fn transpose<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<usize>, scratch: &mut Scratch<Q>) {
-    let scale = s.splat(at.scores.scale * core::f32::consts::LOG2_E);
     for first in (0..at.rows.len()).step_by(LANES) {
         for dim in dims.clone().step_by(LANES) {
             let len = LANES.min(dims.end - dim);
-            let mut square = [s.splat(0.0); LANES];
-            for (row, v) in (at.rows.start + first..at.rows.end).zip(&mut square) {
-                *v = s.mul(f32::load_any(s, at.query(row, dim..dim + len)), scale);
-            }
+            let columns = at.scaled_columns(s, first, dim..dim + len);
             let out = &mut scratch.queries[(dim - dims.start) / PAIR..][..len.div_ceil(PAIR)];
-            for (pair, out) in s.transpose(square).as_chunks::<PAIR>().0.iter().zip(out) {
+            for (pair, out) in columns.as_chunks::<PAIR>().0.iter().zip(out) {
                 store(s, *pair, out, first);
             }
         }

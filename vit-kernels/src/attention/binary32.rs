@@ -6,7 +6,6 @@ use super::block::{Block, Fresh, fresh};
 use super::{Operand, Scope};
 use crate::gemm::tile::{Prefetch, Tile};
 use crate::gemm::{F32, Finish};
-use crate::half::Storage;
 use crate::math::exp2_of_negative;
 use crate::simd::{LANES, Simd};
 
@@ -98,16 +97,12 @@ impl Operand for Binary32<'_> {
 /// Transposes and scales a range of the queries' dimensions.
 #[inline(always)]
 fn transpose<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<usize>, scratch: &mut Scratch<Q>) {
-    let scale = s.splat(at.scores.scale * core::f32::consts::LOG2_E);
     for first in (0..at.rows.len()).step_by(LANES) {
         for dim in dims.clone().step_by(LANES) {
             let len = LANES.min(dims.end - dim);
-            let mut square = [s.splat(0.0); LANES];
-            for (row, v) in (at.rows.start + first..at.rows.end).zip(&mut square) {
-                *v = s.mul(f32::load_any(s, at.query(row, dim..dim + len)), scale);
-            }
+            let columns = at.scaled_columns(s, first, dim..dim + len);
             let out = &mut scratch.0[dim - dims.start..][..len];
-            for (column, out) in s.transpose(square).iter().zip(out) {
+            for (column, out) in columns.iter().zip(out) {
                 s.store(*column, fresh(out, first));
             }
         }

@@ -10,6 +10,7 @@
 //! ```
 //! Sums are exact in i32, and every f32 step is one IEEE operation: the bits are the same on every machine. Heads of more
 //! than [`DIM_BLOCK`] dimensions add the scores of each block of dimensions in f32.
+use core::f32::consts::LOG2_E;
 use core::ops::Range;
 
 use super::block::{Block, lane_group_mut, written};
@@ -19,7 +20,6 @@ use crate::gemm::int8::Int8Tile;
 use crate::gemm::integer::IntegerTile;
 use crate::gemm::tile::Prefetch;
 use crate::gemm::{Accumulate, Finish};
-use crate::half::Storage;
 use crate::math::coarse_exp2_of_negative;
 use crate::quantise::{GROUP, inverse_scales, poison, quantised_len, scales};
 use crate::simd::{LANES, MAX_INT8_ROWS, Simd};
@@ -218,7 +218,7 @@ impl<const Q: usize> Columns<Q> {
 /// Transposes and quantises a range of the queries' dimensions; a query has one scale for all its dimensions.
 #[inline(always)]
 fn quantise_queries<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<usize>, columns: &mut Columns<Q>) {
-    let factor = s.splat(at.scores.scale * core::f32::consts::LOG2_E);
+    let factor = s.splat(at.scores.scale * LOG2_E);
     for first in (0..at.rows.len()).step_by(LANES) {
         let largest = largest(s, at, first);
         let inverse = inverse_scales(s, largest);
@@ -226,7 +226,7 @@ fn quantise_queries<S: Simd, const Q: usize>(s: S, at: &Scope<'_>, dims: &Range<
         let mut sums = Sums::<S>(s.splat(0.0));
         let (fours, _) = columns.groups.as_chunks_mut::<{ LANES / GROUP }>();
         for (dim, groups) in dims.clone().step_by(LANES).zip(fours) {
-            let square = s.transpose(load_square(s, at, first, &(dim..(dim + LANES).min(dims.end))));
+            let square = s.transpose(at.square(s, first, dim..(dim + LANES).min(dims.end)));
             let (quarters, _) = square.as_chunks::<GROUP>();
             for (quarter, group) in quarters.iter().zip(groups) {
                 let mut v = *quarter;
@@ -246,7 +246,7 @@ fn largest<S: Simd>(s: S, at: &Scope<'_>, first: usize) -> S::V {
     let mut square = [s.splat(0.0); LANES];
     for dim in (0..at.scores.layout.head_dim).step_by(LANES) {
         let dims = dim..(dim + LANES).min(at.scores.layout.head_dim);
-        for (x, largest) in load_square(s, at, first, &dims).into_iter().zip(&mut square) {
+        for (x, largest) in at.square(s, first, dims).into_iter().zip(&mut square) {
             *largest = s.max_magnitude(*largest, x);
         }
     }
@@ -256,16 +256,6 @@ fn largest<S: Simd>(s: S, at: &Scope<'_>, first: usize) -> S::V {
     }
     // Infinity becomes NaN.
     s.add(largest, s.sub(largest, largest))
-}
-
-/// Up to sixteen dimensions of sixteen queries; rows that are missing are 0.
-#[inline(always)]
-fn load_square<S: Simd>(s: S, at: &Scope<'_>, first: usize, dims: &Range<usize>) -> [S::V; LANES] {
-    let mut square = [s.splat(0.0); LANES];
-    for (row, v) in (at.rows.start + first..at.rows.end).zip(&mut square) {
-        *v = f32::load_any(s, at.query(row, dims.clone()));
-    }
-    square
 }
 
 #[cfg(test)]
@@ -394,7 +384,7 @@ mod tests {
     /// Attention of one query, step by step.
     fn formula(q: &[f32], keys: &[Row], values: &[Row]) -> Vec<f32> {
         let (q8, q_scale) = quantise(q);
-        let q_scale = q_scale * (SCALE * core::f32::consts::LOG2_E);
+        let q_scale = q_scale * (SCALE * LOG2_E);
         let (mut max, mut sum, mut out) = (f32::NEG_INFINITY, 0.0, vec![0.0; q.len()]);
         for (keys, values) in keys.chunks(KEY_BLOCK).zip(values.chunks(KEY_BLOCK)) {
             let score = |(k8, scale): &Row| {

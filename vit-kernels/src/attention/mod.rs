@@ -25,6 +25,7 @@ mod block;
 #[cfg(any(no_vectors, test))]
 mod few_queries;
 mod int8;
+mod kv_rows;
 mod maps;
 mod quantised_kv;
 
@@ -33,6 +34,7 @@ pub use bias::RelativeBias;
 pub use maps::AttentionMaps;
 pub use quantised_kv::{QuantiseKv, QuantisedKv};
 
+use core::f32::consts::LOG2_E;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
@@ -339,6 +341,27 @@ impl Scope<'_> {
         let layout = self.scores.layout;
         let start = row * layout.inner() + self.head * layout.head_dim;
         &self.scores.q[start + dims.start..start + dims.end]
+    }
+
+    /// Up to sixteen dimensions of sixteen queries, from query `first` of this scope on; rows that are missing are 0.
+    #[inline(always)]
+    fn square<S: Simd>(&self, s: S, first: usize, dims: Range<usize>) -> [S::V; LANES] {
+        let mut square = [s.splat(0.0); LANES];
+        for (row, v) in (self.rows.start + first..self.rows.end).zip(&mut square) {
+            *v = f32::load_any(s, self.query(row, dims.clone()));
+        }
+        square
+    }
+
+    /// Up to sixteen dimensions of sixteen queries times scale·log₂e: a vector for each dimension, with queries as lanes.
+    #[inline(always)]
+    fn scaled_columns<S: Simd>(&self, s: S, first: usize, dims: Range<usize>) -> [S::V; LANES] {
+        let scale = s.splat(self.scores.scale * LOG2_E);
+        let mut square = self.square(s, first, dims);
+        for v in &mut square {
+            *v = s.mul(*v, scale);
+        }
+        s.transpose(square)
     }
 
     /// The scores with their bias, times log₂e.

@@ -9,10 +9,11 @@
 use core::ops::Range;
 
 use super::KvLayout;
+use super::kv_rows::{KvRows, groups};
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
-use crate::job::{Job, Shared, TASK_ROWS};
+use crate::job::{Job, Shared};
 use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_magnitude, quantise_row, quantised_len, round_to_i8};
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -113,9 +114,7 @@ impl<'a> QuantisedKv<'a> {
 /// As [`Quantise`](crate::Quantise) rounds rows. A key or value that contains a NaN or an infinity gets the scale NaN.
 pub struct QuantiseKv<'a> {
     isa: Isa,
-    layout: KvLayout,
-    kv: &'a [f32],
-    tokens: Range<usize>,
+    rows: KvRows<'a>,
     values: Shared<'a, i8>,
     scales: Shared<'a, f32>,
 }
@@ -135,31 +134,21 @@ impl<'a> QuantiseKv<'a> {
         scales: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
         layout.check_int8(values.len(), scales.len())?;
-        let count = kv.len().checked_div(2 * layout.inner()).unwrap_or(0);
-        expect_len("attention: kv must be a whole number of rows", Some(count * 2 * layout.inner()), kv.len())?;
-        let end = first.saturating_add(count);
-        expect_len("attention: the keys must not go past the last token", Some(end.min(layout.tokens)), end)?;
         let (values, scales) = (Shared::new(values), Shared::new(scales));
-        Ok(Self { isa, layout, kv, tokens: first..end, values, scales })
+        Ok(Self { isa, rows: KvRows::new(layout, kv, first)?, values, scales })
     }
 }
-
-/// Tasks begin at tokens that are multiples of [`TASK_ROWS`], so that a group of tokens is one task's.
-const _: () = assert!(TASK_ROWS.is_multiple_of(GROUP));
 
 // SAFETY: a task writes the keys, values and scales of its own tokens, and no group of tokens is in two tasks.
 unsafe impl Job for QuantiseKv<'_> {
     fn grid(&self) -> [usize; 2] {
-        [self.tokens.end.div_ceil(TASK_ROWS) - self.tokens.start / TASK_ROWS, 1]
+        self.rows.grid()
     }
 
     unsafe fn task(&self, row: usize, column: usize) {
-        if row >= self.grid()[0] || column > 0 {
-            return;
+        if let Some(tokens) = self.rows.of_task(row, column) {
+            self.isa.call_int8(QuantiseTokens { job: self, tokens });
         }
-        let start = (self.tokens.start / TASK_ROWS + row) * TASK_ROWS;
-        let tokens = start.max(self.tokens.start)..(start + TASK_ROWS).min(self.tokens.end);
-        self.isa.call_int8(QuantiseTokens { job: self, tokens });
     }
 }
 
@@ -173,30 +162,19 @@ impl Kernel for QuantiseTokens<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for head in 0..self.job.layout.heads {
+        for head in 0..self.job.rows.layout.heads {
             self.keys(s, head);
-            let mut token = self.tokens.start;
-            while token < self.tokens.end {
-                let end = (token + 1).next_multiple_of(GROUP).min(self.tokens.end);
-                self.values(s, head, &(token..end));
-                token = end;
+            for tokens in groups::<GROUP>(&self.tokens) {
+                self.values(s, head, &tokens);
             }
         }
     }
 }
 
 impl QuantiseTokens<'_> {
-    /// A token's key (`at` 0) or value (`at` 1) of a head.
-    #[inline(always)]
-    fn part(&self, token: usize, at: usize, head: usize) -> &[f32] {
-        let KvLayout { heads, head_dim, .. } = self.job.layout;
-        let row = token - self.job.tokens.start;
-        &self.job.kv[((2 * row + at) * heads + head) * head_dim..][..head_dim]
-    }
-
     #[inline(always)]
     fn set_scale(&self, token: usize, at: usize, head: usize, scale: f32) {
-        let KvLayout { heads, tokens, .. } = self.job.layout;
+        let KvLayout { heads, tokens, .. } = self.job.rows.layout;
         let start = (at * heads + head) * tokens + token;
         // SAFETY: the token is this task's, and the reference ends here.
         let part = unsafe { self.job.scales.part(start..start + 1) };
@@ -205,33 +183,33 @@ impl QuantiseTokens<'_> {
 
     #[inline(always)]
     fn keys<S: Simd>(&self, s: S, head: usize) {
-        let row = quantised_len(self.job.layout.head_dim);
+        let row = quantised_len(self.job.rows.layout.head_dim);
         for token in self.tokens.clone() {
-            let start = head * self.job.layout.key_bytes() + token * row;
+            let start = head * self.job.rows.layout.key_bytes() + token * row;
             // SAFETY: the token is this task's; only one such reference lives at a time.
             let out = unsafe { self.job.values.part(start..start + row) };
-            self.set_scale(token, 0, head, quantise_row(s, self.part(token, 0, head), out));
+            self.set_scale(token, 0, head, quantise_row(s, self.job.rows.key(token, head), out));
         }
     }
 
     /// The values of tokens of one group.
     #[inline(always)]
     fn values<S: Simd>(&self, s: S, head: usize, tokens: &Range<usize>) {
-        let head_dim = self.job.layout.head_dim;
-        let start = self.job.layout.values_start(head) + tokens.start / GROUP * GROUP * head_dim;
+        let head_dim = self.job.rows.layout.head_dim;
+        let start = self.job.rows.layout.values_start(head) + tokens.start / GROUP * GROUP * head_dim;
         // SAFETY: no other task has tokens of this group; only one such reference lives at a time.
         let out = unsafe { self.job.values.part(start..start + GROUP * head_dim) };
         let (out, _) = out.as_chunks_mut::<GROUP>();
         let mut inverse = [0.0; GROUP];
         for token in tokens.clone() {
-            let largest = largest_magnitude(s, self.part(token, 1, head));
+            let largest = largest_magnitude(s, self.job.rows.value(token, head));
             self.set_scale(token, 1, head, largest / LARGEST);
             inverse[token % GROUP] = inverse_scale(largest);
         }
         if !S::VECTORS {
             for token in tokens.clone() {
                 let (at, inverse) = (token % GROUP, inverse[token % GROUP]);
-                for (out, x) in out.iter_mut().zip(self.part(token, 1, head)) {
+                for (out, x) in out.iter_mut().zip(self.job.rows.value(token, head)) {
                     out[at] = round_to_i8(*x, inverse);
                 }
             }
@@ -240,7 +218,7 @@ impl QuantiseTokens<'_> {
         for (out, dim) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
             let mut v = [s.splat(0.0); GROUP];
             for token in tokens.clone() {
-                let x = &self.part(token, 1, head)[dim..dim + out.len()];
+                let x = &self.job.rows.value(token, head)[dim..dim + out.len()];
                 v[token % GROUP] = s.mul(f32::load_any(s, x), s.splat(inverse[token % GROUP]));
             }
             let mut groups = [[0; GROUP]; LANES];

@@ -5,7 +5,7 @@ use core::mem::transmute;
 use ::half::{bf16, f16};
 
 use super::{Features, avx2};
-use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, Simd};
+use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, Simd, dot_widened};
 
 /// An [`Avx512`] without an extension.
 pub(crate) const PLAIN: u8 = 0;
@@ -225,8 +225,7 @@ impl<const EXTENSION: u8> Simd for Avx512<EXTENSION> {
     #[inline(always)]
     fn dot_bf16(self, sum: __m512, a: &[bf16; 2], b: &[[bf16; 2]; LANES]) -> __m512 {
         if EXTENSION != BF16 {
-            let sum = self.mul_add(self.splat_bf16(a, 0), self.load_bf16(b, 0), sum);
-            return self.mul_add(self.splat_bf16(a, 1), self.load_bf16(b, 1), sum);
+            return dot_widened(self, sum, a, b);
         }
         // SAFETY: the token proves the features; all bits are valid in each of these types.
         unsafe {
