@@ -356,10 +356,10 @@ impl Scope<'_> {
     /// Up to sixteen dimensions of sixteen queries times scale·log₂e: a vector for each dimension, with queries as lanes.
     #[inline(always)]
     fn scaled_columns<S: Simd>(&self, s: S, first: usize, dims: Range<usize>) -> [S::V; LANES] {
-        let scale = s.splat(self.scores.scale * LOG2_E);
-        let mut square = self.square(s, first, dims);
-        for v in &mut square {
-            *v = s.mul(*v, scale);
+        let (scale, mut square) = (s.splat(self.scores.scale * LOG2_E), [s.splat(0.0); LANES]);
+        // Scaled as they are loaded: a square is more than the registers of most levels.
+        for (row, v) in (self.rows.start + first..self.rows.end).zip(&mut square) {
+            *v = s.mul(f32::load_any(s, self.query(row, dims.clone())), scale);
         }
         s.transpose(square)
     }
