@@ -191,6 +191,16 @@ impl Config {
     /// positions for all tokens, biases in all layers, exact GELU, a feed-forward of 4·dim, a head on the class token.
     ///
     /// Use it as a base for models that differ in a few fields: `Config { layer_scale: true, ..Config::plain(…) }`.
+    ///
+    /// ```
+    /// use vit_engine::{Config, Model, Precision};
+    ///
+    /// // DeiT-Ti/16
+    /// let config = Config { classes: 1000, ..Config::plain([224, 224], [16, 16], 192, 12, 3) };
+    /// assert_eq!((config.tokens(), config.mlp_dim), (197, 768));
+    /// assert_eq!(Model::bytes(&config, Precision::F32)? / 4, 5_718_960); // 5,717,416 parameters, and the head padded to 1008 classes
+    /// # Ok::<(), vit_engine::ConfigError>(())
+    /// ```
     pub fn plain(image: [usize; 2], patch: [usize; 2], dim: usize, depth: usize, heads: usize) -> Self {
         let head_dim = dim.checked_div(heads).unwrap_or(0);
         Self {

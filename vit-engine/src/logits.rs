@@ -4,6 +4,19 @@ use core::fmt;
 /// The logits of one picture, one for each class, none of them NaN.
 ///
 /// Comparisons with NaN are false, so among logits with NaN every label would rank first.
+///
+/// ```
+/// use vit_engine::logits::Logits;
+///
+/// let logits = Logits::new(&[0.0, 3.0, 1.0])?;
+/// assert_eq!(logits.best(), 1);
+/// assert_eq!(logits.rank(2), 1); // one class is ahead of class 2
+/// let (class, probability) = logits.probabilities().next().unwrap();
+/// assert!(class == 1 && (probability - 0.8438).abs() < 1e-4);
+///
+/// assert!(Logits::new(&[0.0, f32::NAN]).is_err());
+/// # Ok::<(), vit_engine::logits::NotFinite>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Logits<'a>(&'a [f32], Probability);
 

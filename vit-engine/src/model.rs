@@ -9,6 +9,26 @@ use crate::plan::{Plan, PlanError};
 use crate::weights::{Fill, FillError, Formats, Linear, Norm, Precision, Source, Stored, WeightLayout};
 
 /// A model whose weights are in the caller's memory: RAM, flash or a mapped file.
+///
+/// ```
+/// use vit_engine::{AlignedBox, Images, Isa, Output, Serial};
+/// # use vit_engine::{Precision, file};
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/timm-token");
+/// # let loaded = file::Checkpoint::open(folder, file::Access::Map)?.load(Precision::F32)?;
+/// let model = loaded.model(Isa::best()); // or `Model::new`, `Model::from_packed`
+/// let [channels, height, width] = [model.config().channels, model.config().image[0], model.config().image[1]];
+///
+/// let plan = model.plan(Output::Logits, 2, None)?; // two images
+/// let mut arena = AlignedBox::new(plan.arena_bytes())?;
+/// let mut logits = vec![0.0; plan.output_len()];
+/// let pixels = vec![0.5; 2 * channels * height * width];
+/// let mut images = Images::new(&pixels, [channels, height, width])?;
+/// model.forward(&plan, &mut images, &mut arena, &Serial, &mut logits)?;
+///
+/// let (first, second) = logits.split_at(model.config().classes);
+/// assert_eq!(first, second); // the images are equal
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Model<'a> {
     pub(crate) config: Config,

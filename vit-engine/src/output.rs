@@ -5,6 +5,18 @@ use core::str::FromStr;
 use crate::config::{Config, Pool};
 
 /// What a forward pass computes.
+///
+/// `Display` and `FromStr` are the names of the command line's `--features`.
+/// ```
+/// use vit_engine::{Config, Output};
+///
+/// let config = Config { classes: 1000, ..Config::plain([224, 224], [16, 16], 192, 12, 3) };
+/// assert_eq!(Output::Logits.shape(&config), [1000]);
+/// assert_eq!(Output::Patches.shape(&config), [196, 192]);
+/// assert_eq!("layer:3".parse(), Ok(Output::Layer(3)));
+/// assert_eq!(Output::Layer(3).shape(&config), [197, 192]);
+/// assert_eq!(Output::Registers.len(&config), None); // this model has none
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {

@@ -61,6 +61,27 @@ impl<E> Batch<E> {
 ///
 /// # Errors
 /// The first error of `compute`, or if a batch cannot be allocated or a thread cannot be started.
+///
+/// # Example
+/// ```
+/// use vit_engine::{ThreadPool, pipeline};
+///
+/// let pool = ThreadPool::new(2)?;
+/// let prepare = |picture: usize, pixels: &mut [f32]| match picture {
+///     4 => Err("not a picture"),
+///     _ => Ok(pixels.fill(picture as f32)),
+/// };
+/// let (mut sums, mut failed) = (Vec::new(), Vec::new());
+/// pipeline::run(&pool, (10, 4, 3), prepare, |batch| {
+///     let of = batch.range.clone().zip(&batch.results);
+///     failed.extend(of.filter_map(|(picture, result)| result.err().map(|error| (picture, error))));
+///     sums.extend(batch.readable().chunks(3).map(|pixels| pixels.iter().sum::<f32>())); // a forward pass
+///     Ok::<(), pipeline::PipelineError>(())
+/// })?;
+/// assert_eq!(sums, [0.0, 3.0, 6.0, 9.0, 15.0, 18.0, 21.0, 24.0, 27.0]);
+/// assert_eq!(failed, [(4, "not a picture")]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn run<E: Send, F: From<PipelineError>>(
     pool: &ThreadPool,
     (count, size, len): (usize, usize, usize),

@@ -2,6 +2,31 @@
 use core::fmt;
 
 /// A source of normalised pixels.
+///
+/// Closures are sources. This one stands for a camera that has one line of 8-bit grey pixels at a time:
+/// ```
+/// use vit_engine::{AlignedBox, Isa, Output, Serial, file};
+/// # use vit_engine::Precision;
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../vit-cli/models/fashion-vit");
+/// # let loaded = file::Checkpoint::open(folder, file::Access::Map)?.load(Precision::F32)?;
+/// # let model = loaded.model(Isa::best());
+/// # let line = |y: usize| (0..28).map(move |x| (x * y % 256) as u8);
+///
+/// let mut camera = |_image: usize, top: usize, strip: &mut [f32]| {
+///     for (y, row) in strip.chunks_mut(28).enumerate() {
+///         for (normalised, byte) in row.iter_mut().zip(line(top + y)) {
+///             *normalised = (f32::from(byte) / 255.0 - 0.286) / 0.353;
+///         }
+///     }
+///     Ok::<(), std::convert::Infallible>(())
+/// };
+/// let plan = model.plan(Output::Logits, 1, None)?;
+/// let mut arena = AlignedBox::new(plan.arena_bytes())?;
+/// let mut logits = [0.0; 10];
+/// model.forward(&plan, &mut camera, &mut arena, &Serial, &mut logits)?;
+/// # assert!(logits.iter().all(|x| x.is_finite()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Pixels {
     /// Why pixels cannot be read.
     type Error;
@@ -33,6 +58,15 @@ impl<E, F: FnMut(usize, usize, &mut [f32]) -> Result<(), E>> Pixels for F {
 }
 
 /// Whole images in memory, \[batch, channels, height, width\].
+///
+/// ```
+/// use vit_engine::{Images, ImagesError};
+///
+/// let pixels = [0.0; 2 * 3 * 8 * 8];
+/// assert_eq!(Images::new(&pixels, [3, 8, 8])?.len(), 2);
+/// assert!(matches!(Images::new(&pixels, [3, 8, 9]), Err(ImagesError::NotWhole { .. })));
+/// # Ok::<(), ImagesError>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
     data: &'a [f32],

@@ -19,6 +19,26 @@ const MOST_ROWS: usize = 288;
 pub(crate) const MAPS: bool = cfg!(feature = "maps");
 
 /// The block sizes and the memory of a forward pass.
+///
+/// ```
+/// use vit_engine::{Config, Output, Plan, PlanError, Precision};
+///
+/// // ViT-B/16: 224×224 pixels, patches of 16×16, width 768, 12 layers, 12 heads.
+/// let config = Config::plain([224, 224], [16, 16], 768, 12, 12);
+/// let fastest = Plan::new(&config, Precision::F32, Output::Embedding, 1, None)?;
+///
+/// // A device that has two megabytes for activations: smaller blocks, the same output.
+/// let budget = 2 << 20;
+/// let small = Plan::new(&config, Precision::F32, Output::Embedding, 1, Some(budget))?;
+/// assert!(small.arena_bytes() <= budget && small.rows() < fastest.rows());
+/// assert_eq!(small.macs(), fastest.macs());
+///
+/// // What the smallest arena is, the error says.
+/// let error = Plan::new(&config, Precision::F32, Output::Embedding, 1, Some(1000)).unwrap_err();
+/// let minimum = Plan::minimum_bytes(&config, Precision::F32, Output::Embedding, 1)?;
+/// assert_eq!(error, PlanError::Budget { minimum, budget: 1000 });
+/// # Ok::<(), PlanError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     config: Config,

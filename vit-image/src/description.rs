@@ -29,6 +29,7 @@ pub struct Preprocessing {
 /// What is resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Arithmetic {
     /// 8-bit samples, rounded to 8 bits after each of two passes, in Pillow's order: the width first, except where the height
     /// shrinks by more than twice as many pixels.
@@ -50,6 +51,7 @@ pub struct Resize {
 /// The size that a picture is resized to. Sizes are `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Target {
     /// This size, whatever the aspect ratio was.
     Exact([usize; 2]),
@@ -69,10 +71,32 @@ pub enum Target {
     Within([usize; 2]),
 }
 
+impl Target {
+    /// The variant's name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact(_) => "exact",
+            Self::Shortest { .. } => "shortest",
+            Self::Cover(_) => "cover",
+            Self::Contain(_) => "contain",
+            Self::Within(_) => "within",
+        }
+    }
+
+    /// Height and width of what a square picture is resized to at most.
+    pub const fn size(self) -> [usize; 2] {
+        match self {
+            Self::Shortest { edge, .. } => [edge, edge],
+            Self::Exact(size) | Self::Cover(size) | Self::Contain(size) | Self::Within(size) => size,
+        }
+    }
+}
+
 /// A resampling filter, Pillow's of the same name. All but [`Nearest`](Self::Nearest) are widened when a picture gets
 /// smaller (antialiasing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Filter {
     /// The nearest pixel.
     Nearest,
@@ -127,6 +151,7 @@ pub struct Crop {
 /// How a number that ends in ½ becomes a whole one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Rounding {
     /// To the lower.
     Down,
@@ -234,16 +259,6 @@ impl Preprocessing {
             *pad = size;
         }
         other
-    }
-}
-
-impl Target {
-    /// Height and width of what a square picture is resized to at most.
-    fn size(self) -> [usize; 2] {
-        match self {
-            Self::Exact(size) | Self::Cover(size) | Self::Contain(size) | Self::Within(size) => size,
-            Self::Shortest { edge, .. } => [edge, edge],
-        }
     }
 }
 

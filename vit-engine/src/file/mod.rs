@@ -49,6 +49,23 @@ use preprocessing::Processors;
 use safetensors::{Parameters, Tensors};
 
 /// An opened checkpoint.
+///
+/// ```
+/// use vit_engine::Precision;
+/// use vit_engine::file::{Access, Checkpoint};
+///
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../vit-cli/models/fashion-vit");
+/// let checkpoint = Checkpoint::open(folder, Access::Map)?; // or a file, or a name in the hub's cache
+/// assert_eq!(checkpoint.config()?.dim, 64); // without its weights
+///
+/// let loaded = checkpoint.load(Precision::Int8)?;
+/// assert_eq!(loaded.labels[9], "Ankle boot");
+/// assert!(loaded.preprocessing.is_ok() && loaded.unused.is_empty());
+///
+/// let mut file = Vec::new(); // what `vit convert` writes
+/// loaded.write_packed(&mut file)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Checkpoint<'a> {
     /// The weights files by name: one file, or those of the index.
     weights: Vec<(Cow<'a, str>, Bytes<'a>)>,

@@ -76,15 +76,9 @@ pub(crate) fn write<'a>(preprocessing: &'a Preprocessing, fill: &'a [f32], extra
         Extra::Value("vit.preprocess.arithmetic", word(*arithmetic, &ARITHMETICS)),
     ]);
     if let Some(Resize { to, filter }) = resize {
-        let (name, [height, width]) = match *to {
-            Target::Exact(size) => ("exact", size),
-            Target::Shortest { edge, .. } => ("shortest", [edge, edge]),
-            Target::Cover(size) => ("cover", size),
-            Target::Contain(size) => ("contain", size),
-            Target::Within(size) => ("within", size),
-        };
+        let [height, width] = to.size();
         extras.extend([
-            Extra::Value("vit.preprocess.resize", Value::String(name.as_bytes())),
+            Extra::Value("vit.preprocess.resize", Value::String(to.name().as_bytes())),
             Extra::Value("vit.preprocess.resize_height", size(height)),
             Extra::Value("vit.preprocess.resize_width", size(width)),
             Extra::Value("vit.preprocess.filter", word(*filter, &Filter::ALL)),

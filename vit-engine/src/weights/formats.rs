@@ -175,6 +175,19 @@ impl fmt::Display for TooManyLayers {
 impl core::error::Error for TooManyLayers {}
 
 /// The format of every weight matrix: a precision, and the matrices that are kept in f32.
+///
+/// ```
+/// use vit_engine::{Config, Formats, KeepF32, LayerMatrix, Model, Precision};
+///
+/// let config = Config::plain([224, 224], [16, 16], 192, 12, 3);
+/// let int8 = Model::bytes(&config, Precision::Int8)?; // a precision alone is `Formats`, too
+///
+/// let last: LayerMatrix = "blk.11.ffn_down".parse()?;
+/// let formats = Formats::new(Precision::Int8, KeepF32::NONE.with(last)?);
+/// assert_eq!(formats.keep_f32().matrices(&config).collect::<Vec<_>>(), [last]);
+/// assert!(Model::bytes(&config, formats)? > int8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Formats {
     precision: Precision,

@@ -173,6 +173,33 @@ pub trait Catalog {
 ///
 /// # Errors
 /// If no family knows the config, or the config is inconsistent or does not match the tensors.
+///
+/// # Example
+/// ```
+/// use vit_engine::zoo::{self, Catalog};
+///
+/// /// A checkpoint without tensors.
+/// struct Empty;
+/// impl Catalog for Empty {
+///     fn shape(&self, _name: &str) -> Option<&[usize]> {
+///         None
+///     }
+///     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+///         Box::new(std::iter::empty())
+///     }
+/// }
+///
+/// let config = serde_json::json!({
+///     "model_type": "vit", "image_size": 32, "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 2,
+///     "num_attention_heads": 3, "intermediate_size": 96,
+/// });
+/// let recipe = zoo::recipe(&config, None, &Empty)?;
+/// assert_eq!((recipe.config.tokens(), recipe.config.classes), (17, 0));
+///
+/// let error = zoo::recipe(&serde_json::json!({"model_type": "resnet"}), None, &Empty).err().unwrap();
+/// assert!(error.to_string().contains("resnet"));
+/// # Ok::<(), zoo::ZooError>(())
+/// ```
 pub fn recipe(config: &Value, family: Option<&str>, tensors: &dyn Catalog) -> Result<Recipe, ZooError> {
     let field = |name: &str| config.get(name).and_then(Value::as_str);
     let mut recipe = match (family, field("model_type"), field("architecture")) {
