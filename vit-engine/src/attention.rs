@@ -129,9 +129,10 @@ impl Pass<'_> {
         scratch: &mut [f32],
         context: &mut [f32],
     ) {
-        let job = self.scores(layer, of, q, kv).attend(context);
-        let job = job.expect("the context has as many rows as the queries");
-        self.team.run(Stage::Attention, &mut job.with_scratch(scratch));
+        let mut job = self.scores(layer, of, q, kv).attend(context);
+        let job = job.as_mut().expect("the context has as many rows as the queries");
+        job.set_scratch(scratch);
+        self.team.run(Stage::Attention, job);
     }
 
     /// Writes the attention probabilities of this layer to `out`, \[images, layers, heads, tokens, tokens\], at index
