@@ -115,7 +115,8 @@ impl Plan {
         }
         let Some(per_image) = output.len(config) else { return Err(PlanError::NoOutput(output)) };
         let images = min(images, batch);
-        let (Some(_), Some(bytes)) = (per_image.checked_mul(batch), arena_bytes(config, precision, images, rows)) else {
+        let (Some(_), Some(bytes)) = (per_image.checked_mul(batch), arena_bytes(config, precision, images, rows))
+        else {
             return Err(PlanError::Config(ConfigError::TooLarge));
         };
         let rows = min(rows, images * config.tokens());
