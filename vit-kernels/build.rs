@@ -18,7 +18,9 @@ fn main() {
     let (target, flags) = (variable("TARGET"), variable("CARGO_ENCODED_RUSTFLAGS"));
     let features = variable("CARGO_CFG_TARGET_FEATURE");
     let has = |wanted| features.split(',').any(|feature| feature == wanted);
-    if !has("sse2") && !has("neon") && !has("simd128") {
+    // Of an M55 and M85 the compiler says `neon`, which they do not have.
+    let cortex_m = ["thumbv6m", "thumbv7m", "thumbv7em", "thumbv8m"].iter().any(|start| target.starts_with(start));
+    if cortex_m || !has("sse2") && !has("neon") && !has("simd128") {
         println!("cargo::rustc-cfg=no_vectors");
     }
     if target.starts_with("aarch64-") && variable("CARGO_CFG_TARGET_ENDIAN") == "little" && has("neon") {

@@ -2,14 +2,14 @@
 use core::ops::Range;
 
 use vit_kernels::{
-    Activations, Bf16Kv, Epilogue, Inputs, KeysValues, LayerNorm, QuantiseKv, QuantisedKv, RelativeBias, Rope, RoundKv,
-    Scores, elementwise,
+    Bf16Kv, Epilogue, Inputs, KeysValues, LayerNorm, QuantiseKv, QuantisedKv, RelativeBias, Rope, RoundKv, Scores,
+    elementwise,
 };
 
 use crate::buffers::{KvBuffers, LayerBuffers, NarrowKvBuffers, kv_layout};
 use crate::executor::Stage;
 use crate::forward::{BF16, Pass};
-use crate::model::{Attention, QkNorm};
+use crate::model::Attention;
 use crate::parameters::Site;
 use crate::weights::Norm;
 
@@ -26,7 +26,7 @@ impl Pass<'_> {
     /// Computes the keys and values of all rows, block by block.
     #[inline(never)] // So that its buffers are not on the stack of the other phases.
     pub(crate) fn keys_and_values(&self, index: usize, residual: &[f32], buffers: &mut LayerBuffers<'_>) {
-        let (c, layer) = (&self.model.config, &self.model.attention(index));
+        let (c, layer) = (&self.model.config, &self.model.attention_keys_values(index));
         let (inner, pair) = (c.inner(), 2 * c.inner());
         for (index, block) in residual.chunks(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
@@ -37,12 +37,12 @@ impl Pass<'_> {
                 _ => buffers.work.wide.split_at_mut(rows * pair), // [rows, 2·inner]
             };
             self.linear(Stage::KeysValues, x, layer.kv, Epilogue::default(), &mut [], kv);
-            if let Some(QkNorm { key, .. }) = layer.qk_norm {
+            if let Some(key_norm) = layer.key_norm {
                 let (keys, normed) = wide[..rows * pair].split_at_mut(rows * inner); // [rows, inner] each
                 for (key, kv) in keys.chunks_exact_mut(inner).zip(kv.chunks_exact(pair)) {
                     key.copy_from_slice(&kv[..inner]);
                 }
-                self.norm_heads(keys, key, normed);
+                self.norm_heads(keys, key_norm, normed);
                 for (key, kv) in normed.chunks_exact(inner).zip(kv.chunks_exact_mut(pair)) {
                     kv[..inner].copy_from_slice(key);
                 }
@@ -56,6 +56,7 @@ impl Pass<'_> {
     }
 
     /// Stores keys and values of an image's rows, \[rows, 2·inner\], as the precision multiplies them, if not in f32.
+    #[inline(never)] // So that its job is not on the stack of the projection.
     fn store_kv(&self, of: &OfImage, kv: &[f32], buffers: &mut NarrowKvBuffers<'_>) {
         let (isa, layout) = (self.model.isa, kv_layout(&self.model.config));
         let room = "the plan reserved an image's keys and values";
@@ -83,7 +84,7 @@ impl Pass<'_> {
         let rows_per_image = residual.len() / c.dim / self.images;
         // If one block has all rows, the buffers still hold them, normalised for the keys and values.
         let whole = rows_per_image == c.tokens() && residual.len() <= self.plan.rows() * c.dim;
-        let normed = whole && layer.kv.weight.format().inputs() == layer.q.weight.format().inputs();
+        let normed = whole && layer.kv_inputs == layer.q.weight.format().inputs();
         for (index, block) in residual.chunks_mut(self.plan.rows() * c.dim).enumerate() {
             let (first, rows) = (index * self.plan.rows(), block.len() / c.dim);
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
@@ -93,7 +94,9 @@ impl Pass<'_> {
             } else {
                 self.norm_for(block, layer.norm, &layer.q.weight, norm, &mut buffers.rows)
             };
-            let (q, context) = self.queries(layer, x, first, rows_per_image, wide); // [rows, inner] each
+            let (q, spare) = wide.split_at_mut(rows * inner); // [rows, inner] each
+            self.linear(Stage::Queries, x, layer.q, Epilogue::default(), &mut [], q);
+            let (q, context) = self.place_queries(layer, first, rows_per_image, q, spare);
             for of in by_image(first, rows, rows_per_image) {
                 let part = of.part.start * inner..of.part.end * inner;
                 let kv = self.stored_kv(&of, &buffers.kv, &buffers.narrow_kv);
@@ -129,9 +132,10 @@ impl Pass<'_> {
         scratch: &mut [f32],
         context: &mut [f32],
     ) {
-        let job = self.scores(layer, of, q, kv).attend(context);
-        let job = job.expect("the context has as many rows as the queries");
-        self.team.run(Stage::Attention, &mut job.with_scratch(scratch));
+        let mut job = self.scores(layer, of, q, kv).attend(context);
+        let job = job.as_mut().expect("the context has as many rows as the queries");
+        job.set_scratch(scratch);
+        self.team.run(Stage::Attention, job);
     }
 
     /// Writes the attention probabilities of this layer to `out`, \[images, layers, heads, tokens, tokens\], at index
@@ -151,7 +155,9 @@ impl Pass<'_> {
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             let wide = &mut buffers.work.wide[..2 * rows * c.inner()];
             let x = self.norm_for(block, layer.norm, &layer.q.weight, norm, &mut buffers.rows);
-            let (q, _) = self.queries(layer, x, first, c.tokens(), wide); // [rows, inner]
+            let (q, spare) = wide.split_at_mut(rows * c.inner()); // [rows, inner] each
+            self.linear(Stage::Queries, x, layer.q, Epilogue::default(), &mut [], q);
+            let (q, _) = self.place_queries(layer, first, c.tokens(), q, spare);
             for of in by_image(first, rows, c.tokens()) {
                 let q = &q[of.part.start * c.inner()..of.part.end * c.inner()];
                 let out = &mut out[(of.image * layers + place) * map..][..map];
@@ -162,21 +168,20 @@ impl Pass<'_> {
         }
     }
 
-    /// Computes the queries of a block whose first row is `first`, normalised and rotated if the model does so. Returns
-    /// the queries and the other half of `wide`, both \[rows, inner\].
-    fn queries<'w>(
+    /// Normalises and rotates the queries of a block whose first row is `first`, if the model does so. Returns them and
+    /// the other of the two buffers, both \[rows, inner\].
+    #[inline(never)] // As above.
+    fn place_queries<'w>(
         &self,
         layer: &Attention<'_>,
-        x: Activations<'_>,
         first: usize,
         rows_per_image: usize,
-        wide: &'w mut [f32],
+        mut q: &'w mut [f32],
+        mut spare: &'w mut [f32],
     ) -> (&'w mut [f32], &'w mut [f32]) {
         let inner = self.model.config.inner();
-        let (mut q, mut spare) = wide.split_at_mut(wide.len() / 2);
-        self.linear(Stage::Queries, x, layer.q, Epilogue::default(), &mut [], q);
-        if let Some(QkNorm { query, .. }) = layer.qk_norm {
-            self.norm_heads(q, query, spare);
+        if let Some(norm) = layer.query_norm {
+            self.norm_heads(q, norm, spare);
             (q, spare) = (spare, q);
         }
         for of in by_image(first, q.len() / inner, rows_per_image) {
@@ -186,6 +191,7 @@ impl Pass<'_> {
     }
 
     /// The keys and values of one image.
+    #[inline(never)] // As above.
     fn stored_kv<'k>(&self, of: &OfImage, wide: &'k KvBuffers<'_>, narrow: &'k NarrowKvBuffers<'_>) -> KeysValues<'k> {
         let layout = kv_layout(&self.model.config);
         let room = "the buffers have room for the keys and values of every image";

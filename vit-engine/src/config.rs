@@ -284,31 +284,47 @@ impl Config {
     ///
     /// # Errors
     /// The first problem that it finds.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        self.validate_sizes()?;
+    pub const fn validate(&self) -> Result<(), ConfigError> {
+        // A `?` cannot stand in a `const fn`.
+        if let Err(error) = self.validate_sizes() {
+            return Err(error);
+        }
         if !self.out_proj && (self.inner() != self.dim || self.layer_scale || self.context_norm) {
             return Err(ConfigError::NeedsProjection { inner: self.inner(), dim: self.dim });
         }
         if self.distillation_token && !self.class_token {
             return Err(ConfigError::NoToken("a distillation token needs a class token"));
         }
-        for readout in self.embedding.into_iter().chain(self.logits_readout()) {
-            self.has_what_is_pooled(readout.pool)?;
+        let (embedding, logits) = (self.embedding, self.logits_readout());
+        if let Some(readout) = embedding
+            && let Err(error) = self.has_what_is_pooled(readout.pool)
+        {
+            return Err(error);
         }
-        if self.attention_pool.is_some_and(|pool| !self.dim.is_multiple_of(pool.heads)) {
+        if let Some(readout) = logits
+            && let Err(error) = self.has_what_is_pooled(readout.pool)
+        {
+            return Err(error);
+        }
+        if let Some(pool) = self.attention_pool
+            && !self.dim.is_multiple_of(pool.heads)
+        {
             return Err(ConfigError::PoolHeads);
         }
         if self.distillation_head && !self.distillation_token {
             return Err(ConfigError::NoToken("distillation_head needs a distillation token"));
         }
-        let both = Readout { pool: Pool::ClassAndDistillation, norm: false };
-        if self.distillation_head && self.logits_readout().is_some_and(|logits| logits != both) {
-            return Err(ConfigError::DistillationHead(self.logits));
-        }
-        let mut widths = self.normed_readouts().map(|readout| readout.pool.width(self.dim));
-        if let (Some(embedding), Some(logits)) = (widths.next(), widths.next())
-            && embedding != logits
+        if let (true, Some(logits)) = (self.distillation_head, logits)
+            && !matches!(logits, Readout { pool: Pool::ClassAndDistillation, norm: false })
         {
+            return Err(ConfigError::DistillationHead(logits));
+        }
+        if let (Some(embedding), Some(logits)) = (embedding, logits)
+            && embedding.norm
+            && logits.norm
+            && embedding.pool.width(self.dim) != logits.pool.width(self.dim)
+        {
+            let [embedding, logits] = [embedding.pool.width(self.dim), logits.pool.width(self.dim)];
             return Err(ConfigError::HeadNorm { embedding, logits });
         }
         if self.rope && !self.head_dim.is_multiple_of(2) {
@@ -326,8 +342,8 @@ impl Config {
     }
 
     /// The readout of the logits, if there is a head.
-    pub(crate) fn logits_readout(&self) -> Option<Readout> {
-        (self.classes > 0).then_some(self.logits)
+    pub(crate) const fn logits_readout(&self) -> Option<Readout> {
+        if self.classes > 0 { Some(self.logits) } else { None }
     }
 
     /// The readouts (embedding, logits) that end with the norm, which they share.
@@ -335,7 +351,7 @@ impl Config {
         self.embedding.into_iter().chain(self.logits_readout()).filter(|readout| readout.norm)
     }
 
-    fn has_what_is_pooled(&self, pool: Pool) -> Result<(), ConfigError> {
+    const fn has_what_is_pooled(&self, pool: Pool) -> Result<(), ConfigError> {
         match pool {
             Pool::Class | Pool::ClassThenMeanPatches if !self.class_token => {
                 Err(ConfigError::NoToken("a readout pools the class token, but the model has none"))
@@ -412,8 +428,8 @@ impl Config {
     }
 
     /// Elements of the embedding; `None` if the model has none.
-    pub fn embedding_len(&self) -> Option<usize> {
-        let readout = self.embedding?;
+    pub const fn embedding_len(&self) -> Option<usize> {
+        let Some(readout) = self.embedding else { return None };
         Some(if self.projection > 0 { self.projection } else { readout.pool.width(self.dim) })
     }
 }
@@ -438,6 +454,10 @@ pub(crate) const fn checked_product(factors: &[usize]) -> Option<usize> {
 /// [`Ord::max`] for a `const fn`.
 pub(crate) const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
+}
+
+pub(crate) const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
 }
 
 /// Why hyper-parameters are invalid.

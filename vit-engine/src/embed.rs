@@ -8,16 +8,18 @@ use crate::forward::{Pass, Stopped, Strips};
 use crate::parameters::Site;
 
 impl Pass<'_> {
-    /// Fills `residual`, \[images, tokens, dim\], with the tokens of the images from `first` on.
+    /// Fills `residual`, \[images, tokens, dim\], with the tokens of the images from `first` on. The buffers come from
+    /// `arena`.
     #[inline(never)] // So that its buffers are not on the stack of the other phases.
     pub(crate) fn embed(
         &self,
         first: usize,
         strips: &mut Strips<'_>,
-        mut buffers: EmbedBuffers<'_>,
+        arena: &mut [u8],
         residual: &mut [f32],
     ) -> Result<(), Stopped> {
         let c = &self.model.config;
+        let (mut buffers, _) = EmbedBuffers::carve(c, self.plan.rows(), arena);
         let ([grid_rows, grid_columns], len) = (c.grid(), c.patch_len());
         for (image, tokens) in residual.chunks_exact_mut(c.tokens() * c.dim).enumerate() {
             let (prefix, patches) = tokens.split_at_mut(c.prefix() * c.dim);

@@ -10,7 +10,7 @@ use vit_kernels::{
 };
 
 use crate::arena::{MemoryError, aligned_mut};
-use crate::buffers::{EmbedBuffers, LayerBuffers, PassBuffers, RowBuffers};
+use crate::buffers::{LayerBuffers, PassBuffers, RowBuffers};
 use crate::executor::{Executor, Stage, Team};
 use crate::model::Model;
 use crate::output::Output;
@@ -106,8 +106,7 @@ impl Pass<'_> {
         let (PassBuffers { mut residual }, arena) = PassBuffers::carve(c, plan.images(), arena);
         residual = &mut residual[..self.images * c.tokens() * c.dim]; // [images·tokens, dim]
 
-        let (buffers, _) = EmbedBuffers::carve(c, plan.rows(), arena);
-        self.embed(first, strips, buffers, residual)?;
+        self.embed(first, strips, arena, residual)?;
         self.go_on()?;
 
         let (mut buffers, _) = LayerBuffers::carve(c, plan.precision(), plan.images(), plan.rows(), arena);
@@ -257,8 +256,10 @@ impl Pass<'_> {
         out: &'e mut [f32],
     ) {
         let epilogue = Epilogue { bias: linear.bias, ..epilogue };
-        let blocks = Matmul::new(self.model.isa, x, linear.weight, epilogue, out).and_then(|job| job.blocks(partial));
-        let mut blocks = blocks.expect("x, out and partial are whole rows of the layer's widths");
+        let shapes = "x, out and partial are whole rows of the layer's widths";
+        // By reference: a move would take as much stack again.
+        let mut job = Matmul::new(self.model.isa, x, linear.weight, epilogue, out);
+        let mut blocks = job.as_mut().expect(shapes).blocks(partial).expect(shapes);
         while let Some(job) = blocks.next() {
             self.team.run(stage, job);
         }

@@ -1,5 +1,5 @@
 //! A model: its config and a borrowed view of its weights. It is immutable, so any number of callers can share it.
-use vit_kernels::Isa;
+use vit_kernels::{Inputs, Isa};
 
 use crate::arena::{MemoryError, aligned};
 use crate::config::{Config, ConfigError};
@@ -40,12 +40,19 @@ pub struct Model<'a> {
     tables: &'a [u8],
 }
 
-/// The weights of a layer's attention.
+/// The weights of a layer's keys and values.
+pub(crate) struct KeysAndValues<'a> {
+    pub(crate) norm: Norm<'a>,             // [dim], the same as attention's
+    pub(crate) kv: Linear<'a>,             // [2·inner, dim]
+    pub(crate) key_norm: Option<Norm<'a>>, // [head_dim]
+}
+
+/// The weights of the rest of a layer's attention.
 pub(crate) struct Attention<'a> {
     pub(crate) norm: Norm<'a>,                   // [dim]
-    pub(crate) kv: Linear<'a>,                   // [2·inner, dim]
+    pub(crate) kv_inputs: Inputs,                // what the matrix of the keys and values is multiplied with
     pub(crate) q: Linear<'a>,                    // [inner, dim]
-    pub(crate) qk_norm: Option<QkNorm<'a>>,      //
+    pub(crate) query_norm: Option<Norm<'a>>,     // [head_dim]
     pub(crate) relative_bias: Option<&'a [f32]>, // one row per head
     pub(crate) context_norm: Option<Norm<'a>>,   // [inner]
     pub(crate) out: Option<Linear<'a>>,          // [dim, inner]
@@ -60,13 +67,6 @@ pub(crate) struct FeedForward<'a> {
     pub(crate) hidden_norm: Option<Norm<'a>>, // [mlp_dim]
     pub(crate) down: Linear<'a>,              // [dim, mlp_dim]
     pub(crate) scale: Option<&'a [f32]>,      // [dim]
-}
-
-/// The norms of each head's queries and keys.
-#[derive(Clone, Copy)]
-pub(crate) struct QkNorm<'a> {
-    pub(crate) query: Norm<'a>, // [head_dim]
-    pub(crate) key: Norm<'a>,   // [head_dim]
 }
 
 /// The weights of the attention pool.
@@ -235,15 +235,26 @@ impl<'a> Model<'a> {
     }
 
     #[inline(never)] // What it needs is not on the stack of the attention.
+    pub(crate) fn attention_keys_values(&self, index: usize) -> KeysAndValues<'a> {
+        let at = |site| Site::Layer(index, site);
+        let every = "every layer has this parameter";
+        KeysAndValues {
+            norm: self.norm(at(LayerSite::AttentionNorm)).expect(every),
+            kv: self.keys_values([at(LayerSite::Key), at(LayerSite::Value)]).expect(every),
+            key_norm: self.norm(at(LayerSite::KeyNorm)),
+        }
+    }
+
+    #[inline(never)] // As above.
     pub(crate) fn attention(&self, index: usize) -> Attention<'a> {
         let at = |site| Site::Layer(index, site);
         let norm = |site| self.norm(at(site));
         let every = "every layer has this parameter";
         Attention {
             norm: norm(LayerSite::AttentionNorm).expect(every),
-            kv: self.keys_values([at(LayerSite::Key), at(LayerSite::Value)]).expect(every),
+            kv_inputs: self.layout.formats.format(at(LayerSite::Key)).inputs(),
             q: self.linear(at(LayerSite::Query)).expect(every),
-            qk_norm: norm(LayerSite::QueryNorm).zip(norm(LayerSite::KeyNorm)).map(|(query, key)| QkNorm { query, key }),
+            query_norm: norm(LayerSite::QueryNorm),
             relative_bias: self.rows(at(LayerSite::RelativeBias)),
             context_norm: norm(LayerSite::ContextNorm),
             out: self.linear(at(LayerSite::Out)),

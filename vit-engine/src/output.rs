@@ -2,7 +2,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::config::{Config, Pool};
+use crate::config::{Config, Pool, checked_product};
 
 /// What a forward pass computes.
 ///
@@ -48,21 +48,31 @@ pub enum Output {
 
 impl Output {
     /// Elements of the output for one image; `None` if the model does not have this output.
-    pub fn len(self, config: &Config) -> Option<usize> {
+    pub const fn len(self, config: &Config) -> Option<usize> {
         let c = config;
-        match self {
-            Self::Logits => Some(c.classes).filter(|classes| *classes > 0),
-            Self::Class => c.class_token.then_some(c.dim),
+        let map = [c.heads, c.tokens(), c.tokens()];
+        let len = match self {
+            Self::Logits => Some(c.classes),
+            Self::Class if c.class_token => Some(c.dim),
             Self::Patches => c.patches().checked_mul(c.dim),
-            Self::Registers => c.registers.checked_mul(c.dim).filter(|len| *len > 0),
+            Self::Registers => c.registers.checked_mul(c.dim),
             Self::Embedding => c.embedding_len(),
             Self::Layer(layer) if layer <= c.depth => c.tokens().checked_mul(c.dim),
-            Self::Layer(_) => None,
-            Self::Layers => c.depth.checked_add(1)?.checked_mul(c.tokens().checked_mul(c.dim)?),
-            Self::Attention => c.depth.checked_mul(maps_of_layer(c)?).filter(|len| *len > 0),
-            Self::AttentionOfLayer(layer) if (1..=c.depth).contains(&layer) => maps_of_layer(c),
-            Self::AttentionOfLayer(_) => None,
-            Self::PoolAttention => c.attention_pool.and_then(|pool| pool.heads.checked_mul(pool.tokens(c).len())),
+            Self::Layers => checked_product(&[c.depth.saturating_add(1), c.tokens(), c.dim]),
+            Self::Attention => checked_product(&[c.depth, map[0], map[1], map[2]]),
+            Self::AttentionOfLayer(layer) if 0 < layer && layer <= c.depth => checked_product(&map),
+            Self::PoolAttention => match c.attention_pool {
+                Some(pool) => {
+                    let tokens = pool.tokens(c);
+                    pool.heads.checked_mul(tokens.end - tokens.start)
+                }
+                None => None,
+            },
+            Self::Class | Self::Layer(_) | Self::AttentionOfLayer(_) => None,
+        };
+        match len {
+            Some(0) => None,
+            len => len,
         }
     }
 
@@ -119,11 +129,6 @@ impl Output {
             | Self::PoolAttention => config.tokens(),
         }
     }
-}
-
-/// Elements of the attention maps of one layer of one image.
-fn maps_of_layer(c: &Config) -> Option<usize> {
-    c.tokens().checked_mul(c.tokens())?.checked_mul(c.heads)
 }
 
 impl fmt::Display for Output {

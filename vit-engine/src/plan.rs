@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::buffers::{Phase, arena_bytes, for_each_buffer};
-use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout};
+use crate::config::{AttentionPool, Config, ConfigError, Pool, Readout, min};
 use crate::executor::Stage;
 use crate::output::Output;
 use crate::weights::Precision;
@@ -109,11 +109,13 @@ impl Plan {
         Ok(Self::with_blocks(config, precision, output, batch, 1, 1)?.bytes)
     }
 
-    /// A plan with groups of `images` images and blocks of `rows` rows, for measurements.
+    /// A plan with groups of `images` images and blocks of `rows` rows.
+    ///
+    /// A `static` plan takes no stack: on a microcontroller it lies in flash.
     ///
     /// # Errors
     /// Same as [`new`](Self::new), and if `images` or `rows` is 0.
-    pub fn with_blocks(
+    pub const fn with_blocks(
         config: &Config,
         precision: Precision,
         output: Output,
@@ -121,18 +123,24 @@ impl Plan {
         images: usize,
         rows: usize,
     ) -> Result<Self, PlanError> {
-        config.validate().map_err(PlanError::Config)?;
+        // A `?` cannot stand in a `const fn`.
+        if let Err(error) = config.validate() {
+            return Err(PlanError::Config(error));
+        }
         if batch == 0 || images == 0 || rows == 0 {
             return Err(PlanError::Empty);
         }
         if matches!(output, Output::Attention | Output::AttentionOfLayer(_) | Output::PoolAttention) && !MAPS {
             return Err(PlanError::LeftOut { feature: "maps" });
         }
-        let per_image = output.len(config).ok_or(PlanError::NoOutput(output))?;
-        per_image.checked_mul(batch).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        let images = images.min(batch);
-        let bytes = arena_bytes(config, precision, images, rows).ok_or(PlanError::Config(ConfigError::TooLarge))?;
-        Ok(Self { config: *config, precision, output, batch, images, rows: rows.min(images * config.tokens()), bytes })
+        let Some(per_image) = output.len(config) else { return Err(PlanError::NoOutput(output)) };
+        let images = min(images, batch);
+        let (Some(_), Some(bytes)) = (per_image.checked_mul(batch), arena_bytes(config, precision, images, rows))
+        else {
+            return Err(PlanError::Config(ConfigError::TooLarge));
+        };
+        let rows = min(rows, images * config.tokens());
+        Ok(Self { config: *config, precision, output, batch, images, rows, bytes })
     }
 
     /// The hyper-parameters of the model that the plan is for.
@@ -166,7 +174,7 @@ impl Plan {
     }
 
     /// The exact size of the arena in bytes.
-    pub fn arena_bytes(&self) -> usize {
+    pub const fn arena_bytes(&self) -> usize {
         self.bytes
     }
 

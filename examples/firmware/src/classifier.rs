@@ -1,6 +1,6 @@
 //! The model, and what follows from it: all known when the program is compiled.
 use vit_engine::packed::{config_of, weights_of};
-use vit_engine::{Aligned, Config, Executor, Isa, Model, ModelError, Output, Plan, Precision, arena_bytes};
+use vit_engine::{Aligned, Config, Executor, Isa, Model, ModelError, Output, Plan, Precision};
 
 use crate::Failure;
 use crate::camera::Camera;
@@ -33,11 +33,19 @@ pub const ROWS: usize = match usize::from_str_radix(env!("ROWS"), 10) {
     Err(_) => panic!("ROWS is not a number"),
 };
 
+/// How a picture goes through the model. It lies in flash, and what is wrong with it the compiler says.
+pub static PLAN: Plan = plan(ROWS);
+
 /// All the memory that a forward pass works in, but for the stack.
-pub const ARENA_LEN: usize = match arena_bytes(&CONFIG, PRECISION, 1, ROWS) {
-    Some(bytes) => bytes,
-    None => panic!("the config makes no model"),
-};
+pub const ARENA_LEN: usize = plan(ROWS).arena_bytes();
+
+/// The plan with blocks of that many tokens.
+pub const fn plan(rows: usize) -> Plan {
+    match Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, rows) {
+        Ok(plan) => plan,
+        Err(_) => panic!("the model has no plan with such blocks"),
+    }
+}
 
 pub const CLASSES: [&str; CONFIG.classes] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
@@ -46,20 +54,19 @@ pub const CLASSES: [&str; CONFIG.classes] =
 pub static IMAGES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The model, whose weights are in flash.
+#[inline(never)] // What making it takes is not on the stack of a pass.
 pub fn model() -> Result<Model<'static>, ModelError> {
     Model::new(&CONFIG, PRECISION, Isa::best(), &WEIGHTS.0)
 }
 
-/// The logits of one picture, computed in blocks of that many tokens.
+/// The logits of one picture.
 pub fn logits(
     model: &Model<'_>,
+    plan: &Plan,
     arena: &mut [u8],
     pixels: &[u8],
-    rows: usize,
     executor: &dyn Executor,
 ) -> Result<[f32; CONFIG.classes], Failure> {
-    let plan = &Plan::with_blocks(&CONFIG, PRECISION, Output::Logits, 1, 1, rows);
-    let plan = plan.as_ref().map_err(|error| Failure::Plan(*error))?;
     let mut logits = [0.0; CONFIG.classes];
     model.forward(plan, &mut Camera::new(pixels), arena, executor, &mut logits)?;
     Ok(logits)

@@ -10,7 +10,7 @@ use core::convert::Infallible;
 use core::fmt::Write;
 
 use vit_engine::packed::config_of;
-use vit_engine::{Aligned, Config, Isa, Model, Output, Plan, Precision, Serial, arena_bytes};
+use vit_engine::{Aligned, Config, Isa, Model, Output, Plan, Precision, Serial};
 
 use board::{Painted, console, instructions};
 
@@ -29,11 +29,16 @@ const CONFIG: Config = match config_of(PACKED) {
 };
 
 /// One token at a time: the least arena.
+static PLAN: Plan = plan();
 static mut ARENA: Aligned<ARENA_LEN> = Aligned([0; ARENA_LEN]);
-const ARENA_LEN: usize = match arena_bytes(&CONFIG, Precision::Int8, 1, 1) {
-    Some(bytes) => bytes,
-    None => panic!("the config makes no model"),
-};
+const ARENA_LEN: usize = plan().arena_bytes();
+
+const fn plan() -> Plan {
+    match Plan::with_blocks(&CONFIG, Precision::Int8, Output::Logits, 1, 1, 1) {
+        Ok(plan) => plan,
+        Err(_) => panic!("the config makes no model"),
+    }
+}
 
 #[cfg(not(target_os = "none"))]
 fn main() {
@@ -49,10 +54,9 @@ pub fn firmware() -> Result<(), Failure> {
     let mut out = console();
     let start = instructions();
     let model = Model::from_packed(&FILE.0, Isa::best()).map_err(Failure::Packed)?;
-    let plan = Plan::with_blocks(&CONFIG, Precision::Int8, Output::Logits, 1, 1, 1)?;
     let mut logits = [0.0; CONFIG.classes];
-    model.forward(&plan, &mut pixels, arena, &Serial, &mut logits)?;
-    writeln!(out, "model {} bytes, arena {ARENA_LEN} bytes, {} multiply-accumulates", PACKED.len(), plan.macs())?;
+    model.forward(&PLAN, &mut pixels, arena, &Serial, &mut logits)?;
+    writeln!(out, "model {} bytes, arena {ARENA_LEN} bytes, {} multiply-accumulates", PACKED.len(), PLAN.macs())?;
     write!(out, "logits")?;
     for logit in &logits {
         write!(out, " {:08x}", logit.to_bits())?;

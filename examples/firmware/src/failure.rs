@@ -1,7 +1,7 @@
 //! Why there are no logits.
 use core::fmt;
 
-use vit_engine::{ForwardError, ModelError, PackedError, PlanError};
+use vit_engine::{ForwardError, ModelError, PackedError};
 
 /// `P` is the error of the source of the pixels.
 pub enum Failure<P> {
@@ -9,7 +9,6 @@ pub enum Failure<P> {
     /// Of a model that is opened at run time.
     #[allow(dead_code)] // Not every program does that.
     Packed(PackedError),
-    Plan(PlanError),
     Forward(ForwardError<P>),
     /// The stack reached the statics, which may be damaged.
     StackOverflow,
@@ -22,7 +21,6 @@ impl<P: fmt::Display> fmt::Display for Failure<P> {
         match self {
             Self::Model(error) => write!(f, "the model: {error}"),
             Self::Packed(error) => write!(f, "the model: {error}"),
-            Self::Plan(error) => error.fmt(f),
             Self::Forward(error) => error.fmt(f),
             Self::StackOverflow => write!(f, "the stack overflowed"),
             Self::Console => write!(f, "the console does not take text"),
@@ -33,12 +31,6 @@ impl<P: fmt::Display> fmt::Display for Failure<P> {
 impl<P> From<ModelError> for Failure<P> {
     fn from(error: ModelError) -> Self {
         Self::Model(error)
-    }
-}
-
-impl<P> From<PlanError> for Failure<P> {
-    fn from(error: PlanError) -> Self {
-        Self::Plan(error)
     }
 }
 

@@ -16,7 +16,7 @@ use vit_engine::Aligned;
 
 use board::{Painted, console, instructions};
 use camera::WrongSize;
-use classifier::{ARENA_LEN, CLASSES, IMAGES, ROWS};
+use classifier::{ARENA_LEN, CLASSES, IMAGES, PLAN, ROWS};
 use profile::Profile;
 
 type Failure = failure::Failure<WrongSize>;
@@ -42,7 +42,7 @@ pub fn firmware() -> Result<(), Failure> {
     for (name, pixels) in IMAGES {
         let start = instructions();
         let profile = Profile::default();
-        let logits = classifier::logits(model, arena, pixels, ROWS, &profile)?;
+        let logits = classifier::logits(model, &PLAN, arena, pixels, &profile)?;
         let end = instructions();
         let class = (0..CLASSES.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
         write!(out, "{name}: {}, logits", CLASSES[class])?;

@@ -14,11 +14,11 @@ mod failure;
 
 use core::fmt::Write;
 
-use vit_engine::{Aligned, Isa, Model, Output, Plan, Serial, arena_bytes, include_model};
+use vit_engine::{Aligned, Isa, Model, Output, Plan, Serial, include_model};
 
 use board::console;
 use camera::WrongSize;
-use classifier::{CONFIG, IMAGES, PRECISION, logits};
+use classifier::{CONFIG, IMAGES, PRECISION, logits, plan};
 
 type Failure = failure::Failure<WrongSize>;
 
@@ -26,11 +26,9 @@ type Failure = failure::Failure<WrongSize>;
 static MODEL: &[u8] = include_model!(concat!(env!("OUT_DIR"), "/model.gguf"));
 
 /// For one token at a time.
+static PLAN: Plan = plan(1);
 static mut ARENA: Aligned<ARENA_LEN> = Aligned([0; ARENA_LEN]);
-const ARENA_LEN: usize = match arena_bytes(&CONFIG, PRECISION, 1, 1) {
-    Some(bytes) => bytes,
-    None => panic!("the config makes no model"),
-};
+const ARENA_LEN: usize = plan(1).arena_bytes();
 
 #[cfg(not(target_os = "none"))]
 fn main() {
@@ -62,7 +60,7 @@ pub fn firmware() -> Result<(), Failure> {
         Ok(_) => writeln!(out, "blocks of no tokens: accepted")?,
         Err(error) => writeln!(out, "blocks of no tokens: {error}")?,
     }
-    let mut attempt = |what, arena: &mut [u8], pixels| match logits(&model, arena, pixels, 1, &Serial) {
+    let mut attempt = |what, arena: &mut [u8], pixels| match logits(&model, &PLAN, arena, pixels, &Serial) {
         Ok(_) => writeln!(out, "{what}: accepted"),
         Err(error) => writeln!(out, "{what}: {error}"),
     };

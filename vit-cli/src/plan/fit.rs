@@ -38,7 +38,7 @@ impl Fit {
         let (plan, in_ram) = largest_blocks(chip, config, formats.precision(), output)?;
         let needs = Needs::of(&plan, formats)?;
         let (code, stack) = chip.core.map_or((0, 0), |core| (core.code_bytes, core.stack_bytes));
-        let flash_bytes = needs.packed_bytes + code;
+        let flash_bytes = needs.weight_bytes + code;
         let fits = in_ram && chip.flash.is_none_or(|flash| flash_bytes <= flash);
         let per_mac =
             chip.core.filter(|_| formats.precision() == Precision::Int8).map(|core| core.instructions_per_mac);
@@ -83,7 +83,7 @@ fn alternatives(
             let Ok(smaller) = subject.config_at(size) else { continue };
             let (plan, in_ram) = largest_blocks(chip, &smaller, other, output)?;
             let needs = Needs::of(&plan, formats)?;
-            if in_ram && chip.flash.is_none_or(|flash| needs.packed_bytes + code <= flash) {
+            if in_ram && chip.flash.is_none_or(|flash| needs.weight_bytes + code <= flash) {
                 found.push(needs);
                 break;
             }

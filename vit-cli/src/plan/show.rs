@@ -51,7 +51,7 @@ fn show_fit(fit: &Fit, needs: &Needs) -> Result<()> {
     output::text(table)?;
     if let Some(core) = chip.core {
         output::text(format!(
-            "Flash is the packed model and {} of code, RAM is arena and {} of stack: examples/firmware on this core.",
+            "Flash is the weights and {} of code and constants, RAM is arena and {} of stack: examples/firmware on this core.",
             bytes(core.code_bytes),
             bytes(core.stack_bytes)
         ))?;

@@ -212,6 +212,11 @@ impl Formats {
         self.keep_f32
     }
 
+    /// [`keep_f32`](Self::keep_f32) where it is: a copy takes stack.
+    pub(crate) fn kept(&self) -> &KeepF32 {
+        &self.keep_f32
+    }
+
     /// The format of the matrix at a site.
     pub(crate) fn format(&self, site: Site) -> Format {
         match site {

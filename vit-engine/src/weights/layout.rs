@@ -37,7 +37,7 @@ pub(crate) struct Slot {
 }
 
 /// The slots of entries that follow each other in memory from `at` on.
-fn slots(formats: Formats, mut at: usize, entries: impl Iterator<Item = Entry<Site>>) -> impl Iterator<Item = Slot> {
+fn slots(formats: &Formats, mut at: usize, entries: impl Iterator<Item = Entry<Site>>) -> impl Iterator<Item = Slot> {
     entries.map(move |entry| {
         let format = formats.format(entry.site());
         let [weight, bias] = entry.part_bytes(format).unwrap_or_default();
@@ -49,7 +49,7 @@ fn slots(formats: Formats, mut at: usize, entries: impl Iterator<Item = Entry<Si
 }
 
 /// The end of entries that follow each other from `start` on; `None` on overflow.
-fn end(formats: Formats, start: usize, mut entries: impl Iterator<Item = Entry<Site>>) -> Option<usize> {
+fn end(formats: &Formats, start: usize, mut entries: impl Iterator<Item = Entry<Site>>) -> Option<usize> {
     entries.try_fold(start, |at, entry| {
         let [weight, bias] = entry.part_bytes(formats.format(entry.site()))?;
         at.checked_add(weight)?.checked_add(bias)
@@ -62,9 +62,9 @@ fn layer_entries(config: &Config, index: usize) -> impl Iterator<Item = Entry<Si
 }
 
 /// The bytes of the first `count` layers, each `layer_len` long except for the matrices that are kept in f32.
-fn layers_len(config: &Config, formats: Formats, layer_len: usize, count: usize) -> Option<usize> {
+fn layers_len(config: &Config, formats: &Formats, layer_len: usize, count: usize) -> Option<usize> {
     let len = layer_len.checked_mul(count)?;
-    let keep = formats.keep_f32();
+    let keep = formats.kept();
     if keep.is_empty() {
         return Some(len);
     }
@@ -112,16 +112,16 @@ impl WeightLayout {
     pub(crate) fn new(config: &Config, formats: impl Into<Formats>) -> Result<Self, ConfigError> {
         config.validate()?;
         let formats = formats.into();
-        formats.keep_f32().check(config)?;
+        formats.kept().check(config)?;
         let too_large = ConfigError::TooLarge;
         // As if no matrix of the layer were kept in f32.
         let plain = Formats::from(formats.precision());
-        let layer_len = end(plain, 0, layer_entries(config, 0)).ok_or(too_large)?;
-        let layers_start = end(formats, 0, parameters::before_layers(config)).ok_or(too_large)?;
-        let layers = layers_len(config, formats, layer_len, config.depth).ok_or(too_large)?;
+        let layer_len = end(&plain, 0, layer_entries(config, 0)).ok_or(too_large)?;
+        let layers_start = end(&formats, 0, parameters::before_layers(config)).ok_or(too_large)?;
+        let layers = layers_len(config, &formats, layer_len, config.depth).ok_or(too_large)?;
         let after_start = layers_start.checked_add(layers).ok_or(too_large)?;
-        let tables_start = end(formats, after_start, parameters::after_layers(config)).ok_or(too_large)?;
-        let tables_end = end(formats, tables_start, parameters::tables(config)).ok_or(too_large)?;
+        let tables_start = end(&formats, after_start, parameters::after_layers(config)).ok_or(too_large)?;
+        let tables_end = end(&formats, tables_start, parameters::tables(config)).ok_or(too_large)?;
         let table_bytes = tables_end - tables_start;
         Ok(Self { formats, layers_start, layer_len, after_start, tables_start, table_bytes })
     }
@@ -144,24 +144,24 @@ impl WeightLayout {
 
     /// The slots before the layers.
     pub(crate) fn before(&self, config: &Config) -> impl Iterator<Item = Slot> {
-        slots(self.formats, 0, parameters::before_layers(config))
+        slots(&self.formats, 0, parameters::before_layers(config))
     }
 
     /// The slots of layer `index`, with offsets from the start of the model.
     pub(crate) fn layer(&self, config: &Config, index: usize) -> impl Iterator<Item = Slot> {
         // `new` has found that all layers fit.
-        let before = layers_len(config, self.formats, self.layer_len, index).unwrap_or(0);
-        slots(self.formats, self.layers_start + before, layer_entries(config, index))
+        let before = layers_len(config, &self.formats, self.layer_len, index).unwrap_or(0);
+        slots(&self.formats, self.layers_start + before, layer_entries(config, index))
     }
 
     /// The slots after the layers.
     pub(crate) fn after(&self, config: &Config) -> impl Iterator<Item = Slot> {
-        slots(self.formats, self.after_start, parameters::after_layers(config))
+        slots(&self.formats, self.after_start, parameters::after_layers(config))
     }
 
     /// The slots of the tables, with offsets from the start of the tables.
     pub(crate) fn tables(&self, config: &Config) -> impl Iterator<Item = Slot> {
-        slots(self.formats, 0, parameters::tables(config))
+        slots(&self.formats, 0, parameters::tables(config))
     }
 }
 

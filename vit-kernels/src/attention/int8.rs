@@ -329,7 +329,9 @@ mod tests {
             }
             // Tasks may use what the others left.
             let mut scratch = vec![f32::NAN; len];
-            scores.attend(&mut out).unwrap().with_scratch(&mut scratch).run();
+            let mut job = scores.attend(&mut out).unwrap();
+            job.set_scratch(&mut scratch);
+            job.run();
             out
         }
 

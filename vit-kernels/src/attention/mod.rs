@@ -144,7 +144,7 @@ impl KvLayout {
         self.heads.checked_mul(self.head_dim)?.checked_mul(2)?.checked_mul(self.tokens)
     }
 
-    /// Elements of [`Attention::with_scratch`] for attention over int8 of that many queries at a time; `None` on overflow.
+    /// Elements of [`Attention::set_scratch`] for attention over int8 of that many queries at a time; `None` on overflow.
     pub const fn scratch_len(&self, queries: usize) -> Option<usize> {
         let (keys, dims) = (min(self.tokens, KEY_BLOCK), min(self.head_dim, int8::DIM_BLOCK));
         (quantised_len(keys) + quantised_len(dims)).checked_mul(queries)
@@ -269,9 +269,8 @@ impl<'a> Attention<'a> {
     /// Has cores without vectors work in `scratch` when keys and values are in int8: [`KvLayout::scratch_len`] of a few
     /// queries; four are fastest. More is for tasks that run at the same time. With less than one query's they use 2 KB of
     /// stack. The bits are the same. Other levels do not use it.
-    #[must_use]
-    pub fn with_scratch(self, scratch: &'a mut [f32]) -> Self {
-        Self { scratch: Shared::new(scratch), ..self }
+    pub fn set_scratch(&mut self, scratch: &'a mut [f32]) {
+        self.scratch = Shared::new(scratch);
     }
 }
 

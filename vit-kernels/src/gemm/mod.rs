@@ -196,7 +196,7 @@ impl<'a> Matmul<'a> {
     ///
     /// # Errors
     /// When `partial` is neither empty nor as long as `out`.
-    pub fn blocks(mut self, partial: &'a mut [f32]) -> Result<Blocks<'a>, ShapeError> {
+    pub fn blocks(&mut self, partial: &'a mut [f32]) -> Result<Blocks<'_, 'a>, ShapeError> {
         let no_room = partial.is_empty() && self.epilogue.accumulate != Accumulate::Replace;
         if !partial.is_empty() {
             expect_len("matmul: partial must be as long as out", Some(self.out.len()), partial.len())?;
@@ -232,20 +232,20 @@ impl<'a> Matmul<'a> {
 }
 
 /// A [`Matmul`] in blocks of the depth.
-pub struct Blocks<'a> {
-    job: Matmul<'a>,
+pub struct Blocks<'j, 'a> {
+    job: &'j mut Matmul<'a>,
     size: usize,
     left: usize,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> Blocks<'_, 'a> {
     /// The next block; the one before must have run.
     #[allow(clippy::should_implement_trait)] // The item borrows `self`.
     pub fn next(&mut self) -> Option<&mut Matmul<'a>> {
         self.left = self.left.checked_sub(1)?;
         let start = self.job.depth.end;
         self.job.depth = start..(start + self.size).min(self.job.weights.k());
-        Some(&mut self.job)
+        Some(self.job)
     }
 }
 

@@ -246,7 +246,7 @@ fn blocks_of_the_depth_give_the_same_bits() {
                     multiply(isa, &a, weights, epilogue, &mut whole);
                     let mut partial = vec![f32::NAN; if accumulate == Accumulate::Replace { 0 } else { rows * n }];
                     let a = Rows::new(isa, format, &a, k);
-                    let job = Matmul::new(isa, a.get(), weights, epilogue, &mut cut).unwrap();
+                    let mut job = Matmul::new(isa, a.get(), weights, epilogue, &mut cut).unwrap();
                     let mut blocks = job.blocks(&mut partial).unwrap();
                     let mut count = 0;
                     while let Some(job) = blocks.next() {
