@@ -241,16 +241,17 @@ def test_saving(x: NDArray[np.float32], fashion: vit.Model, tmp_path: Path, prec
 def test_saving_where_it_cannot_be(fashion: vit.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere/m\.gguf: cannot create a file in /nowhere"):
         fashion.save("/nowhere/m.gguf")
-    for other in [tmp_path, "/dev/null"]:
+    for other in [str(tmp_path), "/dev/null"]:
         with pytest.raises(OSError, match="not a regular file, so it is not replaced"):
             fashion.save(other)
     assert not Path("/dev/null").is_file()
     (tmp_path / "m.gguf").write_text("old")
     with pytest.raises(OSError, match=r"m\.gguf/x: "):
         fashion.save(tmp_path / "m.gguf/x")
-    for wrong in [None, 3]:
+    wrongs: list[Any] = [None, 3]
+    for wrong in wrongs:
         with pytest.raises(TypeError):
-            fashion.save(wrong)  # type: ignore[arg-type]
+            fashion.save(wrong)
     # A link's target is replaced, and a name without a folder is in the current one.
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("m.gguf")
