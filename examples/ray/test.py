@@ -1,4 +1,4 @@
-"""Runs embed.py on a local Ray, with what goes wrong on many machines: VIT_CLI=path/of/vit pytest test.py."""
+"""Runs embed.py on a local Ray, with what goes wrong on many machines: pytest test.py."""
 
 import os
 import signal
@@ -40,9 +40,7 @@ def cluster() -> Iterator[str]:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fashion-vit as a packed file."""
     path = tmp_path_factory.mktemp("model") / "fashion.gguf"
-    subprocess.run(
-        [os.environ["VIT_CLI"], "convert", "--model", FASHION, "--out", path], check=True, capture_output=True
-    )
+    vit.load(FASHION).save(path)
     return path
 
 

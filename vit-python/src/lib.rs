@@ -12,6 +12,7 @@ mod interrupt;
 mod load;
 mod model;
 mod pictures;
+mod save;
 mod workers;
 
 use pyo3::prelude::*;

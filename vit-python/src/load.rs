@@ -18,8 +18,8 @@ use crate::pictures::Preparer;
 /// ----------
 /// name_or_path
 ///     A folder from a model hub (config.json and model.safetensors, sharded or not; OpenCLIP's two files), a safetensors
-///     file beside its config.json, a packed file ('vit convert'), or 'org/name' in the local Hugging Face cache. Nothing
-///     is downloaded.
+///     file beside its config.json, a packed file ('Model.save', 'vit convert'), or 'org/name' in the local Hugging
+///     Face cache. Nothing is downloaded.
 /// precision
 ///     How weight matrices are stored and multiplied: 'f32', 'f16', 'bf16', 'int8' or 'int4'. None is that of a packed
 ///     file, else 'f32'.

@@ -15,6 +15,7 @@ use crate::embed::{self, Progress};
 use crate::errors::vit_error;
 use crate::interrupt::Interrupt;
 use crate::pictures::{Preparer, Source, picture_error};
+use crate::save;
 use crate::workers::Workers;
 
 /// What a model was loaded with, and is loaded with again when it is pickled.
@@ -334,6 +335,30 @@ impl Model {
         };
         let plan = vit_engine::Plan::new(&config, self.loaded.precision(), output, batch, None);
         Plan::of(py, &plan.map_err(vit_error)?, &self.loaded)
+    }
+
+    /// Save the model as a packed file, which loads at once, without computing or copying anything.
+    ///
+    /// It is the file that 'vit convert' writes: GGUF, with the weights in the model's precision, the names of the
+    /// classes and how pictures are prepared. It gets its name only when it is complete, and replaces an existing file.
+    ///
+    /// Parameters
+    /// ----------
+    /// path
+    ///     The file, by custom with the ending '.gguf'.
+    ///
+    /// Raises
+    /// ------
+    /// OSError
+    ///     If it cannot be written: FileNotFoundError without the folder, PermissionError, and so on.
+    ///
+    /// Examples
+    /// --------
+    /// >>> vit.load("google/vit-base-patch16-224", precision="int8").save("vit-int8.gguf")
+    /// >>> model = vit.load("vit-int8.gguf")
+    #[allow(clippy::needless_pass_by_value, reason = "pyo3 converts into paths that are owned")]
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        save::save(py, &self.loaded, &path)
     }
 
     /// The hyper-parameters.

@@ -45,6 +45,9 @@ def test_packed_files_and_plans(cli: Callable[..., Any], tmp_path: Path, fashion
     packed = tmp_path / "m.gguf"
     cli("convert", "--model", FASHION, "--out", packed, "--precision", "int8")
     model, x = vit.load(packed), fashion.preprocess(SAMPLES)
+    # What Python saves is the same file.
+    vit.load(FASHION, precision="int8").save(tmp_path / "ours.gguf")
+    assert (tmp_path / "ours.gguf").read_bytes() == packed.read_bytes()
     assert model.config.precision == "int8"
     assert model.labels == fashion.labels
     assert np.array_equal(model(x), vit.load(FASHION, precision="int8")(x))

@@ -4,13 +4,16 @@ import copy
 import inspect
 import os
 import pickle
+import resource
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FASHION, GOLDENS, tensors
+from conftest import FASHION, GOLDENS, SAMPLES, tensors
 from numpy.typing import NDArray
 
 import vit_engine as vit
@@ -170,7 +173,16 @@ def test_what_it_says_of_itself(fashion: vit.Model) -> None:
 
 
 def test_help() -> None:
-    for documented in [vit, vit.load, vit.Model, vit.Model.embed, vit.Config.dim, vit.Embeddings, vit.VitError]:
+    for documented in [
+        vit,
+        vit.load,
+        vit.Model,
+        vit.Model.embed,
+        vit.Model.save,
+        vit.Config.dim,
+        vit.Embeddings,
+        vit.VitError,
+    ]:
         assert len(documented.__doc__ or "") > 10, documented
     assert str(inspect.signature(vit.load)) == "(name_or_path, precision=None, threads=None, mmap=True)"
     assert "batch=32, errors='skip', progress=True" in str(inspect.signature(vit.Model.embed))
@@ -202,6 +214,72 @@ def test_loading(tmp_path: Path) -> None:
 
 def test_mmap(x: NDArray[np.float32], fashion: vit.Model) -> None:
     assert np.array_equal(vit.load(FASHION, mmap=False)(x), fashion(x))
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "bf16", "int8", "int4"])
+def test_saving(x: NDArray[np.float32], fashion: vit.Model, tmp_path: Path, precision: Any) -> None:
+    model, path = vit.load(FASHION, precision=precision), tmp_path / "m.gguf"
+    model.save(path)
+    packed = vit.load(path)
+    assert packed.config == model.config
+    assert packed.labels == model.labels
+    assert np.array_equal(packed(x), model(x))
+    assert np.array_equal(packed.preprocess(SAMPLES), model.preprocess(SAMPLES))
+    # Over the file that it is mapped from: it keeps that one. The bytes are the same again.
+    data = path.read_bytes()
+    packed.save(str(path))
+    assert path.read_bytes() == data
+    fashion.save(path)
+    assert np.array_equal(packed(x), model(x))
+    assert np.array_equal(vit.load(path)(x), fashion(x))
+    assert list(tmp_path.iterdir()) == [path]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_saving_where_it_cannot_be(fashion: vit.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere/m\.gguf: cannot create a file in /nowhere"):
+        fashion.save("/nowhere/m.gguf")
+    for other in [str(tmp_path), "/dev/null"]:
+        with pytest.raises(OSError, match="not a regular file, so it is not replaced"):
+            fashion.save(other)
+    assert not Path("/dev/null").is_file()
+    (tmp_path / "m.gguf").write_text("old")
+    with pytest.raises(OSError, match=r"m\.gguf/x: "):
+        fashion.save(tmp_path / "m.gguf/x")
+    wrongs: list[Any] = [None, 3]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            fashion.save(wrong)
+    # A link's target is replaced, and a name without a folder is in the current one.
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("m.gguf")
+    fashion.save("link")
+    assert Path("link").is_symlink()
+    assert vit.load(tmp_path / "m.gguf").config == fashion.config
+    fashion.save("new.gguf")
+    assert Path("new.gguf").read_bytes() == Path("m.gguf").read_bytes()
+
+    # A disk that is full leaves the old file, and nothing else.
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    code = """
+import signal, sys
+import vit_engine as vit
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    vit.load(sys.argv[1], precision="int8").save("m.gguf")
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, FASHION], preexec_fn=limit, capture_output=True, text=True, check=True
+    )
+    assert "m.gguf: File too large" in done.stdout
+    assert Path("new.gguf").read_bytes() == Path("m.gguf").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "m.gguf", "new.gguf"}
 
 
 def test_pickling(x: NDArray[np.float32], fashion: vit.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ class Embedder:
     ----------
     model, precision, mmap
         As in `load`. The path has to exist on every machine. Actors on one machine share the memory of a packed file
-        ('vit convert'), which each of them maps; of another checkpoint every actor makes a copy.
+        (`Model.save`, 'vit convert'), which each of them maps; of another checkpoint every actor makes a copy.
     threads
         As in `load`; None is, in an actor of Ray's, the `num_cpus` that it was given, rounded down, and at least 1. One
         further thread decodes.
