@@ -81,6 +81,9 @@ pub(crate) trait Simd: Arithmetic {
     /// arrays.
     const VECTORS: bool = true;
 
+    /// Whether code should rather be short than save a call: a WebAssembly module is loaded over a network.
+    const COMPACT: bool = false;
+
     /// Whether instructions multiply by an element of a register: the tiles then load four elements of A at a time, and
     /// multiply by [`mul_add_element`](Self::mul_add_element) and [`dot_element`](Self::dot_element).
     const BY_ELEMENT: bool = false;
@@ -105,6 +108,12 @@ pub(crate) trait Simd: Arithmetic {
 
     /// Runs `kernel` out of line, compiled with this level's instructions.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Runs `kernel`, which several kernels have in common: in line, or out of line if the level is [`COMPACT`](Self::COMPACT).
+    #[inline(always)]
+    fn share<K: Kernel>(self, kernel: K) -> K::Output {
+        if Self::COMPACT { self.call(kernel) } else { kernel.run(self) }
+    }
 
     /// A function of every lane.
     #[inline(always)]

@@ -4,6 +4,7 @@
 use ::half::{bf16, f16};
 
 use crate::gemm::int8::Int8Tile;
+use crate::math::Function;
 use crate::simd::{Arithmetic, Kernel, LANES, Simd};
 
 /// A level whose `mul_add` rounds twice.
@@ -26,7 +27,18 @@ pub(crate) fn call<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Output {
     if S::FUSED { s.call(OnUnfused(kernel)) } else { s.call(kernel) }
 }
 
-impl<S: Simd> Arithmetic for Unfused<S> {
+/// A function that replaces the level it is applied on by [`Unfused`].
+#[derive(Clone, Copy)]
+struct FunctionOnUnfused<F>(F);
+
+impl<F: Function> Function for FunctionOnUnfused<F> {
+    #[inline(always)]
+    fn apply<S: Arithmetic>(self, s: S, x: S::V) -> S::V {
+        self.0.apply(Unfused(s), x)
+    }
+}
+
+impl<S: Arithmetic> Arithmetic for Unfused<S> {
     type V = S::V;
     type M = S::M;
     const FUSED: bool = false;
@@ -87,6 +99,7 @@ impl<S: Simd> Simd for Unfused<S> {
     const TILE_ROWS: usize = S::TILE_ROWS;
     const TILE_PANELS: usize = S::TILE_PANELS;
     const CHAINS: usize = S::CHAINS;
+    const COMPACT: bool = S::COMPACT;
     const BY_ELEMENT: bool = S::BY_ELEMENT;
     const VECTORS: bool = S::VECTORS;
     const FAST_F16: bool = S::FAST_F16;
@@ -99,6 +112,11 @@ impl<S: Simd> Simd for Unfused<S> {
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         self.0.call(OnUnfused(kernel))
+    }
+
+    #[inline(always)]
+    fn apply<F: Function>(self, f: F, v: S::V) -> S::V {
+        self.0.apply(FunctionOnUnfused(f), v)
     }
 
     // The rest forwards to the level.

@@ -3,7 +3,7 @@ use core::mem::MaybeUninit;
 
 use super::KEY_BLOCK;
 use super::Operand;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Independent running maxima of a column of scores.
 const MAXIMA: usize = 4;
@@ -60,13 +60,31 @@ impl<const Q: usize> Block<Q> {
         last: bool,
         scratch: &mut O::Scratch<Q>,
     ) -> Factors<Q> {
+        s.share(Absorb::<O, Q> { block: self, rows, keys, last, scratch })
+    }
+}
+
+/// [`Block::absorb`].
+struct Absorb<'a, O: Operand, const Q: usize> {
+    block: &'a mut Block<Q>,
+    rows: usize,
+    keys: usize,
+    last: bool,
+    scratch: &'a mut O::Scratch<Q>,
+}
+
+impl<O: Operand, const Q: usize> Kernel for Absorb<'_, O, Q> {
+    type Output = Factors<Q>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Factors<Q> {
+        let Self { block, rows, keys, last, scratch } = self;
         let mut factors = Factors { rescale: [1.0; Q], scale: [1.0; Q] };
         for panel in 0..rows.div_ceil(LANES) {
             let first = panel * LANES;
-            let before = s.load(lane_group(&self.max, first));
+            let before = s.load(lane_group(&block.max, first));
             // Several maxima at once, because one would be a dependent chain.
             let mut maxima = [before; MAXIMA];
-            let (fours, rest) = self.scores[..keys].as_chunks::<MAXIMA>();
+            let (fours, rest) = block.scores[..keys].as_chunks::<MAXIMA>();
             for rows in fours {
                 for i in 0..MAXIMA {
                     // SAFETY: the tiles wrote whole panels of each of these rows.
@@ -79,7 +97,7 @@ impl<const Q: usize> Block<Q> {
             }
             let max = s.max(s.max(maxima[0], maxima[1]), s.max(maxima[2], maxima[3]));
             let mut sum = s.splat(0.0);
-            for (pair, rows) in self.scores[..keys].chunks_mut(2).enumerate() {
+            for (pair, rows) in block.scores[..keys].chunks_mut(2).enumerate() {
                 let mut p = [s.splat(0.0); 2];
                 for (p, row) in p.iter_mut().zip(&*rows) {
                     // SAFETY: as above.
@@ -90,9 +108,9 @@ impl<const Q: usize> Block<Q> {
                 O::keep(s, p, rows, pair, first, scratch);
             }
             let factor = O::exp2(s, s.sub(before, max));
-            let total = s.mul_add(s.load(lane_group(&self.sum, first)), factor, sum);
-            s.store(max, lane_group_mut(&mut self.max, first));
-            s.store(total, lane_group_mut(&mut self.sum, first));
+            let total = s.mul_add(s.load(lane_group(&block.sum, first)), factor, sum);
+            s.store(max, lane_group_mut(&mut block.max, first));
+            s.store(total, lane_group_mut(&mut block.sum, first));
             s.store(factor, lane_group_mut(&mut factors.rescale, first));
             if last {
                 s.store(s.div(s.splat(1.0), total), lane_group_mut(&mut factors.scale, first));

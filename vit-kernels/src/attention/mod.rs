@@ -372,9 +372,26 @@ impl Scope<'_> {
         scratch: &mut O::Scratch<Q>,
         block: &mut Block<Q>,
     ) {
-        kv.score(s, self, scratch, block);
-        if let Some(bias) = &self.scores.bias {
-            bias.add(s, self.head, &self.rows, &self.keys, &mut block.scores);
+        s.share(Score { at: self, kv, scratch, block });
+    }
+}
+
+/// [`Scope::score`].
+struct Score<'a, O: Operand, const Q: usize> {
+    at: &'a Scope<'a>,
+    kv: &'a O,
+    scratch: &'a mut O::Scratch<Q>,
+    block: &'a mut Block<Q>,
+}
+
+impl<O: Operand, const Q: usize> Kernel for Score<'_, O, Q> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { at, kv, scratch, block } = self;
+        kv.score(s, at, scratch, block);
+        if let Some(bias) = &at.scores.bias {
+            bias.add(s, at.head, &at.rows, &at.keys, &mut block.scores);
         }
     }
 }

@@ -55,6 +55,15 @@ pub(crate) struct Finish<'a> {
     pub(crate) accumulate: Accumulate,
 }
 
+impl Finish<'_> {
+    /// The same for some of its columns.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn columns(&self, columns: Range<usize>) -> Self {
+        let part = |x| <[f32]>::get(x, columns.clone());
+        Self { bias: self.bias.and_then(part), scale: self.scale.and_then(part), accumulate: self.accumulate }
+    }
+}
+
 impl Epilogue<'_> {
     /// Whether the activation is followed by a scale or by `out`: then `out` cannot hold the activation's input.
     pub(super) fn needs_two_passes(&self) -> bool {

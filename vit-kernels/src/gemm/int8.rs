@@ -213,6 +213,28 @@ impl Int8Tile<'_> {
     }
 }
 
+#[cfg(target_arch = "wasm32")]
+impl Int8Tile<'_> {
+    /// One of the tile's panels.
+    ///
+    /// # Safety
+    /// The tile has this panel.
+    pub(crate) unsafe fn panel(&self, panel: usize) -> Self {
+        let columns = panel * LANES..(panel + 1) * LANES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                w: self.w.add(panel * self.w_panel),
+                w_scales: &self.w_scales[panel..],
+                sums: &self.sums[panel..],
+                out: self.out.add(columns.start),
+                finish: self.finish.columns(columns),
+                ..*self
+            }
+        }
+    }
+}
+
 impl IntegerTile for Int8Tile<'_> {
     #[inline(always)]
     unsafe fn sweep<S: Simd, const M: usize, const P: usize>(self, s: S) {

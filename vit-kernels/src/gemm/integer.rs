@@ -27,12 +27,7 @@ pub(crate) trait IntegerTile: Copy {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S, rows: usize, panels: usize) {
         debug_assert!((1..=S::INT8_ROWS).contains(&rows) && (1..=S::INT8_PANELS).contains(&panels));
-        // The guards are constants of the level: tiles it does not use are not compiled.
-        match panels {
-            3 if S::INT8_PANELS >= 3 => with_panels::<S, Self, 3>(s, self, rows),
-            2 if S::INT8_PANELS >= 2 => with_panels::<S, Self, 2>(s, self, rows),
-            _ => with_panels::<S, Self, 1>(s, self, rows),
-        }
+        s.share(Run { tile: self, rows, panels });
     }
 
     /// Computes `M` rows × `P` panels and writes them.
@@ -170,6 +165,27 @@ impl<'a, W: IntegerWeights<'a>> Kernel for Buffered<'_, 'a, W> {
     fn run<S: Simd>(self, s: S) {
         const { assert!(S::VECTORS || S::INT8_ROWS <= 4 && S::INT8_PANELS == 1) }
         self.part.buffered::<S, 4, LANES>(s, self.a, self.panels, self.rows, &self.columns);
+    }
+}
+
+/// A tile of that many rows and panels. Only [`IntegerTile::run`] makes one; its caller vouches for the pointers.
+struct Run<T> {
+    tile: T,
+    rows: usize,
+    panels: usize,
+}
+
+impl<T: IntegerTile> Kernel for Run<T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { tile, rows, panels } = self;
+        // The guards are constants of the level: tiles it does not use are not compiled.
+        match panels {
+            3 if S::INT8_PANELS >= 3 => with_panels::<S, T, 3>(s, tile, rows),
+            2 if S::INT8_PANELS >= 2 => with_panels::<S, T, 2>(s, tile, rows),
+            _ => with_panels::<S, T, 1>(s, tile, rows),
+        }
     }
 }
 

@@ -23,6 +23,9 @@ pub struct NormActivations<'a> {
     out: Out<'a>,
 }
 
+/// Whether this build has bf16.
+const BF16: bool = cfg!(feature = "bf16");
+
 /// Rows, in whole groups.
 enum Out<'a> {
     Bf16(Shared<'a, bf16>),
@@ -36,7 +39,7 @@ impl<'a> NormActivations<'a> {
     /// `x` is \[rows, cols\], gamma and beta \[cols\], `out` \[rows, [`bf16_len`]`(cols)`\].
     ///
     /// # Errors
-    /// When a length is wrong.
+    /// When a length is wrong, or this build leaves out bf16.
     pub fn to_bf16(
         isa: Isa,
         x: &'a [f32],
@@ -45,6 +48,7 @@ impl<'a> NormActivations<'a> {
         out: &'a mut [bf16],
     ) -> Result<Self, ShapeError> {
         let rows = rows(x, gamma, beta)?;
+        expect_len("layer_norm: bf16, which this build leaves out", Some(0), usize::from(!BF16))?;
         expect_len(
             "layer_norm: out must have a row for each of x",
             rows.checked_mul(bf16_len(gamma.len())),
@@ -98,7 +102,7 @@ unsafe impl Job for NormActivations<'_> {
         // SAFETY: the rows of different tasks are disjoint.
         unsafe {
             match &self.out {
-                Out::Bf16(out) => {
+                Out::Bf16(out) if BF16 => {
                     let len = bf16_len(cols);
                     let out = Rounded { out: out.part(rows.start * len..rows.end * len), len };
                     self.isa.call_bf16(NormRows { x, first: 0, gamma, beta, eps, out });
@@ -109,6 +113,7 @@ unsafe impl Job for NormActivations<'_> {
                     let out = Quantised { values, len, scales: scales.part(rows) };
                     self.isa.call_int8(NormRows { x, first: 0, gamma, beta, eps, out });
                 }
+                Out::Bf16(_) => {} // `to_bf16` refuses it.
             }
         }
     }

@@ -2,6 +2,7 @@
 //! that it does not know, so there is nothing to detect at run time.
 //!
 //! The levels differ in how they multiply: `relaxed.rs` and `strict.rs` have the same items.
+mod register;
 #[cfg(target_feature = "relaxed-simd")]
 mod relaxed;
 mod simd128;

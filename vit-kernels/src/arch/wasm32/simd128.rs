@@ -6,8 +6,10 @@ use core::arch::wasm32::*;
 
 use ::half::{bf16, f16};
 
-use super::{products, widened};
+use super::register::{self, Registers};
+use super::widened;
 use crate::gemm::int8::Int8Tile;
+use crate::math::Function;
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 
 /// SIMD, which the module is compiled with.
@@ -64,59 +66,60 @@ fn round_to_i32(v: v128) -> v128 {
     i32x4_sub(f32x4_add(v, magic), magic)
 }
 
+/// Four registers.
+const VECTOR: Registers<4> = Registers;
+
 impl Arithmetic for Simd128 {
     type V = [v128; 4];
     type M = [v128; 4];
-    const FUSED: bool = products::FUSED;
+    const FUSED: bool = Registers::<4>::FUSED;
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
-        [f32x4_splat(x); 4]
+        VECTOR.splat(x)
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        four!(i => f32x4_add(a[i], b[i]))
+        VECTOR.add(a, b)
     }
     #[inline(always)]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-        four!(i => f32x4_sub(a[i], b[i]))
+        VECTOR.sub(a, b)
     }
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-        four!(i => f32x4_mul(a[i], b[i]))
+        VECTOR.mul(a, b)
     }
     #[inline(always)]
     fn div(self, a: Self::V, b: Self::V) -> Self::V {
-        four!(i => f32x4_div(a[i], b[i]))
+        VECTOR.div(a, b)
     }
     #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        four!(i => products::mul_add(a[i], b[i], c[i]))
+        VECTOR.mul_add(a, b, c)
     }
     #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
-        four!(i => f32x4_sqrt(a[i]))
+        VECTOR.sqrt(a)
     }
-    // Not pmax and pmin: with relaxed SIMD the compiler makes relaxed_max and relaxed_min of them, which treat NaN as the
-    // CPU does.
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
-        self.select(self.gt(a, b), a, b)
+        VECTOR.max(a, b)
     }
     #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
-        self.select(self.gt(b, a), a, b)
+        VECTOR.min(a, b)
     }
     #[inline(always)]
     fn gt(self, a: Self::V, b: Self::V) -> Self::M {
-        four!(i => f32x4_gt(a[i], b[i]))
+        VECTOR.gt(a, b)
     }
     #[inline(always)]
     fn select(self, m: Self::M, a: Self::V, b: Self::V) -> Self::V {
-        four!(i => v128_bitselect(a[i], b[i], m[i]))
+        VECTOR.select(m, a, b)
     }
     #[inline(always)]
     fn power_of_two(self, rounded: Self::V) -> Self::V {
-        four!(i => i32x4_shl(rounded[i], 23))
+        VECTOR.power_of_two(rounded)
     }
 }
 
@@ -124,19 +127,28 @@ impl Simd for Simd128 {
     const TILE_ROWS: usize = 2;
     const TILE_PANELS: usize = 1;
     const FAST_F16: bool = false;
+    // A vector is four chains.
+    const CHAINS: usize = 2;
+    const COMPACT: bool = true;
 
     type I = [v128; 4];
     /// Of each register, inputs 0 and 2 of four outputs, and inputs 1 and 3, as pairs of i16.
     type Weights = [[v128; 2]; 4];
     type Activations = [v128; 2];
     const INT8_ROWS: usize = 8;
-    const INT8_PANELS: usize = 1;
+    const INT8_PANELS: usize = widened::PANELS;
     const ZERO_POINT: u8 = 0;
     const INT4_FACTOR: f32 = 1.0;
 
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn apply<F: Function>(self, f: F, mut v: Self::V) -> Self::V {
+        register::to_halves(f, &mut v);
+        v
     }
 
     // WebAssembly has no prefetch.
@@ -199,7 +211,8 @@ impl Simd for Simd128 {
             v128_store(p.add(1), u16x8_narrow_i32x4(words[2], words[3]));
         }
     }
-    #[inline(always)]
+    // Longer than a call of it takes time.
+    #[inline(never)]
     fn transpose(self, r: [Self::V; LANES]) -> [Self::V; LANES] {
         let mut out = r;
         for row in 0..4 {
@@ -255,22 +268,12 @@ impl Simd for Simd128 {
         four!(i => i32x4_add(i32x4_add(sum[i], i32x4_dot_i16x8(a[0], w[i][0])), i32x4_dot_i16x8(a[1], w[i][1])))
     }
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
-    unsafe fn int8_sums<const M: usize, const N: usize>(self, tile: &Int8Tile<'_>) -> [[Self::I; N]; M] {
-        // Of so few rows nothing is used again.
-        if M <= 2 {
-            // SAFETY: the caller's promise, passed on.
-            return unsafe { tile.sums(self) };
+    unsafe fn int8_tile<const M: usize, const P: usize>(self, tile: &Int8Tile<'_>) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            // Of one row nothing is used again.
+            if M == 1 { widened::one_row(self, tile, P) } else { widened::tile(self, tile, [M, P]) }
         }
-        let mut sums = [[[i32x4_splat(0); 4]; N]; M];
-        for p in 0..N {
-            // SAFETY: the caller vouches for N panels and M rows.
-            let panel = unsafe { widened::sums::<M>(tile, p) };
-            for m in 0..M {
-                sums[m][p] = panel[m];
-            }
-        }
-        sums
     }
     #[inline(always)]
     fn to_f32(self, i: Self::I) -> Self::V {

@@ -1,24 +1,28 @@
-//! The sums of int8 tiles of many rows. WebAssembly multiplies i16, and widening takes a third of the time if each product
-//! does it for itself: here weights are widened once for all rows, and activations once for all outputs of a panel.
+//! The int8 tiles of many rows. WebAssembly multiplies i16, and widening takes a third of the time if each product does it for
+//! itself: here weights are widened once for all rows, and activations once for all outputs of the tile.
 //!
 //! ```text
 //! for each block of inputs:
-//!     weights = the panel's, widened                                on the stack
-//!     for each two rows:                                            eight sums in registers
+//!     weights = the panels', widened                                on the stack
+//!     for each two rows:
 //!         activations = the rows', widened                          on the stack
-//!         for each pair of inputs: sums += activations·weights
+//!         for each panel:                                           eight sums in registers
+//!             for each pair of inputs: sums += activations·weights
 //! ```
 //! A step of the innermost loop has two rows, sixteen outputs and a pair of inputs, as many registers as the f32 tile: a
 //! larger one goes through the stack.
 use core::arch::wasm32::*;
 use core::mem::MaybeUninit;
 
-use super::simd128::{even_and_odd, transposed};
+use super::simd128::{Simd128, even_and_odd, transposed};
 use crate::gemm::int8::Int8Tile;
 use crate::quantise::GROUP;
-use crate::simd::LANES;
+use crate::simd::{LANES, MAX_INT8_ROWS};
 
-/// Groups of inputs that are widened at a time, to 8 KB of weights; a multiple of 4.
+/// Panels of a tile.
+pub(super) const PANELS: usize = 3;
+
+/// Groups that are widened at a time, to 8 KB of weights a panel; a multiple of 4.
 const DEPTH: usize = 64;
 
 /// Pairs of inputs of a group.
@@ -33,33 +37,63 @@ type Weights = [v128; 4];
 /// The same pair of two rows.
 type Activations = [u32; 2];
 
-/// The sums of `M` rows and one panel of `tile`.
+/// A tile of up to [`MAX_INT8_ROWS`] rows and [`PANELS`] panels. One function for all of them: rows and panels are loops.
 ///
 /// # Safety
-/// The tile's rows and its panel are readable.
-#[inline(always)]
-pub(super) unsafe fn sums<const M: usize>(tile: &Int8Tile<'_>, panel: usize) -> [[v128; 4]; M] {
-    let mut sums = [[i32x4_splat(0); 4]; M];
-    let mut weights = [const { MaybeUninit::<Weights>::uninit() }; PAIRS * DEPTH];
-    let mut activations = [const { MaybeUninit::<Activations>::uninit() }; PAIRS * DEPTH];
-    let (w, a) = (weights.as_mut_ptr().cast(), activations.as_mut_ptr().cast());
+/// As [`Simd::int8_tile`](crate::simd::Simd::int8_tile) of that many rows and panels.
+#[inline(never)]
+pub(super) unsafe fn tile(s: Simd128, tile: &Int8Tile<'_>, [rows, panels]: [usize; 2]) {
+    let mut sums = [[[[i32x4_splat(0); 4]; 2]; MAX_INT8_ROWS / 2]; PANELS];
+    let mut weights = [const { MaybeUninit::<[Weights; PAIRS * DEPTH]>::uninit() }; PANELS];
+    let mut activations = MaybeUninit::<[Activations; PAIRS * DEPTH]>::uninit();
     for first in (0..tile.groups).step_by(DEPTH) {
         let groups = DEPTH.min(tile.groups - first);
-        // SAFETY: the caller vouches for these groups of the panel.
-        unsafe { widen_weights(tile.w.add(panel * tile.w_panel + first * tile.w_step), tile.w_step, groups, w) }
-        for (pair, sums) in sums.chunks_mut(2).enumerate() {
-            // Without a second row the first one is taken twice.
-            let (row, mut both) = (if sums.len() == 2 { tile.a_row } else { 0 }, [[i32x4_splat(0); 4]; 2]);
-            both[..sums.len()].copy_from_slice(sums);
-            // SAFETY: the caller vouches for these groups of the rows; both arrays have room for as many.
+        for (panel, weights) in weights.iter_mut().enumerate().take(panels) {
+            // SAFETY: the caller vouches for these groups of the panel; there is room for as many.
             unsafe {
-                widen_rows(tile.a.add(2 * pair * tile.a_row + first * tile.a_step), [row, tile.a_step], groups, a);
-                add(w, a, PAIRS * groups, &mut both);
+                let from = tile.w.add(panel * tile.w_panel + first * tile.w_step);
+                widen_weights(from, tile.w_step, groups, weights.as_mut_ptr().cast());
             }
-            sums.copy_from_slice(&both[..sums.len()]);
+        }
+        for row in (0..rows).step_by(2) {
+            // Without a second row the first one is taken twice.
+            let second = if row + 1 < rows { tile.a_row } else { 0 };
+            // SAFETY: the caller vouches for these groups of the rows; there is room for as many, and as many were written.
+            unsafe {
+                let from = tile.a.add(row * tile.a_row + first * tile.a_step);
+                widen_rows(from, [second, tile.a_step], groups, activations.as_mut_ptr().cast());
+                for (weights, sums) in weights.iter().zip(&mut sums).take(panels) {
+                    add(weights.as_ptr().cast(), activations.as_ptr().cast(), PAIRS * groups, &mut sums[row / 2]);
+                }
+            }
         }
     }
-    sums
+    for (panel, sums) in sums.iter().enumerate().take(panels) {
+        // SAFETY: the caller's promise, passed on.
+        let tile = unsafe { tile.panel(panel) };
+        for (row, sums) in sums.as_flattened().iter().enumerate().take(rows) {
+            // SAFETY: the caller vouches for this row of the output.
+            unsafe {
+                let out = tile.out.add(row * tile.out_row);
+                Int8Tile { a_scales: &tile.a_scales[row..], out, ..tile }.store(s, [[*sums]]);
+            }
+        }
+    }
+}
+
+/// A tile of one row, of which nothing is used again.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(never)]
+pub(super) unsafe fn one_row(s: Simd128, tile: &Int8Tile<'_>, panels: usize) {
+    for panel in 0..panels {
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            let tile = tile.panel(panel);
+            tile.store::<_, 1, 1>(s, tile.sums(s));
+        }
+    }
 }
 
 /// Widens `groups` groups, `step` apart.
