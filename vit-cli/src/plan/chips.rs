@@ -94,7 +94,7 @@ mod tests {
     fn the_figures_are_the_firmwares() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let budgets = fs::read_to_string(here.join("../examples/firmware/budgets.txt")).unwrap();
-        let model = Checkpoint::open(&here.join("models/fashion-vit"), Access::Read).unwrap();
+        let model = Checkpoint::open(here.join("models/fashion-vit"), Access::Read).unwrap();
         let model = model.load(Precision::Int8).unwrap();
         let plan = Plan::new(model.config(), Precision::Int8, Output::Logits, 1, None).unwrap();
         for (core, machine) in [

@@ -189,7 +189,7 @@ impl<'a> Matmul<'a> {
     }
 
     /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they
-    /// do not stay in the cache. The bits are the same.
+    /// do not stay in the cache. The bits are the same. Run the blocks instead of the matmul.
     ///
     /// `partial` is scratch as long as `out`, or empty. If it is empty, the sums are kept in `out`, or, if the epilogue
     /// reads `out`, there is only one block.
