@@ -57,7 +57,7 @@ pub(crate) struct Finish<'a> {
 
 impl Finish<'_> {
     /// The same for some of its columns.
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    #[cfg(wasm_simd)]
     pub(crate) fn columns(&self, columns: Range<usize>) -> Self {
         let part = |x| <[f32]>::get(x, columns.clone());
         Self { bias: self.bias.and_then(part), scale: self.scale.and_then(part), accumulate: self.accumulate }

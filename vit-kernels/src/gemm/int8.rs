@@ -213,7 +213,7 @@ impl Int8Tile<'_> {
     }
 }
 
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[cfg(wasm_simd)]
 impl Int8Tile<'_> {
     /// One of the tile's panels.
     ///
