@@ -86,7 +86,8 @@ impl Activation {
     /// [`activate`] inside a kernel.
     #[inline(always)]
     pub(crate) fn slice<S: Simd, const COARSE: bool>(self, s: S, x: &mut [f32]) {
-        Activate::<_, COARSE> { form: self, x }.run(s);
+        let kernel = Activate::<_, COARSE> { form: self, x };
+        if S::VECTORS { kernel.run(s) } else { s.call(kernel) }
     }
 
     #[inline(always)]

@@ -50,6 +50,12 @@ impl Kernel for Add<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if !S::VECTORS {
+            for (x, y) in self.x.iter_mut().zip(self.y) {
+                *x += y;
+            }
+            return;
+        }
         let (x, x_tail) = lanes_mut(self.x);
         let (y, y_tail) = lanes(self.y);
         for (x, y) in x.iter_mut().zip(y) {

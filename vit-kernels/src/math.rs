@@ -58,6 +58,10 @@ impl<E: Storage, F: Function> Kernel for Apply<'_, E, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        #[cfg(any(no_vectors, test))]
+        if !S::VECTORS {
+            return crate::arch::small::apply(self.f, self.x);
+        }
         let (body, tail) = lanes_mut(self.x);
         for chunk in body {
             E::store(s, s.apply(self.f, E::load(s, chunk)), chunk);

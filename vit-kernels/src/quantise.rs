@@ -8,7 +8,7 @@ use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
 use crate::isa::Isa;
 use crate::job::{Job, Shared, TASK_ROWS};
-use crate::simd::{Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd, lanes};
+use crate::simd::{Kernel, LANES, ROUND_TO_INTEGER, Simd, lanes};
 
 /// A row whose largest magnitude is below this becomes zeros; below 2⁻¹²¹ 127 / max|x| would overflow.
 const SMALLEST: f32 = 1.0 / (1u128 << 100) as f32;
@@ -165,7 +165,7 @@ impl Kernel for QuantiseRows<'_> {
 #[inline(always)]
 pub(crate) fn largest_magnitude<S: Simd>(s: S, x: &[f32]) -> f32 {
     if !S::VECTORS {
-        return largest_of(x.iter().map(|x| x.to_bits()));
+        return largest_by_number(x);
     }
     let (body, tail) = lanes(x);
     let mut largest = s.splat(0.0);
@@ -179,11 +179,33 @@ pub(crate) fn largest_magnitude<S: Simd>(s: S, x: &[f32]) -> f32 {
     if largest.is_finite() { largest } else { f32::NAN }
 }
 
+/// [`largest_magnitude`] of a level without vectors, out of line.
+#[inline(never)]
+pub(crate) fn largest_by_number(x: &[f32]) -> f32 {
+    largest_of(x.iter().map(|x| x.to_bits()))
+}
+
+/// [`quantise_row_by`] of such a level.
+#[inline(never)]
+fn round_by_number(x: &[f32], inverse: f32, values: &mut [i8]) {
+    let (x, rest) = x.as_chunks();
+    let (out, _) = values.as_chunks_mut::<GROUP>();
+    for (x, out) in x.iter().zip(&mut *out) {
+        *out = x.map(|x| round_to_i8(x, inverse));
+    }
+    if let Some(last) = out.get_mut(x.len()) {
+        *last = [0; GROUP];
+        for (x, out) in rest.iter().zip(last) {
+            *out = round_to_i8(*x, inverse);
+        }
+    }
+}
+
 /// max|x| of numbers given by their bits, or NaN if one is not finite.
 #[inline(always)]
 pub(crate) fn largest_of(bits: impl IntoIterator<Item = u32>) -> f32 {
-    // As integers, infinity and NaN are above all others.
-    let largest = f32::from_bits(bits.into_iter().fold(0, |largest, x| largest.max(x & MAGNITUDE)));
+    // As integers, infinity and NaN are above all others. Shifted, they have no sign: Arm compares and shifts at once.
+    let largest = f32::from_bits(bits.into_iter().fold(0, |largest, x| largest.max(x << 1)) >> 1);
     if largest.is_finite() { largest } else { f32::NAN }
 }
 
@@ -212,10 +234,7 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], values: &mut [i8]) -> f32 {
 #[inline(always)]
 pub(crate) fn quantise_row_by<S: Simd>(s: S, x: &[f32], inverse: f32, values: &mut [i8]) {
     if !S::VECTORS {
-        for (x, out) in x.iter().zip(&mut *values) {
-            *out = round_to_i8(*x, inverse);
-        }
-        return values.iter_mut().skip(x.len()).for_each(|padding| *padding = 0);
+        return round_by_number(x, inverse, values);
     }
     let (body, tail) = lanes(x);
     let inverse = s.splat(inverse);

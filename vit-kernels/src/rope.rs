@@ -97,6 +97,12 @@ impl Kernel for RotateRow<'_> {
         let (cos, sin) = self.table.split_at(half);
         for head in self.x.chunks_exact_mut((2 * half).max(1)) {
             let (a, b) = head.split_at_mut(half);
+            if !S::VECTORS {
+                for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+                continue;
+            }
             for start in (0..half).step_by(LANES) {
                 let part = start..(start + LANES).min(half);
                 let (cos, sin) = (f32::load_any(s, &cos[part.clone()]), f32::load_any(s, &sin[part.clone()]));

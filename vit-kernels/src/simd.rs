@@ -261,6 +261,14 @@ pub(crate) trait Simd: Arithmetic {
         columns
     }
 
+    /// The first lane.
+    #[inline(always)]
+    fn first(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes[0]
+    }
+
     /// The sum of all lanes by a fixed tree that adds the upper half to the lower: 16 → 8 → 4 → 2 → 1.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

@@ -13,11 +13,11 @@ use core::f32::consts::LOG2_E;
 use core::ops::Range;
 
 use super::int8::DIM_BLOCK;
-use super::{Attention, KEY_BLOCK, KvLayout, QUERY_ROWS, QuantisedKv, Scores};
+use super::{Attention, KEY_BLOCK, KvLayout, QUERY_ROWS, QuantisedKv, RelativeBias, Scores};
 use crate::arch::small::{ROWS, Scalar, WIDE, add_products, columns, widened};
 use crate::job::Shared;
 use crate::math::coarse_exp2_of_negative;
-use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_of, quantised_len};
+use crate::quantise::{GROUP, LARGEST, inverse_scale, largest_by_number, largest_of, quantised_len};
 use crate::simd::MAGNITUDE;
 
 /// Attention of several rows of queries, all heads.
@@ -135,20 +135,8 @@ impl FewQueries<'_> {
                     softmax.last = 1.0 / softmax.sum;
                 }
             }
-            let inverse = softmax.map(|softmax| softmax.inverse);
-            let groups = scores.len() / M;
-            let words: &mut [[u32; GROUP]] = bytemuck::must_cast_slice_mut(scores);
-            let words = words.as_flattened_mut();
-            for group in 0..groups {
-                for (m, inverse) in inverse.iter().enumerate() {
-                    let slot = group * M + m;
-                    let Some(p) = words[slot * GROUP..].first_chunk() else { break };
-                    let p = widened(p.map(|p| f32::from_bits(p) * inverse));
-                    // Not beyond what was read.
-                    words[slot * WIDE..(slot + 1) * WIDE].copy_from_slice(&p);
-                }
-            }
-            self.values::<M>(head, row, &keys, &words[..groups * M * WIDE], &softmax);
+            let p8 = quantise_probabilities(scores, &softmax.map(|softmax| softmax.inverse));
+            self.values::<M>(head, row, &keys, p8, &softmax);
         }
         if tokens == 0 {
             (row..row + M).for_each(|row| self.out_row(row, head).fill(f32::NAN));
@@ -168,8 +156,11 @@ impl FewQueries<'_> {
         let head_dim = self.scores.layout.head_dim;
         let (len, scales) = (quantised_len(head_dim), &self.kv.key_scales(head)[keys.clone()]);
         let rows = &self.kv.keys(head)[keys.start * len..keys.end * len];
+        scores.fill([0.0; GROUP]);
         if let [.., last] = scores.as_chunks_mut::<M>().0 {
-            last.as_flattened_mut().fill(f32::NEG_INFINITY);
+            for last in last {
+                last[(keys.len() - 1) % GROUP + 1..].fill(f32::NEG_INFINITY);
+            }
         }
         let words: &mut [[u32; GROUP]] = bytemuck::must_cast_slice_mut(q8);
         let q8 = words.as_flattened_mut();
@@ -183,21 +174,19 @@ impl FewQueries<'_> {
             let q8 = &q8[..bytes / GROUP * M * WIDE];
             let groups = scores.as_chunks_mut::<M>().0.iter_mut();
             for ((scores, keys), scales) in groups.zip(rows.chunks(GROUP * len)).zip(scales.chunks(GROUP)) {
-                for (i, (key, k_scale)) in keys.chunks_exact(len).zip(scales).enumerate().take(GROUP) {
+                for (i, (key, k_scale)) in keys.chunks_exact(len).zip(scales).enumerate() {
                     let mut sums = [[0]; M];
                     add_products(q8, &key[dim..dim + bytes], GROUP, &mut sums);
                     for m in 0..M {
                         let part = sums[m][0] as f32 * scale[m] * k_scale;
-                        scores[m][i] = if dim > 0 { scores[m][i] + part } else { part };
+                        scores[m][i % GROUP] += part;
                     }
                 }
             }
         }
         if let Some(bias) = &self.scores.bias {
-            for (key, i) in keys.clone().zip(0..) {
-                for m in 0..M {
-                    scores[i / GROUP * M + m][i % GROUP] += bias.at(head, row + m, key) * LOG2_E;
-                }
+            for m in 0..M {
+                add_bias(bias, head, row + m, keys, &mut scores[m..], M);
             }
         }
     }
@@ -208,7 +197,7 @@ impl FewQueries<'_> {
     fn quantise_query(&self, head: usize, row: usize, dims: &Range<usize>, out: &mut [u32], step: usize) -> f32 {
         let layout = self.scores.layout;
         let q = &self.scores.q[row * layout.inner() + head * layout.head_dim..][..layout.head_dim];
-        let largest = largest_of(q.iter().map(|q| q.to_bits()));
+        let largest = largest_by_number(q);
         let inverse = inverse_scale(largest);
         for (q, out) in q[dims.clone()].chunks(GROUP).zip(out.chunks_mut(step)) {
             let mut group = [0.0; GROUP];
@@ -245,6 +234,37 @@ impl FewQueries<'_> {
         // SAFETY: these rows belong to this task, which holds only one such slice of each at a time.
         unsafe { self.out.part(start..start + layout.head_dim) }
     }
+}
+
+/// Adds a query's bias, times log₂e, to its scores, a group of keys every `step` groups.
+#[inline(never)]
+fn add_bias(
+    bias: &RelativeBias<'_>,
+    head: usize,
+    row: usize,
+    keys: &Range<usize>,
+    scores: &mut [[f32; GROUP]],
+    step: usize,
+) {
+    for (i, key) in keys.clone().enumerate() {
+        scores[i / GROUP * step][i % GROUP] += bias.at(head, row, key) * LOG2_E;
+    }
+}
+
+/// Rounds what softmax left of the scores to int8, by each query's `inverse`, and widens it for the multiplication: in
+/// place, as it takes no more room.
+#[inline(never)]
+fn quantise_probabilities<'a>(scores: &'a mut [[f32; GROUP]], inverse: &[f32]) -> &'a [u32] {
+    let slots = scores.len();
+    let words: &mut [[u32; GROUP]] = bytemuck::must_cast_slice_mut(scores);
+    let words = words.as_flattened_mut();
+    for (slot, inverse) in (0..slots).zip(inverse.iter().cycle()) {
+        let Some(p) = words[slot * GROUP..].first_chunk() else { break };
+        let p = widened(p.map(|p| f32::from_bits(p) * inverse));
+        // Not beyond what was read.
+        words[slot * WIDE..(slot + 1) * WIDE].copy_from_slice(&p);
+    }
+    &words[..slots * WIDE]
 }
 
 /// A step of [`FewQueries::values`]: `C` dimensions at a time, from `dim` on, as long as there are so many. Returns the

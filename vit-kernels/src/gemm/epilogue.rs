@@ -4,7 +4,7 @@ use core::ops::Range;
 use crate::activation::Activation;
 use crate::error::{ShapeError, expect_len};
 use crate::half::Storage;
-use crate::simd::{LANES, Simd, lanes, lanes_mut};
+use crate::simd::{Kernel, LANES, Simd, lanes, lanes_mut};
 
 /// out = \[out + or out ⊙\] scale ⊙ activation(A·Wᵀ + bias); a part that is `None` is skipped. Vectors are \[n\].
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,9 +83,12 @@ impl Epilogue<'_> {
     }
 
     /// Applies the epilogue to the sums of one row, columns `column..column + out.len()`, and stores them in `out`.
-    /// `COARSE` if that is then rounded to int8.
+    /// `COARSE` if that is then rounded to int8. What is left in `sums` is unspecified.
     #[inline(always)]
-    pub(super) fn apply<S: Simd, const COARSE: bool>(&self, s: S, sums: &[f32], column: usize, out: &mut [f32]) {
+    pub(super) fn apply<S: Simd, const COARSE: bool>(&self, s: S, sums: &mut [f32], column: usize, out: &mut [f32]) {
+        if !S::VECTORS {
+            return s.call(ByNumber::<COARSE> { epilogue: self, sums, column, out });
+        }
         let (out, out_tail) = lanes_mut(out);
         let (sums, rest) = lanes(sums);
         for (i, (sums, out)) in sums.iter().zip(out.iter_mut()).enumerate() {
@@ -119,5 +122,42 @@ impl Epilogue<'_> {
             v = s.mul(v, columns(scale));
         }
         self.accumulate.merge(s, out, v)
+    }
+}
+
+/// [`Epilogue::apply`] for a level without vectors.
+struct ByNumber<'a, const COARSE: bool> {
+    epilogue: &'a Epilogue<'a>,
+    sums: &'a mut [f32],
+    column: usize,
+    out: &'a mut [f32],
+}
+
+impl<const COARSE: bool> Kernel for ByNumber<'_, COARSE> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (epilogue, sums) = (self.epilogue, &mut self.sums[..self.out.len()]);
+        let columns = self.column..self.column + self.out.len();
+        if let Some(bias) = epilogue.bias {
+            for (sum, bias) in sums.iter_mut().zip(&bias[columns.clone()]) {
+                *sum += bias;
+            }
+        }
+        if let Some(activation) = epilogue.activation {
+            activation.slice::<S, COARSE>(s, sums);
+        }
+        if let Some(scale) = epilogue.scale {
+            for (sum, scale) in sums.iter_mut().zip(&scale[columns]) {
+                *sum *= scale;
+            }
+        }
+        for (out, sum) in self.out.iter_mut().zip(sums) {
+            *out = match epilogue.accumulate {
+                Accumulate::Replace => *sum,
+                Accumulate::Add => *out + *sum,
+                Accumulate::Multiply => *out * *sum,
+            }
+        }
     }
 }

@@ -79,8 +79,10 @@ impl<'a, W: IntegerWeights<'a>> Kernel for IntegerPart<'a, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const { assert!(S::INT8_ROWS <= MAX_INT8_ROWS && S::INT8_PANELS <= MAX_TILE_PANELS) }
-        for row in self.rows.clone().step_by(S::INT8_ROWS) {
-            let rows = row..(row + S::INT8_ROWS).min(self.rows.end);
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let rows = row..row + rows_of_tile::<S>(self.rows.end - row);
+            row = rows.end;
             for (panel, panels) in even_tiles(self.panels.clone(), S::INT8_PANELS) {
                 self.tile(s, rows.clone(), panel..panel + panels);
             }
@@ -141,12 +143,22 @@ impl<'a, W: IntegerWeights<'a>> IntegerPart<'a, W> {
         let tile = self.weights.tile(a, panels.clone(), to);
         // SAFETY: the operands are slices of the rows and panels; `sums` is local and has room for the level's tile.
         unsafe { tile.run(s, rows.len(), panels.len()) }
-        for (row, sums) in rows.zip(&sums) {
+        for (row, sums) in rows.zip(&mut sums) {
             // SAFETY: no other task touches these columns of these rows; only one such reference lives at a time.
             epilogue.apply::<S, true>(s, sums, columns.start, unsafe {
                 out.part(row * n + columns.start..row * n + columns.end)
             });
         }
+    }
+}
+
+/// Rows of the next tile when so many are left. On cores without vectors three are two and one: a tile of three would take
+/// half a kilobyte of flash.
+#[inline(always)]
+fn rows_of_tile<S: Simd>(left: usize) -> usize {
+    match left.min(S::INT8_ROWS) {
+        3 if !S::VECTORS => 2,
+        rows => rows,
     }
 }
 
@@ -197,7 +209,7 @@ fn with_panels<S: Simd, T: IntegerTile, const P: usize>(s: S, tile: T, rows: usi
         6 if S::INT8_ROWS >= 6 => s.call(Sweep::<T, 6, P>(tile)),
         5 if S::INT8_ROWS >= 5 => s.call(Sweep::<T, 5, P>(tile)),
         4 if S::INT8_ROWS >= 4 => s.call(Sweep::<T, 4, P>(tile)),
-        3 if S::INT8_ROWS >= 3 => s.call(Sweep::<T, 3, P>(tile)),
+        3 if S::INT8_ROWS >= 3 && S::VECTORS => s.call(Sweep::<T, 3, P>(tile)),
         2 if S::INT8_ROWS >= 2 => s.call(Sweep::<T, 2, P>(tile)),
         _ => s.call(Sweep::<T, 1, P>(tile)),
     }

@@ -111,7 +111,7 @@ impl<W: Weights> FloatPart<'_, W> {
         // SAFETY: the operands are slices of the rows of A and the panels; `sums`, a local, has room for the level's
         // tile.
         unsafe { tile.run(s, rows.len(), columns.len().div_ceil(LANES)) }
-        self.store_sums(s, rows, columns, &sums);
+        self.store_sums(s, rows, columns, &mut sums);
     }
 
     /// Copies the sums over the previous blocks of the depth to a buffer of `N` columns.
@@ -134,7 +134,7 @@ impl<W: Weights> FloatPart<'_, W> {
         s: S,
         rows: &Range<usize>,
         columns: &Range<usize>,
-        sums: &[[f32; N]],
+        sums: &mut [[f32; N]],
     ) {
         let Matmul { weights, epilogue, out, partial, depth, .. } = self.job;
         let (n, last) = (weights.n(), depth.end == weights.k());

@@ -56,7 +56,7 @@ impl<W: Weights> FloatPart<'_, W> {
                         unsafe { tile.run(s, count, 1) }
                     }
                 }
-                self.store_sums(s, &rows, &columns, &sums);
+                self.store_sums(s, &rows, &columns, &mut sums);
             }
         }
     }

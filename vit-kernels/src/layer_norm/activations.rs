@@ -131,7 +131,7 @@ impl Sink for Rounded<'_> {
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
         let (out, tail) = lanes_mut(&mut self.out[row * self.len..(row + 1) * self.len]);
         x.for_each(s, &mut *out, |v, out| s.store_bf16(v, out));
-        if let Some(rest) = out.get_mut(x.x.0.len()) {
+        if let Some(rest) = out.get_mut(x.x.len() / LANES) {
             // An odd row of 16·n − 1 elements: its padding completes a vector.
             s.store_bf16(x.tail(s), rest);
         } else if !tail.is_empty() {
@@ -153,7 +153,7 @@ struct Quantised<'a> {
 impl Sink for Quantised<'_> {
     #[inline(always)]
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
-        let has_tail = !x.x.1.is_empty();
+        let has_tail = !x.x.len().is_multiple_of(LANES);
         let mut largest = s.splat(0.0);
         x.for_each(s, repeat(()), |v, ()| largest = s.max_magnitude(largest, v));
         if has_tail {
@@ -163,7 +163,7 @@ impl Sink for Quantised<'_> {
         let largest = if largest.is_finite() { largest } else { f32::NAN };
         self.scales[row] = largest / LARGEST;
         let inverse = s.splat(inverse_scale(largest));
-        let (whole, rest) = self.values[row * self.len..(row + 1) * self.len].split_at_mut(x.x.0.len() * LANES);
+        let (whole, rest) = self.values[row * self.len..(row + 1) * self.len].split_at_mut(x.x.len() / LANES * LANES);
         let (whole, _) = lanes_mut(whole);
         x.for_each(s, whole, |v, out| s.store_i8(s.mul(v, inverse), out));
         if has_tail {

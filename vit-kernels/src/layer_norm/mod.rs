@@ -6,6 +6,8 @@
 #![allow(unsafe_code)] // One call: a task writes its own rows.
 
 mod activations;
+#[cfg(any(no_vectors, test))]
+mod by_number;
 
 pub use activations::NormActivations;
 
@@ -123,7 +125,11 @@ pub(crate) struct Stored<'a, E> {
 impl<T: Storage> Sink for Stored<'_, T> {
     #[inline(always)]
     fn take<S: Simd, E: Storage, const SCALED: bool>(&mut self, s: S, row: usize, x: &Normalised<'_, S, E, SCALED>) {
-        let (out, tail) = lanes_mut(&mut self.out[row * self.cols..(row + 1) * self.cols]);
+        let out = &mut self.out[row * self.cols..(row + 1) * self.cols];
+        if !S::VECTORS {
+            return x.for_each_number(s, out, |x, out| *out = T::from_f32(x));
+        }
+        let (out, tail) = lanes_mut(out);
         x.for_each(s, out, |v, out| T::store(s, v, out));
         if !tail.is_empty() {
             T::store_tail(s, x.tail(s), tail);
@@ -133,29 +139,47 @@ impl<T: Storage> Sink for Stored<'_, T> {
 
 /// A row of which every element is computed when it is asked for.
 pub(crate) struct Normalised<'a, S: Simd, E, const SCALED: bool> {
-    x: (&'a [[E; LANES]], &'a [E]),
+    x: &'a [E],
+    /// Multiplied into x if `SCALED`.
+    factor: f32,
+    /// Of x, scaled.
     mean: S::V,
     /// 1 / √(variance + eps).
     inverse: S::V,
-    gamma: (&'a [[f32; LANES]], &'a [f32]),
-    beta: (&'a [[f32; LANES]], &'a [f32]),
+    gamma: &'a [f32],
+    beta: &'a [f32],
 }
 
 impl<S: Simd, E: Storage, const SCALED: bool> Normalised<'_, S, E, SCALED> {
     /// Calls `visit` with each whole vector and its place in `out`.
     #[inline(always)]
     fn for_each<O>(&self, s: S, out: impl IntoIterator<Item = O>, mut visit: impl FnMut(S::V, O)) {
-        for (((x, gamma), beta), out) in self.x.0.iter().zip(self.gamma.0).zip(self.beta.0).zip(out) {
-            let normal = s.mul(s.sub(scaled::<S, SCALED>(s, E::load(s, x)), self.mean), self.inverse);
-            visit(s.mul_add(normal, s.load(gamma), s.load(beta)), out);
+        let (x, gamma, beta) = (lanes(self.x).0, lanes(self.gamma).0, lanes(self.beta).0);
+        for (((x, gamma), beta), out) in x.iter().zip(gamma).zip(beta).zip(out) {
+            visit(self.vector(s, E::load(s, x), s.load(gamma), s.load(beta)), out);
+        }
+    }
+
+    /// Calls `visit` with each element and its place in `out`: for a level without vectors.
+    #[inline(always)]
+    fn for_each_number<O>(&self, s: S, out: impl IntoIterator<Item = O>, mut visit: impl FnMut(f32, O)) {
+        let (mean, inverse) = (s.first(self.mean), s.first(self.inverse));
+        for (((x, gamma), beta), out) in self.x.iter().zip(self.gamma).zip(self.beta).zip(out) {
+            let x = if SCALED { x.to_f32() * self.factor } else { x.to_f32() };
+            visit((x - mean) * inverse * gamma + beta, out);
         }
     }
 
     /// The elements after the last whole vector.
     #[inline(always)]
     fn tail(&self, s: S) -> S::V {
-        let (gamma, beta) = (f32::load_tail(s, self.gamma.1, 0.0), f32::load_tail(s, self.beta.1, 0.0));
-        let x = scaled::<S, SCALED>(s, E::load_tail(s, self.x.1, 0.0));
+        let parameter = |all| f32::load_tail(s, lanes(all).1, 0.0);
+        self.vector(s, E::load_tail(s, lanes(self.x).1, 0.0), parameter(self.gamma), parameter(self.beta))
+    }
+
+    #[inline(always)]
+    fn vector(&self, s: S, x: S::V, gamma: S::V, beta: S::V) -> S::V {
+        let x = if SCALED { s.mul(x, s.splat(self.factor)) } else { x };
         s.mul_add(s.mul(s.sub(x, self.mean), self.inverse), gamma, beta)
     }
 }
@@ -182,6 +206,10 @@ impl<E: Storage, O: Sink> Kernel for NormRows<'_, E, O> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let cols = self.gamma.len().max(1);
+        #[cfg(any(no_vectors, test))]
+        if !S::VECTORS {
+            return self.by_number(s);
+        }
         let Self { x, mut first, gamma, beta, eps, mut out } = self;
         if !E::HOLDS_F32 && !S::FAST_F16 && cols <= WIDENED {
             let row = &mut [0.0; WIDENED][..cols];
@@ -248,8 +276,7 @@ impl<E: Storage, O: Sink> NormRows<'_, E, &mut O> {
                 sums[r] = s.mul_add(d, d, sums[r]);
             }
         }
-        // Scaled, eps is below the rounding error of the variance; it must only stay above 0 if it was.
-        let eps = if SCALED && self.eps > 0.0 { f32::MIN_POSITIVE } else { self.eps };
+        let eps = if SCALED { scaled_eps(self.eps) } else { self.eps };
         let (mut inverse, mut overflow) = (sums, [false; R]);
         for r in 0..R {
             let variance = s.sum(sums[r]) / cols as f32;
@@ -257,7 +284,6 @@ impl<E: Storage, O: Sink> NormRows<'_, E, &mut O> {
             inverse[r] = s.div(s.splat(1.0), s.sqrt(s.splat(variance + eps)));
         }
 
-        let (gamma, beta) = (lanes(self.gamma), lanes(self.beta));
         for r in 0..R {
             let first = self.first + r;
             if overflow[r] && !SCALED {
@@ -266,10 +292,17 @@ impl<E: Storage, O: Sink> NormRows<'_, E, &mut O> {
                 s.call(Scaled(NormRows { x, first, gamma: self.gamma, beta: self.beta, eps: self.eps, out }));
                 continue;
             }
-            let row = Normalised::<S, E, SCALED> { x: rows[r], mean: mean[r], inverse: inverse[r], gamma, beta };
+            let (x, gamma, beta) = (&self.x[r * cols..(r + 1) * cols], self.gamma, self.beta);
+            let (mean, inverse) = (mean[r], inverse[r]);
+            let row = Normalised::<S, E, SCALED> { x, factor: SMALLER, mean, inverse, gamma, beta };
             self.out.take(s, first, &row);
         }
     }
+}
+
+/// Scaled, eps is below the rounding error of the variance; it must only stay above 0 if it was.
+fn scaled_eps(eps: f32) -> f32 {
+    if eps > 0.0 { f32::MIN_POSITIVE } else { eps }
 }
 
 /// A row whose sums overflow, computed out of line to keep it out of the main loop.

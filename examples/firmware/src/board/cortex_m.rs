@@ -38,8 +38,8 @@ fn start_counter(mut timer: SYST) {
     let start = ticks();
     // SAFETY: two instructions that count a register down to 0.
     unsafe { asm!("2: subs {0}, #1", "bne 2b", inout(reg) LOOPS => _, options(nomem, nostack)) };
-    let ticks = (ticks() - start).max(1);
-    PER_256_TICKS.store((u64::from(LOOPS) * 2 * 256 / ticks) as u32, Ordering::Relaxed);
+    let ticks = ((ticks() - start) as u32).max(1);
+    PER_256_TICKS.store(LOOPS * 2 * 256 / ticks, Ordering::Relaxed);
 }
 
 /// Ticks since the counter was started.

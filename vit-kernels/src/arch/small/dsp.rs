@@ -1,8 +1,8 @@
 //! Products of int8 with Arm's DSP instructions: SMLAD adds two of them.
 //!
 //! The loops are assembler, since the compiler loads all activations of a group before it multiplies, and then has too
-//! few registers. Instructions per multiply–accumulate, with all loads: 1.06 for 4 rows, 1.17 for 3, 1.25 for 2 rows by
-//! 2 columns, 1.44 for 1 row by 4 columns.
+//! few registers. Instructions per multiply–accumulate, with all loads: 1.06 for 4 rows, 1.25 for 2 rows by 2 columns,
+//! 1.44 for 1 row by 4 columns.
 use core::arch::asm;
 
 use crate::simd::ROUND_TO_INTEGER;
@@ -10,6 +10,9 @@ use crate::simd::ROUND_TO_INTEGER;
 /// Rows of the int8 tile: their sums, two words of weights, two of activations and what the loop needs fill the
 /// registers.
 pub(crate) const ROWS: usize = 4;
+
+/// Groups of inputs of several rows whose activations are widened at a time: 1 KB for four rows.
+pub(super) const BLOCK: usize = 32;
 
 /// Columns that are summed at a time for tiles of that many rows.
 pub(crate) const fn columns(rows: usize) -> usize {
@@ -87,12 +90,15 @@ macro_rules! products {
     };
 }
 
-/// A loop that multiplies two groups of inputs a turn.
+/// A loop that multiplies two groups of inputs a turn, and begins with the second if the number of groups is odd.
 macro_rules! sweep {
-    ($at:ident, $w:ident, $step:ident, $pairs:ident, [$($body:expr),*], $($sums:tt)*) => {
+    ($at:ident, $w:ident, $step:ident, $groups:ident, [$($body:expr),*], $($sums:tt)*) => {
         asm!(
-            "2:", $($body,)* "add {w}, {w}, {step}", $($body,)* "add {w}, {w}, {step}", "subs {n}, {n}, #1", "bne 2b",
-            a = inout(reg) $at => _, w = inout(reg) $w, step = in(reg) $step, n = inout(reg) $pairs => _,
+            "lsls {e}, {n}, #31", "beq 2f", "adds {n}, {n}, #1", "b 3f",
+            "2:", $($body,)* "add {w}, {w}, {step}",
+            "3:", $($body,)* "add {w}, {w}, {step}",
+            "subs {n}, {n}, #2", "bne 2b",
+            a = inout(reg) $at => _, w = inout(reg) $w => _, step = in(reg) $step, n = inout(reg) $groups => _,
             e = out(reg) _, o = out(reg) _, x = out(reg) _, y = out(reg) _, $($sums)*,
             options(readonly, nostack)
         )
@@ -107,12 +113,12 @@ macro_rules! sweep {
 #[inline(always)]
 pub(super) unsafe fn multiply<const M: usize, const C: usize>(
     a: &[[Wide; M]],
-    mut w: *const [[i8; 4]; C],
+    w: *const [[i8; 4]; C],
     step: usize,
     acc: &mut [[i32; C]; M],
 ) {
-    let (pairs, at) = (a.len() / 2, a.as_ptr());
-    if pairs > 0 {
+    let (groups, at) = (a.len(), a.as_ptr());
+    if groups > 0 {
         // SAFETY: instructions of every core with the DSP extension. They read the activations, which are words, and
         // the weights, which need not be aligned for `ldr`: as many as the caller vouches for.
         unsafe {
@@ -121,7 +127,7 @@ pub(super) unsafe fn multiply<const M: usize, const C: usize>(
                     at,
                     w,
                     step,
-                    pairs,
+                    groups,
                     [
                         weights!("0"),
                         row!(),
@@ -138,23 +144,13 @@ pub(super) unsafe fn multiply<const M: usize, const C: usize>(
                     r = inout(reg) * r,
                     s = inout(reg) * s
                 ),
-                (3, [p, q, r]) => sweep!(
-                    at,
-                    w,
-                    step,
-                    pairs,
-                    [weights!("0"), row!(), products!("{p}"), row!(), products!("{q}"), row!(), products!("{r}")],
-                    p = inout(reg) * p,
-                    q = inout(reg) * q,
-                    r = inout(reg) * r
-                ),
                 // Here p and q are the first row's sums, r and s the second's. Both rows at once would take two
                 // registers more than there are, so the activations are read for each column.
                 (2, [p, q, r, s]) => sweep!(
                     at,
                     w,
                     step,
-                    pairs,
+                    groups,
                     [
                         weights!("0"),
                         "ldrd {x}, {y}, [{a}]",
@@ -176,7 +172,7 @@ pub(super) unsafe fn multiply<const M: usize, const C: usize>(
                     at,
                     w,
                     step,
-                    pairs,
+                    groups,
                     [
                         row!(),
                         weights!("0"),
@@ -194,18 +190,9 @@ pub(super) unsafe fn multiply<const M: usize, const C: usize>(
                     s = inout(reg) * s
                 ),
                 (1, [p]) => {
-                    sweep!(at, w, step, pairs, [row!(), weights!("0"), products!("{p}")], p = inout(reg) * p)
+                    sweep!(at, w, step, groups, [row!(), weights!("0"), products!("{p}")], p = inout(reg) * p)
                 }
                 _ => debug_assert!(false, "no loop for this tile"),
-            }
-        }
-    }
-    if let ([.., last], 1) = (a, a.len() % 2) {
-        // SAFETY: there is one group more.
-        let columns = unsafe { &*w };
-        for (m, acc) in acc.iter_mut().enumerate() {
-            for (w, sum) in columns.iter().zip(acc) {
-                *sum = last[m].dot(Wide::new(w), *sum);
             }
         }
     }

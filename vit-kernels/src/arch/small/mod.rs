@@ -17,26 +17,28 @@ mod root;
 #[cfg(arm_thumb1)]
 mod thumb1;
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use ::half::{bf16, f16};
 
 use crate::gemm::int8::Int8Tile;
 use crate::gemm::{Accumulate, Finish};
+use crate::half::Storage;
 use crate::math::Function;
 use crate::simd::{Arithmetic, Kernel, LANES, MAGNITUDE, ROUND_TO_INTEGER, Simd};
 #[cfg(arm_dsp)]
-pub(crate) use dsp::{ROWS, columns};
+use dsp::{BLOCK, Wide, multiply};
 #[cfg(arm_dsp)]
-use dsp::{Wide, multiply};
+pub(crate) use dsp::{ROWS, columns};
 #[cfg(not(arm_dsp))]
 pub(crate) use plain::ROWS;
-#[cfg(not(arm_dsp))]
-use plain::Wide;
 #[cfg(not(any(arm_dsp, arm_thumb1)))]
 pub(crate) use plain::columns;
 #[cfg(not(any(arm_dsp, arm_thumb1)))]
 use plain::multiply;
+#[cfg(not(arm_dsp))]
+use plain::{BLOCK, Wide};
 use root::sqrt;
 #[cfg(arm_thumb1)]
 pub(crate) use thumb1::columns;
@@ -46,9 +48,8 @@ use thumb1::multiply;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Small;
 
-/// Groups of inputs whose activations are widened at a time: 64 inputs, 128 bytes a row as i16 and 256 as i32; twice as
-/// many for one row.
-const BLOCK: usize = 16;
+/// Groups of inputs of one row whose activations are widened at a time; of several rows, `BLOCK`. They are on the stack.
+const BLOCK_OF_ONE_ROW: usize = if cfg!(arm_thumb1) { 32 } else { 16 };
 
 /// One number at a time.
 #[derive(Clone, Copy)]
@@ -166,12 +167,12 @@ impl Arithmetic for Small {
     }
 }
 
-/// A function of every lane, one after the other: the steps of sixteen at a time do not fit the registers. Out of line,
+/// A function of every number, one after the other: the steps of sixteen at a time do not fit the registers. Out of line,
 /// since flash is short.
 #[inline(never)]
-fn apply<F: Function>(f: F, v: &mut V) {
-    for x in v {
-        *x = f.apply(Scalar, *x);
+pub(crate) fn apply<E: Storage, F: Function>(f: F, x: &mut [E]) {
+    for x in x {
+        *x = E::from_f32(f.apply(Scalar, x.to_f32()));
     }
 }
 
@@ -286,8 +287,8 @@ impl Simd for Small {
         // SAFETY: the caller's promise, passed on.
         unsafe {
             match columns(M) {
-                4 => by_columns::<M, 4, BLOCK>(tile, &mut sums),
-                2 if M == 1 => by_columns::<M, 2, { 2 * BLOCK }>(tile, &mut sums),
+                4 => by_columns::<M, 4, BLOCK_OF_ONE_ROW>(tile, &mut sums),
+                2 if M == 1 => by_columns::<M, 2, BLOCK_OF_ONE_ROW>(tile, &mut sums),
                 2 => by_columns::<M, 2, BLOCK>(tile, &mut sums),
                 _ => by_columns::<M, 1, BLOCK>(tile, &mut sums),
             }
@@ -305,19 +306,19 @@ impl Simd for Small {
 #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
 unsafe fn store_sums(sums: &[[i32; LANES]], tile: &Int8Tile<'_>) {
     let Finish { bias, scale, accumulate } = tile.finish;
-    let vector = |x: Option<&'_ [f32]>| x.and_then(|x| x.first_chunk::<LANES>().copied());
+    let (bias, scale) = (bias.and_then(<[f32]>::first_chunk::<LANES>), scale.and_then(<[f32]>::first_chunk::<LANES>));
     let Some(w_scales) = tile.w_scales.first() else { return };
     for (m, (sums, a_scale)) in sums.iter().zip(tile.a_scales).enumerate() {
         let mut row = [0.0; LANES];
         for c in 0..LANES {
             row[c] = sums[c] as f32 * w_scales[c] * a_scale;
         }
-        if let Some(bias) = vector(bias) {
+        if let Some(bias) = bias {
             for c in 0..LANES {
                 row[c] += bias[c];
             }
         }
-        if let Some(scale) = vector(scale) {
+        if let Some(scale) = scale {
             for c in 0..LANES {
                 row[c] *= scale[c];
             }
@@ -372,14 +373,13 @@ fn rounded(x: f32) -> i8 {
     ((x + ROUND_TO_INTEGER).to_bits() as u8).cast_signed()
 }
 
-/// A vector, lane by lane.
+/// A vector, lane by lane. Written out: whether the compiler unrolls a loop depends on what is in it, and an array that
+/// a loop goes through stays in memory.
 #[inline(always)]
-fn each<T: Copy + Default>(lane: impl Fn(usize) -> T) -> [T; LANES] {
-    let mut v = [T::default(); LANES];
-    for (i, x) in v.iter_mut().enumerate() {
-        *x = lane(i);
-    }
-    v
+fn each<T>(lane: impl Fn(usize) -> T) -> [T; LANES] {
+    let four = |i| [lane(i), lane(i + 1), lane(i + 2), lane(i + 3)];
+    let ([a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]) = (four(0), four(4), four(8), four(12));
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
 
 /// The sums of the products of `M` rows and a panel, `C` columns and `B` groups of inputs at a time.
@@ -404,7 +404,8 @@ unsafe fn by_columns<const M: usize, const C: usize, const B: usize>(
         }
         // SAFETY: written just now.
         let a = unsafe { core::slice::from_raw_parts(a.as_ptr().cast::<[Wide; M]>(), a.len()) };
-        for column in (0..LANES).step_by(C) {
+        let mut column = 0;
+        while column < LANES {
             // SAFETY: the caller vouches for that many groups, each of LANES columns.
             let w = unsafe { tile.w.add(first * tile.w_step).cast::<[i8; 4]>().add(column).cast() };
             let mut acc = [[0; C]; M];
@@ -417,6 +418,11 @@ unsafe fn by_columns<const M: usize, const C: usize, const B: usize>(
             unsafe { multiply(a, w, tile.w_step * size_of::<[[i8; 4]; LANES]>(), &mut acc) }
             for (acc, sums) in acc.iter().zip(&mut *sums) {
                 sums[column..column + C].copy_from_slice(acc);
+            }
+            column += C;
+            if cfg!(arm_dsp) {
+                // Not unrolled: the compiler takes `asm!` for short, whatever is in it.
+                column = black_box(column);
             }
         }
         first += B;
