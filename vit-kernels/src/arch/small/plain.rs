@@ -4,8 +4,8 @@ use crate::simd::ROUND_TO_INTEGER;
 /// Rows of the int8 tile. Most instructions of a Cortex-M0 can name eight registers only.
 pub(crate) const ROWS: usize = 2;
 
-/// Groups of inputs of several rows whose activations are widened at a time: 512 bytes.
-pub(super) const BLOCK: usize = 16;
+/// Groups of inputs of several rows whose activations are widened at a time: 1 KB, or 512 bytes.
+pub(super) const BLOCK: usize = if cfg!(arm_thumb1) { 32 } else { 16 };
 
 /// Columns that are summed at a time for tiles of that many rows.
 #[cfg(not(arm_thumb1))]
