@@ -213,6 +213,8 @@ import os, signal, sys, threading, time
 import numpy as np
 import vit_engine as vit
 
+# What was started in the background ignores SIGINT, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model = vit.load(sys.argv[1], threads=int(sys.argv[2]))
 pictures = [np.zeros((280, 280), np.uint8)] * 100_000
 x = np.zeros((20_000, 1, 28, 28), np.float32)
