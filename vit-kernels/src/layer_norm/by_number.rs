@@ -48,6 +48,7 @@ fn sum<E: Storage>(x: &[E], of: impl Fn(f32) -> f32) -> f32 {
     tree(sums)
 }
 
+/// The sum of sixteen partial sums, out of line, since flash is short.
 #[inline(never)]
 fn tree(sums: [f32; LANES]) -> f32 {
     Small.sum(sums)

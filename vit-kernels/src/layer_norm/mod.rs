@@ -198,8 +198,8 @@ pub(crate) struct NormRows<'a, E, O> {
 const TOGETHER: usize = 4;
 
 /// Elements of a row that is widened once, where that takes many instructions, instead of in each of its three passes.
-/// Cores without vectors have little stack; longer rows are widened as they are read.
-const WIDENED: usize = if cfg!(no_vectors) { 0 } else { 2048 };
+/// Longer rows are widened as they are read.
+const WIDENED: usize = 2048;
 
 impl<E: Storage, O: Sink> Kernel for NormRows<'_, E, O> {
     type Output = ();

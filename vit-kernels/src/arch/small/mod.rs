@@ -197,12 +197,6 @@ impl Simd for Small {
     }
 
     #[inline(always)]
-    fn apply<F: Function>(self, f: F, mut v: V) -> V {
-        apply(f, &mut v);
-        v
-    }
-
-    #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> [f32; LANES] {
