@@ -4,9 +4,10 @@
 //! passes over blocks of rows: first the keys and values of all rows, then everything else.
 use core::fmt;
 
+use vit_kernels::half::bf16;
 use vit_kernels::{
-    Activations, Epilogue, Inputs, LayerNorm, Matmul, NormActivations, Packed, Quantise, Quantised, RoundToBf16,
-    bf16_len, quantised_len,
+    Activation, Activations, Epilogue, Inputs, LayerNorm, Matmul, NormActivations, Packed, Quantise, Quantised,
+    RoundToBf16, bf16_len, quantised_len,
 };
 
 use crate::arena::{MemoryError, aligned_mut};
@@ -265,6 +266,20 @@ impl Pass<'_> {
         while let Some(job) = blocks.next() {
             self.team.run(stage, job);
         }
+    }
+
+    /// out = activation(x·Wᵀ + bias), rounded to bf16; the weights must be in bf16.
+    pub(crate) fn linear_to_bf16<'e>(
+        &self,
+        stage: Stage,
+        x: Activations<'e>,
+        linear: Linear<'e>,
+        activation: Activation,
+        out: &'e mut [bf16],
+    ) {
+        let epilogue = Epilogue { bias: linear.bias, activation: Some(activation), ..Epilogue::default() };
+        let job = Matmul::to_bf16(self.model.isa, x, linear.weight, epilogue, out);
+        self.team.run(stage, &mut job.expect("x and out are whole rows of the layer's widths"));
     }
 }
 

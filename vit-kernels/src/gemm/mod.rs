@@ -152,8 +152,10 @@ pub struct Matmul<'a> {
     rows: usize,
     weights: Packed<'a>,
     epilogue: Epilogue<'a>,
+    /// Empty if the result is rounded.
     out: Shared<'a, f32>,
-    /// The sums over the previous blocks of the depth, laid out as `out`; `None` if they are kept in `out`.
+    rounded: Option<Shared<'a, bf16>>,
+    /// The sums over the previous blocks of the depth, \[rows, n\]; `None` if they are kept in `out`.
     partial: Option<Shared<'a, f32>>,
     depth: Range<usize>,
 }
@@ -185,21 +187,48 @@ impl<'a> Matmul<'a> {
         expect_len("matmul: out must be a whole number of rows", Some(rows * n), out.len())?;
         a.check(isa, &weights, rows)?;
         epilogue.check(n)?;
-        Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(out), partial: None, depth: 0..k })
+        let (out, depth) = (Shared::new(out), 0..k);
+        Ok(Self { isa, a, rows, weights, epilogue, out, rounded: None, partial: None, depth })
+    }
+
+    /// [`new`](Self::new) for bf16 weights, with the result rounded as [`RoundToBf16`](crate::RoundToBf16) rounds it: `out`
+    /// is \[rows, [`bf16_len`]`(n)`\]. The epilogue replaces `out`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when the weights are not in bf16 or the epilogue reads `out`.
+    pub fn to_bf16(
+        isa: Isa,
+        a: impl Into<Activations<'a>>,
+        weights: Packed<'a>,
+        epilogue: Epilogue<'a>,
+        out: &'a mut [bf16],
+    ) -> Result<Self, ShapeError> {
+        let a = a.into();
+        let (n, k) = (weights.n(), weights.k());
+        let rows = out.len().checked_div(bf16_len(n)).unwrap_or(0);
+        expect_len("matmul: out must be a whole number of rows", Some(rows * bf16_len(n)), out.len())?;
+        expect_len("matmul: only bf16 weights give bf16", Some(1), usize::from(weights.format() == Format::Bf16))?;
+        let reads_out = usize::from(epilogue.accumulate != Accumulate::Replace);
+        expect_len("matmul: a result in bf16 cannot be combined with out", Some(0), reads_out)?;
+        a.check(isa, &weights, rows)?;
+        epilogue.check(n)?;
+        let (rounded, depth) = (Some(Shared::new(out)), 0..k);
+        Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(&mut []), rounded, partial: None, depth })
     }
 
     /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they
     /// do not stay in the cache. The bits are the same. Run the blocks instead of the matmul.
     ///
-    /// `partial` is scratch as long as `out`, or empty. If it is empty, the sums are kept in `out`, or, if the epilogue
-    /// reads `out`, there is only one block.
+    /// `partial` is scratch, \[rows, n\], or empty. If it is empty, the sums are kept in `out`, or, if the epilogue reads
+    /// `out` or that is in bf16, there is only one block.
     ///
     /// # Errors
-    /// When `partial` is neither empty nor as long as `out`.
+    /// When `partial` is neither empty nor \[rows, n\].
     pub fn blocks(&mut self, partial: &'a mut [f32]) -> Result<Blocks<'_, 'a>, ShapeError> {
-        let no_room = partial.is_empty() && self.epilogue.accumulate != Accumulate::Replace;
+        let keeps_no_sums = self.rounded.is_some() || self.epilogue.accumulate != Accumulate::Replace;
+        let no_room = partial.is_empty() && keeps_no_sums;
         if !partial.is_empty() {
-            expect_len("matmul: partial must be as long as out", Some(self.out.len()), partial.len())?;
+            expect_len("matmul: partial must be [rows, n]", Some(self.rows * self.weights.n()), partial.len())?;
             self.partial = Some(Shared::new(partial));
         }
         let k = self.weights.k();

@@ -1,6 +1,7 @@
 //! The loops around the register tile: a range of rows of A times a range of panels of weights.
 #![allow(unsafe_code)] // The tile takes pointers.
 
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::Matmul;
@@ -9,6 +10,7 @@ use super::format::Weights;
 use super::pack::panel_len;
 use super::tile::{MAX_TILE_COLUMNS, Prefetch, Tile, panels_per_tile};
 use crate::job::Shared;
+use crate::round::{bf16_len, round_row};
 use crate::simd::{Kernel, LANES, MAX_TILE_ROWS, Simd};
 
 /// The prefetch of a panel is spread over at most this many row tiles.
@@ -64,7 +66,12 @@ impl<W: Weights> FloatPart<'_, W> {
             prefetch: self.prefetch::<S>(&rows, &panels),
         };
         let whole = columns.len() == panels.len() * LANES;
-        if whole && !(last && epilogue.needs_two_passes()) {
+        let one_pass = whole && !(last && epilogue.needs_two_passes());
+        if W::COARSE && one_pass && first && last && self.job.rounded.is_some() {
+            tile.finish = epilogue.finish(&columns);
+            return self.rounded(s, tile, &rows, &columns);
+        }
+        if one_pass && !(last && self.job.rounded.is_some()) {
             // SAFETY: no other task touches these columns of these rows; the tile gets only whole panels.
             unsafe {
                 let at = |sums: &Shared<'_, f32>| {
@@ -89,6 +96,28 @@ impl<W: Weights> FloatPart<'_, W> {
             self.buffered::<S, 1, LANES>(s, tile, &rows, &columns);
         } else {
             self.buffered::<S, MAX_TILE_ROWS, MAX_TILE_COLUMNS>(s, tile, &rows, &columns);
+        }
+    }
+
+    /// Has the tile write whole panels to a buffer, which is in L1 when the activation and the rounding read it.
+    #[inline(always)]
+    fn rounded<S: Simd>(&self, s: S, mut tile: Tile<'_, W>, rows: &Range<usize>, columns: &Range<usize>) {
+        let Some(rounded) = &self.job.rounded else { return };
+        let mut sums = [MaybeUninit::<f32>::uninit(); MAX_TILE_ROWS * MAX_TILE_COLUMNS];
+        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), columns.len());
+        // SAFETY: the operands are slices of the rows of A and the panels; `sums`, a local, has room for the level's
+        // tile, which writes every column of its rows, one row after the other.
+        let sums = unsafe {
+            tile.run(s, rows.len(), columns.len() / LANES);
+            sums[..rows.len() * columns.len()].assume_init_mut()
+        };
+        if let Some(activation) = self.job.epilogue.activation {
+            activation.slice::<S, true>(s, sums);
+        }
+        for (row, sums) in rows.clone().zip(sums.chunks_exact(columns.len())) {
+            let start = row * bf16_len(self.job.weights.n()) + columns.start;
+            // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
+            round_row(s, sums, unsafe { rounded.part(start..start + columns.len()) });
         }
     }
 
@@ -127,7 +156,8 @@ impl<W: Weights> FloatPart<'_, W> {
         }
     }
 
-    /// Stores sums from a buffer of `N` columns; after the last block of the depth, applies the epilogue to them.
+    /// Stores sums from a buffer of `N` columns; after the last block of the depth, applies the epilogue to them, and rounds
+    /// what is to be rounded.
     #[inline(always)]
     pub(super) fn store_sums<S: Simd, const N: usize>(
         &self,
@@ -140,7 +170,14 @@ impl<W: Weights> FloatPart<'_, W> {
         let (n, last) = (weights.n(), depth.end == weights.k());
         for (row, sums) in rows.clone().zip(sums) {
             let elements = row * n + columns.start..row * n + columns.end;
-            if last {
+            if let (true, true, Some(rounded)) = (W::COARSE, last, &self.job.rounded) {
+                let mut result = [0.0; N];
+                let result = &mut result[..columns.len()];
+                epilogue.apply::<S, true>(s, sums, columns.start, result);
+                let start = row * bf16_len(n) + columns.start;
+                // SAFETY: as below; a pair of columns is never in two tasks.
+                round_row(s, result, unsafe { rounded.part(start..start + bf16_len(columns.len())) });
+            } else if last {
                 // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
                 let out = unsafe { out.part(elements) };
                 if W::COARSE {

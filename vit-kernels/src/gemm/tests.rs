@@ -261,6 +261,52 @@ fn blocks_of_the_depth_give_the_same_bits() {
     }
 }
 
+/// A result in bf16 has the bits of one in f32 that is rounded later.
+#[test]
+fn result_in_bf16_is_the_rounded_one() {
+    for isa in levels() {
+        let most = DEPTH_BYTES / Inputs::Bf16.bytes();
+        let shapes =
+            [(1, 1, 3), (1, 70, 40), (8, 48, 32), (29, 16, 7), (30, 113, 64), (197, 96, 48), (9, 37, most + 1)];
+        for (rows, n, k) in shapes {
+            let (a, w) = (noise(rows * k, 1, 1.0), noise(n * k, 2, 1.0));
+            let (bias, factor) = (noise(n, 3, 1.0), noise(n, 4, 1.0));
+            let panels = packed(Format::Bf16, &w, n, k);
+            let weights = Packed::new(Format::Bf16, n, k, &panels).unwrap();
+            let a = Rows::new(isa, Format::Bf16, &a, k);
+            for (bias, activation, scale) in [
+                (None, None, None),
+                (Some(&*bias), Some(Activation::Gelu), None),
+                (Some(&*bias), None, Some(&*factor)),
+                (None, Some(Activation::QuickGelu), Some(&*factor)),
+            ] {
+                let epilogue = Epilogue { bias, activation, scale, ..Epilogue::default() };
+                let mut wide = vec![0.0; rows * n];
+                Matmul::new(isa, a.get(), weights, epilogue, &mut wide).unwrap().run();
+                let mut want = vec![bf16::ZERO; rows * bf16_len(n)];
+                RoundToBf16::new(isa, &wide, n, &mut want).unwrap().run();
+                // In one go, and with the sums of each block of the depth in `partial`.
+                for scratch in [0, rows * n] {
+                    let (mut got, mut partial) = (vec![bf16::NAN; want.len()], vec![f32::NAN; scratch]);
+                    let mut job = Matmul::to_bf16(isa, a.get(), weights, epilogue, &mut got).unwrap();
+                    let mut blocks = job.blocks(&mut partial).unwrap();
+                    let mut count = 0;
+                    while let Some(job) = blocks.next() {
+                        job.run();
+                        count += 1;
+                    }
+                    assert_eq!(count, if scratch > 0 && k > most { 2 } else { 1 });
+                    assert!(same_bits(&got, &want), "{isa} {rows}x{n}x{k} {epilogue:?}");
+                }
+            }
+        }
+    }
+}
+
+fn same_bits(a: &[bf16], b: &[bf16]) -> bool {
+    a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()))
+}
+
 #[test]
 fn nan_reaches_every_output_of_its_row() {
     for isa in levels() {
@@ -302,6 +348,16 @@ fn shapes() {
     assert!(matmul(isa, &[0.0; 6], weights, biased, &mut [0.0; 4]).is_err());
     let scaled = Epilogue { scale: Some(&[0.0; 1]), ..plain };
     assert!(matmul(isa, &[0.0; 6], weights, scaled, &mut [0.0; 4]).is_err());
+    // In bf16 rows of 3 columns have 4 elements.
+    let (a, lines) = ([bf16::ONE; 8], [Line::ZERO; 4]);
+    let rounded = |format: Format, epilogue, len| {
+        let weights = Packed::new(format, 3, 4, &lines[..format.lines(3, 4).unwrap()]).unwrap();
+        Matmul::to_bf16(isa, &a[..], weights, epilogue, &mut vec![bf16::ZERO; len]).is_ok()
+    };
+    assert!(rounded(Format::Bf16, plain, 8));
+    assert!(!rounded(Format::Bf16, plain, 6));
+    assert!(!rounded(Format::Bf16, Epilogue::RESIDUAL, 8));
+    assert!(!rounded(Format::F32, plain, 8));
     let none = Packed::new(Format::F32, 0, 3, &[]).unwrap();
     assert!(matmul(isa, &[0.0; 6], none, plain, &mut []).is_ok());
     assert!(matmul(isa, &[0.0; 6], none, plain, &mut [0.0]).is_err());
