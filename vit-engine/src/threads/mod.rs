@@ -150,8 +150,8 @@ impl ThreadPool {
     /// ```
     ///
     /// In WebAssembly without an operating system, where Rust cannot start threads, these are instances of one module
-    /// that share its memory (target feature `atomics`). A trap ends one of them alone: `ThreadPool::report_lost_helper`,
-    /// which exists there, says so to the others.
+    /// that share its memory (target feature `atomics`). A trap ends one of them alone:
+    /// `ThreadPool::report_lost_helper`, which exists there, says so to the others.
     pub fn without_threads(threads: usize) -> Self {
         let threads = threads.max(1);
         let state = State { open: Vec::with_capacity(threads), busy: 0, asleep: 0, stop: false };

@@ -10,9 +10,9 @@ use std::time::Instant;
 /// stop by a trap while the others go on.
 const BARE: bool = cfg!(all(target_family = "wasm", target_os = "unknown"));
 
-/// How often a waiting thread spins before it yields. loom needs a yield in every iteration. WebAssembly has no hint that
-/// makes a spin last, and what stands for a yield takes as long as a task: on two threads of Node, ViT-Ti takes a tenth
-/// (f32) and a fifth (int8) longer with 10,000 than with 40,000, and no less with 300,000 (least times, AMD EPYC,
+/// How often a waiting thread spins before it yields. loom needs a yield in every iteration. WebAssembly has no hint
+/// that makes a spin last, and what stands for a yield takes as long as a task: on two threads of Node, ViT-Ti takes a
+/// tenth (f32) and a fifth (int8) longer with 10,000 than with 40,000, and no less with 300,000 (least times, AMD EPYC,
 /// 2026-11-29).
 pub(super) const SPINS: usize = if cfg!(loom) {
     1
@@ -36,8 +36,8 @@ pub(super) fn yield_now() {
     }
 }
 
-/// How long a helper polls for the next pass before it sleeps: about 100 microseconds. Passes often follow each other at
-/// once, and waking a thread takes tens of microseconds.
+/// How long a helper polls for the next pass before it sleeps: about 100 microseconds. Passes often follow each other
+/// at once, and waking a thread takes tens of microseconds.
 pub(super) enum Patience {
     Since(Instant),
     /// Without a clock: how many looks are left.
