@@ -4,13 +4,15 @@ export class VitError extends Error {
    * - `simd`: the engine has no WebAssembly SIMD
    * - `file`: the model cannot be read, is damaged, or is no packed model
    * - `memory`: the system does not give the memory, or it is above the limit that was set
+   * - `threads`: more than one cannot be had here: no SharedArrayBuffer, the main thread of a page, or a worker that does
+   *   not start
    * - `picture`: the picture cannot be decoded or prepared
    * - `model`: the model has no such output
    * - `argument`: an argument is of a wrong kind
    * - `closed`: the model was closed
    * - `bug`: the module stopped; its model is closed
    */
-  readonly code: "simd" | "file" | "memory" | "picture" | "model" | "argument" | "closed" | "bug";
+  readonly code: "simd" | "file" | "memory" | "threads" | "picture" | "model" | "argument" | "closed" | "bug";
 }
 
 /** The builds of the module. */
@@ -72,6 +74,8 @@ export interface Info {
   readonly classes: number;
   /** Elements of the embedding; 0 without one. */
   readonly embedding: number;
+  /** How many threads compute. */
+  readonly threads: number;
   /** Whether the file says how pictures are prepared. */
   readonly prepares: boolean;
   readonly bytes: {
@@ -82,7 +86,7 @@ export interface Info {
     readonly arena: number;
     /** What a picture becomes. */
     readonly input: number;
-    /** At most what all of the module's memory has after a small picture was classified. */
+    /** At most what all of the module's memory has after a small picture was classified, with the stacks of threads. */
     readonly memory: number;
   };
 }
@@ -171,13 +175,20 @@ export interface Model extends Info {
    * prepared already, [channels, height, width].
    */
   run(pixels: Float32Array, output: string): Promise<Float32Array>;
-  /** Lets the memory go. */
+  /** Ends the workers, and lets the memory go. */
   close(): void;
 }
 
 export interface LoadOptions {
   /** The build; by default the best that the engine can run. */
   build?: Build;
+  /**
+   * How many threads compute, the caller's and workers that the package starts: from 1, the default, to 64. More than one
+   * need SharedArrayBuffer, which a page has with the headers `Cross-Origin-Opener-Policy: same-origin` and
+   * `Cross-Origin-Embedder-Policy: require-corp`, and a caller that may wait: in a page a Worker. The results are the same
+   * to the bit. Close such a model: otherwise its workers stay until it is found to be garbage.
+   */
+  threads?: number;
   /** The most bytes that the model may need: above, nothing but its header is read. */
   memory?: number;
   /** Called as the file is read. */
@@ -189,4 +200,4 @@ export interface LoadOptions {
 export function load(source: Source, options?: LoadOptions): Promise<Model>;
 
 /** Reads the header alone: what the model is, and the memory that it will need. */
-export function plan(source: Source, options?: Pick<LoadOptions, "build" | "signal">): Promise<Info>;
+export function plan(source: Source, options?: Pick<LoadOptions, "build" | "threads" | "signal">): Promise<Info>;

@@ -1,6 +1,6 @@
-"""Races this engine's WebAssembly against onnxruntime-web's in Node, one thread each. README.md describes the method.
+"""Races this engine's WebAssembly against onnxruntime-web's in Node. README.md describes the method.
 
-    python benches/peers/web.py --models tiny --precisions f32,int8 --seconds 3 --vit target/release/vit [--node NODE]
+    python benches/peers/web.py --models tiny --precisions f32,int8 --threads 1,2 --vit target/release/vit [--node NODE]
 
 Needs vit-web/build and (cd benches/peers/web && npm install) to have run; Node must know relaxed SIMD (26 does).
 """
@@ -34,12 +34,13 @@ def packed(folder, precision, vit):
 def compete(model, precision, args):
     folder, _ = race.prepared(model, precision, args.cache)
     packed(folder, precision, args.vit)
-    core = machine.cores()[:1]
     entries = []
     try:
-        for name in ENGINES:
-            worker = Worker([args.node, HERE / "web" / "worker.js", name, precision, folder], core)
-            entries.append(timing.Entry(name, worker))
+        for threads in args.threads:
+            for name in ENGINES:
+                command = [args.node, HERE / "web" / "worker.js", name, precision, folder, str(threads)]
+                entries.append(timing.Entry(name, Worker(command, machine.cores()[:threads])))
+                entries[-1].threads = threads
         for entry in entries:
             race.compare(entry, precision, folder)
         timing.race(entries, args.seconds)
@@ -53,6 +54,7 @@ def compete(model, precision, args):
             raise WorkerError(f"{entry.name}: {entry.error}")
         found.append({
             "engine": entry.name,
+            "threads": entry.threads,
             "version": entry.worker.ready["version"],
             "about": entry.worker.ready["about"],
             "difference": entry.difference,
@@ -66,12 +68,12 @@ def compete(model, precision, args):
 
 
 def show(done):
-    print(f"\n{done['model']}, {done['precision']}, 1 thread, {done['rounds']} rounds")
-    print(f"{'engine':20} {'version':8} {'difference':>10} {'cosine':>9} {'ms':>8} {'min':>8} {'by rounds':>9}")
+    print(f"\n{done['model']}, {done['precision']}, {done['rounds']} rounds")
+    print(f"{'engine':20} {'threads':>7} {'version':8} {'difference':>10} {'cosine':>9} {'ms':>8} {'min':>8} {'by rounds':>9}")
     for f in done["engines"]:
         name = ENGINES[f["engine"]] + ("" if f["agrees"] else " (DISAGREES)")
         print(
-            f"{name:20} {f['version']:8} {f['difference']:10.1e} {f['cosine']:9.6f} {f['median_ms']:8.2f} "
+            f"{name:20} {f['threads']:7} {f['version']:8} {f['difference']:10.1e} {f['cosine']:9.6f} {f['median_ms']:8.2f} "
             f"{f['min_ms']:8.2f} {f['ratio_by_rounds']:9.3f}",
             flush=True,
         )
@@ -82,6 +84,8 @@ def main():
     add = parser.add_argument
     add("--models", type=race.names_of(race.MODELS), default=["tiny"], help=f"of {', '.join(race.MODELS)} [tiny]")
     add("--precisions", type=race.names_of(["f32", "int8"]), default=["f32", "int8"], help="f32, int8 [both]")
+    cores = len(machine.cores())
+    add("--threads", metavar="N,…", type=lambda text: race.counts(text, cores), default=[1], help="in one race [1]")
     add("--seconds", type=race.seconds, default=3.0, help="time every engine for at least this long [3]")
     add("--cache", type=Path, default=machine.ROOT / "target" / "peers", help="models [target/peers]")
     add("--vit", type=Path, default=machine.ROOT / "target" / "release" / "vit", help="packs models [target/release/vit]")

@@ -37,10 +37,12 @@
 //! | `metadata` | [`packed::Header`]: class names and preprocessing of packed files | vit-image |
 //! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
 //! | `mmap` | maps weight files, allocates huge pages | memmap2 |
-//! | `threads` | [`ThreadPool`], [`pipeline`] | operating system threads |
+//! | `threads` | [`ThreadPool`], [`pipeline`] | threads, of the system or the program |
 //!
 //! WebAssembly in a browser can neither map files nor start threads: `default-features = false, features =
-//! ["checkpoints"]` reads checkpoints from memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)).
+//! ["checkpoints"]` reads checkpoints from memory ([`Checkpoint::from_bytes`](file::Checkpoint::from_bytes)). With the
+//! target feature `atomics` and the feature `threads` the page's workers can be the threads
+//! ([`ThreadPool::without_threads`]).
 //!
 //! # Without Cargo features: `no_std`, no `alloc`
 //! `default-features = false` leaves [`Model`], [`Plan`] and the forward pass, in [`Precision::Int8`]; what a program

@@ -27,12 +27,30 @@ const FACTS = [
   "tokens", "dim", "depth", "heads", "poolHeads", "classes", "embedding", "prepares",
 ];
 
+/**
+ * What a helper takes of the memory: as much stack as a model's own thread has, of which passes were seen to use 140 KB;
+ * the last bytes are local to its thread.
+ */
+export const HELPER_BYTES = 1 << 20;
+const LOCAL = 4096;
+
+/** Ends the workers of models that are forgotten without being closed. */
+const forgotten = new FinalizationRegistry((helpers) => end(helpers));
+
+function end(helpers) {
+  for (const helper of helpers.splice(0)) helper.end();
+}
+
 export class Instance {
   #exports;
+  #memory;
+  #helpers = [];
 
-  constructor(module) {
+  /** `memory` is what a module with threads takes; others have their own. */
+  constructor(module, memory) {
     try {
-      this.#exports = new WebAssembly.Instance(module).exports;
+      this.#exports = new WebAssembly.Instance(module, memory && { env: { memory } }).exports;
+      this.#memory = memory ?? this.#exports.memory;
     } catch (error) {
       throw new VitError("memory", `WebAssembly did not start: ${error.message}`, { cause: error });
     }
@@ -40,7 +58,7 @@ export class Instance {
 
   /** Bytes of all the memory that the instance has. */
   get bytes() {
-    return this.#call("memory").buffer.byteLength;
+    return this.#buffer().byteLength;
   }
 
   get decodes() {
@@ -48,12 +66,41 @@ export class Instance {
   }
 
   close() {
-    this.#exports = null;
+    end(this.#helpers);
+    [this.#exports, this.#memory] = [null, null];
   }
 
-  // Memory that grows gets a new buffer, so that views are made anew for each use.
+  /**
+   * Lets passes run on so many threads, this one and those of workers that `startWorker` starts. They are ready when the
+   * promise resolves.
+   */
+  async start(threads, module, startWorker) {
+    this.#ask("bug", "vit_threads", threads);
+    forgotten.register(this, this.#helpers);
+    const [memory, { value: local }] = [this.#memory, this.#call("__tls_size")];
+    for (let number = 1; number < threads; number++) {
+      // The stack goes from its end to its beginning.
+      const stack = this.#ask("memory", "vit_helper", HELPER_BYTES - LOCAL + local) + HELPER_BYTES - LOCAL;
+      try {
+        this.#helpers.push(startWorker({ module, memory, stack, local: stack }));
+      } catch (error) {
+        throw new VitError("threads", `a worker cannot be started: ${error.message}`, { cause: error });
+      }
+    }
+    await Promise.all(this.#helpers.map(({ ready }) => ready)).catch((error) => {
+      throw new VitError("threads", `a worker did not start: ${error.message}`, { cause: error });
+    });
+  }
+
+  // Memory that grows gets a new buffer, so that views are made anew for each use. What leaves them is a copy: memory
+  // that threads share is refused by much of what takes bytes.
   #view(Type, place, length) {
-    return new Type(this.#call("memory").buffer, place, length);
+    return new Type(this.#buffer(), place, length);
+  }
+
+  #buffer() {
+    this.#call();
+    return this.#memory.buffer;
   }
 
   /** The exports, or one of them. */

@@ -1,13 +1,19 @@
 // The same without decoders.
 import { make } from "./vit.js";
 import { fetchBytes, fetchStream } from "./fetch-web.js";
+import { startWorker } from "./worker-web.js";
 
-export const { load, plan } = make(
-  {
+export const { load, plan } = make({
+  binaries: {
     simd128: () => new URL("../wasm/small-simd128.wasm", import.meta.url),
     "relaxed-simd": () => new URL("../wasm/small-relaxed-simd.wasm", import.meta.url),
   },
+  threaded: {
+    simd128: () => new URL("../wasm/small-simd128-threads.wasm", import.meta.url),
+    "relaxed-simd": () => new URL("../wasm/small-relaxed-simd-threads.wasm", import.meta.url),
+  },
   fetchStream,
   fetchBytes,
-);
+  startWorker,
+});
 export { supported, VitError } from "./vit.js";

@@ -2,6 +2,7 @@
 import { take } from "./image.js";
 import { Instance, supported, VitError } from "./module.js";
 import { read } from "./source.js";
+import { bytesFor, checkEnvironment, checkNumber, sharedMemory } from "./threads.js";
 
 /** What an instance has besides a model: its stack, its constants, and room for small pictures. */
 const OVERHEAD = 2 << 20;
@@ -94,52 +95,65 @@ class Model {
 }
 
 /** What a header says, as the user of the package sees it. */
-function info(facts) {
+function info(facts, threads) {
   const { file, weights, arena, prepares, ...rest } = facts;
   const input = 4 * rest.channels * rest.height * rest.width;
-  const bytes = { file, weights, arena, input, memory: file + arena + input + OVERHEAD };
-  return Object.freeze({ ...rest, bytes: Object.freeze(bytes), prepares: prepares === 1 });
+  const memory = file + arena + input + OVERHEAD + bytesFor(threads);
+  const bytes = { file, weights, arena, input, memory };
+  return Object.freeze({ ...rest, threads, bytes: Object.freeze(bytes), prepares: prepares === 1 });
 }
 
 /**
  * The functions of the package for one environment: `binaries` has the URLs of the module for "simd128" and
- * "relaxed-simd", `fetch` opens a URL as a stream, `fetchBytes` reads it.
+ * "relaxed-simd", `threaded` those of the modules with threads; `fetchStream` opens a URL, `fetchBytes` reads it, and
+ * `startWorker` starts a helper.
  */
-export function make(binaries, fetch, fetchBytes) {
+export function make({ binaries, threaded, fetchStream, fetchBytes, startWorker }) {
   const compiled = new Map();
 
-  async function compile(build) {
+  async function compile(build, urls) {
     const found = build ?? supported();
     if (found === null) throw new VitError("simd", "this engine has no WebAssembly SIMD, which the module needs");
-    if (!Object.hasOwn(binaries, found)) throw new VitError("argument", `no build '${found}'`);
-    if (!compiled.has(found)) {
-      const module = fetchBytes(binaries[found]()).then((bytes) => WebAssembly.compile(bytes));
-      compiled.set(found, module);
+    if (!Object.hasOwn(urls, found)) throw new VitError("argument", `no build '${found}'`);
+    const url = urls[found];
+    if (!compiled.has(url)) {
+      const module = fetchBytes(url()).then((bytes) => WebAssembly.compile(bytes));
+      compiled.set(url, module);
       // What failed may succeed later.
-      module.catch(() => compiled.delete(found));
+      module.catch(() => compiled.delete(url));
     }
-    return compiled.get(found).catch((error) => {
+    return compiled.get(url).catch((error) => {
       throw new VitError("file", `the module cannot be loaded: ${error.message}`, { cause: error });
     });
   }
 
-  async function plan(source, { build, signal } = {}) {
-    const instance = new Instance(await compile(build));
-    return info(await read(instance, source, fetch, { admit: () => false, signal }));
+  async function plan(source, { build, threads = 1, signal } = {}) {
+    checkNumber(threads);
+    const instance = new Instance(await compile(build, binaries));
+    return info(await read(instance, source, fetchStream, { admit: () => false, signal }), threads);
   }
 
-  async function load(source, { build, memory = Infinity, progress, signal } = {}) {
-    const instance = new Instance(await compile(build));
+  async function load(source, { build, threads = 1, memory = Infinity, progress, signal } = {}) {
+    checkNumber(threads);
+    if (threads > 1) checkEnvironment();
+    const module = await compile(build, threads > 1 ? threaded : binaries);
+    const instance = new Instance(module, threads > 1 ? sharedMemory() : undefined);
     let found;
     const admit = (facts) => {
-      found = info(facts);
+      found = info(facts, threads);
       if (found.bytes.memory > memory) {
         const message = `the model needs ${found.bytes.memory} bytes of memory, above the limit of ${memory}`;
         throw new VitError("memory", message);
       }
     };
-    await read(instance, source, fetch, { admit, progress, signal });
-    instance.open();
+    try {
+      await read(instance, source, fetchStream, { admit, progress, signal });
+      instance.open();
+      if (threads > 1) await instance.start(threads, module, startWorker);
+    } catch (error) {
+      instance.close();
+      throw error;
+    }
     return new Model(instance, found);
   }
 

@@ -9,6 +9,8 @@
 mod model;
 mod picture;
 mod show;
+#[cfg(feature = "threads")]
+mod threads;
 
 use std::cell::RefCell;
 use std::fmt::Display;

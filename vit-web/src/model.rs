@@ -1,6 +1,6 @@
 //! An open model, and its forward passes.
 use vit_engine::packed::Header;
-use vit_engine::{AlignedBox, Images, Isa, Model, Output, Plan, Precision, Serial};
+use vit_engine::{AlignedBox, Images, Isa, Model, Output, Plan, Precision};
 
 use crate::picture::Prepared;
 use crate::show::Shown;
@@ -51,8 +51,16 @@ impl Opened {
         let c = self.header.config;
         let prepared = self.prepared.as_ref().ok_or("there is no picture")?;
         let mut images = Images::new(&prepared.pixels, [c.channels, c.image[0], c.image[1]])?;
-        Ok(self.model()?.forward(plan, &mut images, arena, &Serial, result)?)
+        Ok(self.model()?.forward(plan, &mut images, arena, executor(), result)?)
     }
+}
+
+#[cfg(feature = "threads")]
+use crate::threads::executor;
+
+#[cfg(not(feature = "threads"))]
+fn executor() -> &'static dyn vit_engine::Executor {
+    &vit_engine::Serial
 }
 
 /// Refuses a precision that this build leaves out, before the weights are loaded.

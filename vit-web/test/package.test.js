@@ -1,7 +1,7 @@
 // The package as a user has it: packed, installed in a folder of its own, and compared with the command line.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { createReadStream, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { createReadStream, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -9,15 +9,10 @@ import test from "node:test";
 import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 
-import { bits, colourful, difference, expected, folder, npy, packed, root, samples, vit } from "./support.js";
+import { bits, colourful, difference, expected, fails, folder, installed, npy, packed, root, samples, vit } from "./support.js";
 
 const here = join(root, "vit-web");
-const project = join(folder, "project");
-mkdirSync(project);
-const tarball = execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], { cwd: here, encoding: "utf8" }).trim();
-writeFileSync(join(project, "package.json"), '{"private": true, "type": "module"}');
-execFileSync("npm", ["install", "--silent", "--offline", "--no-audit", "--no-fund", join(folder, tarball)], { cwd: project });
-const resolve = createRequire(join(project, "index.js")).resolve;
+const resolve = createRequire(join(installed(), "index.js")).resolve;
 const whole = await import(pathToFileURL(resolve("vit-web")));
 const small = await import(pathToFileURL(resolve("vit-web/small")));
 
@@ -26,14 +21,6 @@ const formats = (name) => join(root, "vit-image/tests/goldens/formats", name);
 // Both where this engine has relaxed SIMD; the engine that CI uses must have it.
 const builds = whole.supported() === "relaxed-simd" ? ["simd128", "relaxed-simd"] : ["simd128"];
 if (process.env.CI) assert.deepEqual(builds, ["simd128", "relaxed-simd"]);
-
-const fails = (promise, code, message) =>
-  assert.rejects(promise, (error) => {
-    assert.ok(error instanceof whole.VitError, String(error.stack));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  });
 
 for (const build of builds) {
   test(`int8 has the command line's bits: ${build}`, async () => {
@@ -166,6 +153,7 @@ test("every source gives the same model", async () => {
   await fails(whole.load(`${url}/int8.gguf`), "file", /cannot be read/);
   await fails(whole.load(join(folder, "none.gguf")), "file", /no such file/);
   await fails(whole.load(42), "argument", /URL, bytes/);
+  await assert.rejects(whole.load(42), whole.VitError);
 });
 
 test("memory is known before, and weights are held once", async () => {
@@ -265,7 +253,7 @@ test("it runs in a worker", async () => {
 test("the package has what it needs, and no more", () => {
   const files = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: here, encoding: "utf8" }))[0].files;
   const names = files.map(({ path }) => path);
-  for (const name of ["index.d.ts", "README.md", "lib/web.js", "wasm/small-simd128.wasm", "wasm/vit-relaxed-simd.wasm"]) {
+  for (const name of ["index.d.ts", "README.md", "lib/web.js", "wasm/small-simd128.wasm", "wasm/vit-relaxed-simd.wasm", "wasm/vit-simd128-threads.wasm"]) {
     assert.ok(names.includes(name), name);
   }
   assert.ok(names.every((name) => /^(lib\/|wasm\/|index\.d\.ts|README\.md|package\.json)/.test(name)), names.join(" "));

@@ -7,13 +7,11 @@ import { extname, join, normalize } from "node:path";
 import test, { after, before } from "node:test";
 import * as zlib from "node:zlib";
 
-import { chromium } from "playwright-core";
-
+import { launch, types } from "./browser.js";
 import { bits, difference, expected, packed, root, samples } from "./support.js";
 
 const demo = join(root, "vit-web/demo");
 const int8 = packed("int8");
-const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".png": "image/png" };
 let [server, origin, browser] = [];
 let sent = [];
 
@@ -39,12 +37,6 @@ after(async () => {
   server?.closeAllConnections();
   server?.close();
 });
-
-function launch(...more) {
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: [...args, ...more], timeout: 120_000 });
-}
 
 /** A new page in a browser of its own storage; what it asks of other servers fails the test. */
 async function open({ script, of = browser, service = "block", ...options } = {}) {

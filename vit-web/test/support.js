@@ -1,6 +1,7 @@
 // What the tests share: the command line `vit`, whose numbers are the truth, and pictures.
+import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -13,6 +14,27 @@ export const samples = ["ankle-boot-0", "bag-18", "coat-6", "dress-13", "pullove
 /** A folder that goes when the tests end. */
 export const folder = mkdtempSync(join(tmpdir(), "vit-web-"));
 process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+
+/** A project that has the package installed, as it is packed: its folder. */
+export function installed() {
+  const [project, options] = [join(folder, "project"), { encoding: "utf8" }];
+  mkdirSync(project);
+  const pack = ["pack", "--silent", "--pack-destination", folder];
+  const tarball = execFileSync("npm", pack, { cwd: join(root, "vit-web"), ...options }).trim();
+  writeFileSync(join(project, "package.json"), '{"private": true, "type": "module"}');
+  const install = ["install", "--silent", "--offline", "--no-audit", "--no-fund", join(folder, tarball)];
+  execFileSync("npm", install, { cwd: project, ...options });
+  return project;
+}
+
+/** That a call fails with a VitError. */
+export const fails = (promise, code, message) =>
+  assert.rejects(promise, (error) => {
+    assert.equal(error.name, "VitError", String(error.stack));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  });
 
 /** Runs the command line. */
 export const vit = (...args) =>

@@ -3,7 +3,7 @@ import { load, plan, supported, VitError, type Build, type Model } from "../inde
 
 const build: Build | null = supported();
 const { bytes } = await plan(new URL("https://example.org/m.gguf"));
-const model: Model = await load("m.gguf", { memory: bytes.memory, build: build ?? undefined, progress: (read, of) => void (read / of) });
+const model: Model = await load("m.gguf", { memory: bytes.memory, build: build ?? undefined, progress: (read, of) => void (read / of), threads: 2 });
 const samples = { data: new Uint8ClampedArray(4), width: 1, height: 1 };
 const prepared = await model.prepare(samples);
 const { classes, logits, ms, decodedBy } = await model.classify(prepared, { top: 3 });
@@ -17,6 +17,7 @@ await model.colours(document.createElement("canvas"));
 await model.classify(7);
 // @ts-expect-error: there is no such build
 await load("m.gguf", { build: "avx512" });
+const threads: number = (await plan("m.gguf", { threads: 4 })).threads;
 if (decodedBy === "browser") throw new VitError();
-void [label, sum, map];
+void [label, sum, map, threads];
 model.close();

@@ -1,4 +1,4 @@
-// One engine in Node as a worker of `web.py`: `worker.js ENGINE PRECISION FOLDER`, then requests on stdin and answers on
+// One engine in Node as a worker of `web.py`: `worker.js ENGINE PRECISION FOLDER THREADS`, then requests on stdin and answers on
 // stdout, one per line, as `../rust/src/protocol.rs` describes.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,22 +9,22 @@ const engines = {
   "vit-simd128": (...task) => vit("simd128", ...task),
   "vit-relaxed": (...task) => vit("relaxed-simd", ...task),
 
-  async onnxruntime(precision, folder, pixels) {
+  async onnxruntime(precision, folder, threads, pixels) {
     const ort = await import("onnxruntime-web");
-    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.numThreads = threads;
     const model = join(folder, precision === "int8" ? "int8/dynamic.onnx" : "model.onnx");
     const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
     const session = await ort.InferenceSession.create(readFileSync(model), options);
     const inputs = { pixels: new ort.Tensor("float32", pixels, [1, 3, 224, 224]) };
     const infer = async () => (await session.run(inputs)).logits.data;
-    return { version: ort.env.versions.web, about: "wasm, SIMD, one thread, all graph optimisations", infer };
+    return { version: ort.env.versions.web, about: `wasm, SIMD, threads: ${threads}, all graph optimisations`, infer };
   },
 };
 
-async function vit(build, precision, folder, pixels) {
+async function vit(build, precision, folder, threads, pixels) {
   const { load } = await import("../../../vit-web/lib/small-node.js");
   const { version } = JSON.parse(readFileSync(new URL("../../../vit-web/package.json", import.meta.url)));
-  const model = await load(join(folder, `${precision}.gguf`), { build });
+  const model = await load(join(folder, `${precision}.gguf`), { build, threads });
   return { version, about: `level ${model.level}`, infer: () => model.run(pixels, "logits") };
 }
 
@@ -44,9 +44,9 @@ function write(path, floats) {
 }
 
 const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
-const [engine, precision, folder] = process.argv.slice(2);
+const [engine, precision, folder, threads] = process.argv.slice(2);
 try {
-  const { version, about, infer } = await engines[engine](precision, folder, npy(join(folder, "pixels.npy")));
+  const { version, about, infer } = await engines[engine](precision, folder, Number(threads), npy(join(folder, "pixels.npy")));
   say({ version, about, flops: null });
   let logits;
   for await (const line of createInterface({ input: process.stdin })) {

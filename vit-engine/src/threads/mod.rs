@@ -7,19 +7,19 @@
 
 mod crew;
 mod sync;
+mod wait;
 
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Release};
-use core::time::Duration;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle, yield_now};
-use std::time::Instant;
+use std::thread::{Builder, JoinHandle};
 
 use vit_kernels::Job;
 
 use crate::executor::{Executor, Serial, Stage, Team};
 use crew::Crew;
+use wait::Patience;
 
 /// Threads that help with forward passes, for any number of callers.
 ///
@@ -88,10 +88,6 @@ struct Open(*const Crew);
 // is in it.
 unsafe impl Send for Open {}
 
-/// How long a helper polls for the next pass before it sleeps. Passes often follow each other at once, and waking a
-/// thread takes tens of microseconds.
-const PATIENCE: Duration = Duration::from_micros(100);
-
 impl ThreadPool {
     /// The number of cores that this process may use, by affinity mask and cgroup quota; 1 if unknown. The usual number
     /// of threads.
@@ -119,21 +115,62 @@ impl ThreadPool {
     /// # Errors
     /// Same as [`new`](Self::new).
     pub fn with_start(threads: usize, start: impl Fn(usize) + Clone + Send + 'static) -> io::Result<Self> {
-        let threads = threads.max(1);
-        let state = State { open: Vec::with_capacity(threads), busy: 0, asleep: 0, stop: false };
-        let (work, changes) = (Condvar::new(), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { threads, state: Mutex::new(state), work, changes });
         // On an error, dropping the pool stops the threads that have started.
-        let mut pool = Self { shared, helpers: Vec::new() };
-        for number in 1..threads {
-            let (shared, start) = (Arc::clone(&pool.shared), start.clone());
+        let mut pool = Self::without_threads(threads);
+        for number in 1..pool.threads() {
+            let (help, start) = (pool.helper(), start.clone());
             let helper = Builder::new().name(format!("vit {number}")).spawn(move || {
                 start(number);
-                shared.help();
+                help();
             })?;
             pool.helpers.push(helper);
         }
         Ok(pool)
+    }
+
+    /// A pool for `threads` threads that starts none: the program starts them itself, with a priority, a stack or an
+    /// interface of its own, and each calls a [`helper`](Self::helper). 0 counts as 1.
+    ///
+    /// Threads can come at any time, also in the middle of a pass. As long as there are fewer than `threads` − 1 of
+    /// them, passes take longer; if there are more, some of them sleep. The results are the same.
+    ///
+    /// ```
+    /// use vit_engine::ThreadPool;
+    ///
+    /// let pool = ThreadPool::without_threads(2);
+    /// let thread = std::thread::Builder::new().stack_size(256 * 1024).spawn(pool.helper())?;
+    ///
+    /// let mut numbers = [1, 2, 3]; // or Model::forward
+    /// pool.for_each(&mut numbers, |_, number| *number *= 10);
+    /// assert_eq!(numbers, [10, 20, 30]);
+    ///
+    /// drop(pool); // ends what the thread does
+    /// thread.join().expect("a helper catches panics, and the pass repeats them");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// In WebAssembly without an operating system, where Rust cannot start threads, these are instances of one module
+    /// that share its memory (target feature `atomics`). A trap ends one of them alone:
+    /// `ThreadPool::report_lost_helper`, which exists there, says so to the others.
+    pub fn without_threads(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let state = State { open: Vec::with_capacity(threads), busy: 0, asleep: 0, stop: false };
+        let (work, changes) = (Condvar::new(), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { threads, state: Mutex::new(state), work, changes });
+        Self { shared, helpers: Vec::new() }
+    }
+
+    /// What a thread of the program runs to help with the passes of this pool. It returns when the pool is dropped.
+    pub fn helper(&self) -> impl FnOnce() + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.help()
+    }
+
+    /// Says that a helper will never go on, as its instance of the module has trapped. Whoever waits for it then panics
+    /// instead of waiting forever, in every pool of the program.
+    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+    pub fn report_lost_helper() {
+        wait::LOST.store(true, Release);
     }
 
     /// The number of threads that the pool was made for, including the caller's.
@@ -248,12 +285,11 @@ impl Shared {
     fn idle<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
         let seen = self.changes.load(Acquire);
         drop(state);
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        let mut patience = Patience::new();
+        while patience.lasts() {
             if self.changes.load(Acquire) != seen {
                 return self.lock();
             }
-            yield_now();
         }
         let mut state = self.lock();
         // `changes` is incremented under the lock, so no change is missed between this check and the sleep.
@@ -304,6 +340,7 @@ impl Drop for Opened<'_> {
 mod tests {
     use std::sync::atomic::AtomicU32;
     use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
     use std::vec::Vec;
 
     use super::*;
@@ -345,6 +382,48 @@ mod tests {
                 scope.spawn(caller);
             });
         }
+    }
+
+    /// Threads that the program started, none, fewer than the pool is for, or more, which come during the pass.
+    #[test]
+    fn own_threads_help_until_the_pool_is_dropped() {
+        for own in [0, 1, 2, 5] {
+            let pool = ThreadPool::without_threads(3);
+            assert_eq!(pool.threads(), 3);
+            let mut threads = Vec::new();
+            pool.enter(&mut |team| {
+                for rows in 0..if cfg!(miri) { 3 } else { 50 } {
+                    if threads.len() < own {
+                        threads.push(std::thread::spawn(pool.helper()));
+                    }
+                    let mut job = Counts([rows, 7], (0..rows * 7).map(|_| AtomicU32::new(0)).collect());
+                    team.run(Stage::Head, &mut job);
+                    assert!(job.1.iter_mut().all(|count| *count.get_mut() == 1));
+                }
+            });
+            drop(pool);
+            // They end; and one that comes too late returns at once.
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+        let late = ThreadPool::without_threads(2).helper();
+        late();
+    }
+
+    /// The caller does not finish without the thread, so it does take part.
+    #[test]
+    fn an_own_thread_takes_tasks() {
+        let pool = ThreadPool::without_threads(2);
+        let thread = std::thread::spawn(pool.helper());
+        let barrier = std::sync::Barrier::new(2);
+        let mut names = vec![None; 2];
+        pool.for_each(&mut names, |_, name| {
+            barrier.wait();
+            *name = Some(std::thread::current().id());
+        });
+        assert!(names.contains(&Some(std::thread::current().id())));
+        assert!(names.contains(&Some(thread.thread().id())));
+        drop(pool);
+        thread.join().unwrap();
     }
 
     #[test]

@@ -2,15 +2,18 @@
 //! access.
 #[cfg(not(loom))]
 pub(super) use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
-#[cfg(not(loom))]
-pub(super) use std::thread::yield_now;
 
+#[cfg(loom)]
+use loom::thread::yield_now;
 #[cfg(loom)]
 pub(super) use loom::{
     cell::UnsafeCell,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence},
-    thread::yield_now,
 };
+
+use super::wait::SPINS;
+#[cfg(not(loom))]
+use super::wait::yield_now;
 
 /// `core::cell::UnsafeCell` with the interface of loom's.
 #[cfg(not(loom))]
@@ -43,6 +46,3 @@ pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
         }
     }
 }
-
-/// How often a waiting thread spins before it yields. loom needs a yield in every iteration.
-const SPINS: usize = if cfg!(loom) { 1 } else { 200 };
