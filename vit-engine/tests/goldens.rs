@@ -3,7 +3,7 @@
 mod support;
 
 use safetensors::SafeTensors;
-use support::{Golden, distance, golden, goldens, levels, model, output, parse, run};
+use support::{Golden, distance, golden, goldens, levels_for, model, output, parse, run};
 use vit_engine::file::Loaded;
 use vit_engine::{Isa, Precision};
 
@@ -27,7 +27,7 @@ fn every_output_of_every_model_agrees() {
             }
             let pixels = golden.tensor(&name.replacen(kind, "pixels", 1)).unwrap();
             let want = golden.tensor(name).unwrap();
-            for isa in levels() {
+            for isa in levels_for(Precision::F32) {
                 let got = run(&model(&loaded, isa, size), output(kind), &pixels);
                 if got.len() != want.data.len() {
                     wrong.push(format!("{} {name}: {} elements, not {:?}", golden.name, got.len(), want.shape));
@@ -57,7 +57,7 @@ fn half_precision_weights_are_close() {
         let (pixels, want) = (golden.tensor("pixels").unwrap(), golden.tensor(kind).unwrap());
         for (precision, most) in [(Precision::F16, 5e-3), (Precision::Bf16, 4e-2)] {
             let loaded = golden.load(precision);
-            for isa in levels() {
+            for isa in levels_for(precision) {
                 let distance = distance(&run(&loaded.model(isa), output(kind), &pixels), &want.data);
                 let exact = golden.is_stored_as(precision.name()) && distance <= BOUND;
                 let close = (1e-6..most).contains(&distance);

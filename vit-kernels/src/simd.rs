@@ -168,10 +168,37 @@ pub(crate) trait Simd: Arithmetic {
         }
     }
 
+    /// Four bf16, widened exactly.
+    #[inline(always)]
+    fn widen_bf16(self, x: &[bf16; 4]) -> [f32; 4] {
+        [x[0].to_f32_const(), x[1].to_f32_const(), x[2].to_f32_const(), x[3].to_f32_const()]
+    }
+    /// Element `i`, 0 or 1, of four pairs, widened exactly.
+    #[inline(always)]
+    fn widen_bf16_of_pairs(self, x: &[[bf16; 2]; 4], i: usize) -> [f32; 4] {
+        self.widen_bf16(&[x[0][i], x[1][i], x[2][i], x[3][i]])
+    }
+
     /// a\[I\]·b + c, as [`mul_add`](Arithmetic::mul_add).
     #[inline(always)]
     fn mul_add_element<const I: i32>(self, a: &[f32; 4], b: Self::V, c: Self::V) -> Self::V {
         self.mul_add(self.splat(a[I as usize]), b, c)
+    }
+
+    /// acc\[m\]\[p\] += a\[m\]\[I\]·b\[0\] + a\[m\]\[J\]·b\[1\] for each of `M` rows, added in this order.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    fn add_pair_elements<const M: usize, const P: usize, const I: i32, const J: i32>(
+        self,
+        acc: &mut [[Self::V; P]; M],
+        p: usize,
+        a: &[[f32; 4]; M],
+        b: &[[bf16; 2]; LANES],
+    ) {
+        for m in 0..M {
+            let sum = self.mul_add_element::<I>(&a[m], self.load_bf16(b, 0), acc[m][p]);
+            acc[m][p] = self.mul_add_element::<J>(&a[m], self.load_bf16(b, 1), sum);
+        }
     }
 
     /// Rounds to nearest, ties to even, and adds [`ZERO_POINT`](Self::ZERO_POINT). Lanes must be within ±127; NaN

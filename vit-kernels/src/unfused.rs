@@ -145,6 +145,14 @@ impl<S: Simd> Simd for Unfused<S> {
         self.0.splat_bf16(pair, i)
     }
     #[inline(always)]
+    fn widen_bf16(self, x: &[bf16; 4]) -> [f32; 4] {
+        self.0.widen_bf16(x)
+    }
+    #[inline(always)]
+    fn widen_bf16_of_pairs(self, x: &[[bf16; 2]; 4], i: usize) -> [f32; 4] {
+        self.0.widen_bf16_of_pairs(x, i)
+    }
+    #[inline(always)]
     fn store_bf16(self, v: S::V, out: &mut [bf16; LANES]) {
         self.0.store_bf16(v, out);
     }

@@ -3,9 +3,9 @@ use std::hint::black_box;
 
 use vit_kernels::half::bf16;
 use vit_kernels::{
-    Activation, Attention, Epilogue, Format, Inputs, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise, QuantiseKv,
-    Quantised, QuantisedKv, Rope, RoundToBf16, activate, bf16_len, elementwise, layer_norm, math, matmul,
-    quantised_len, softmax,
+    Activation, Attention, Bf16Kv, Epilogue, Format, Inputs, Isa, Job, KvLayout, Line, Matmul, Packed, Quantise,
+    QuantiseKv, Quantised, QuantisedKv, Rope, RoundKv, RoundToBf16, activate, bf16_len, elementwise, layer_norm, math,
+    matmul, quantised_len, softmax,
 };
 
 use crate::{Counter, noise};
@@ -57,7 +57,12 @@ fn product(isa: Isa, counter: &Counter, format: Format, rows: usize) {
         Inputs::Int8 => {}
         Inputs::Bf16 => {
             let mut rounded = vec![bf16::ZERO; rows * bf16_len(K)];
-            RoundToBf16::new(isa, &a, K, &mut rounded).expect("shapes fit").run();
+            let mut round = || RoundToBf16::new(isa, black_box(&a), K, &mut rounded).expect("shapes fit").run();
+            if rows == ROWS {
+                counter.count("round_50x192", round);
+            } else {
+                round();
+            }
             return counter.count(&name, || {
                 Matmul::new(isa, black_box(&*rounded), weights, Epilogue::default(), &mut out)
                     .expect("shapes fit")
@@ -88,6 +93,14 @@ fn attention(isa: Isa, counter: &Counter) {
     let mut out = vec![0.0; q.len()];
     counter.count("attention_50x3x64", || {
         Attention::new(isa, LAYOUT, 0.125, black_box(&q), &kv[..], &mut out).expect("shapes fit").run();
+    });
+    let mut rounded = vec![bf16::ZERO; LAYOUT.bf16_len().expect("it fits memory")];
+    counter.count("round_kv_50x3x64", || {
+        RoundKv::new(isa, LAYOUT, black_box(&kv), 0, &mut rounded).expect("shapes fit").run();
+    });
+    let rounded = Bf16Kv::new(LAYOUT, &rounded).expect("shapes fit");
+    counter.count("attention_bf16_50x3x64", || {
+        Attention::new(isa, LAYOUT, 0.125, black_box(&q), rounded, &mut out).expect("shapes fit").run();
     });
     let mut values = vec![0; LAYOUT.int8_len().expect("it fits memory")];
     let mut scales = vec![0.0; LAYOUT.scales_len().expect("it fits memory")];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use vit_engine::file::{Checkpoint, LoadError, Loaded};
-use vit_engine::{AlignedBox, Executor, Formats, Images, Isa, Model, Output, Plan, Serial};
+use vit_engine::{AlignedBox, Executor, Formats, Images, Isa, Model, Output, Plan, Precision, Serial};
 
 /// The levels to test: the one that `VIT_ISA` names, or all that the CPU has; `VIT_REQUIRE_ISA` names those it must have.
 pub fn levels() -> Vec<Isa> {
@@ -14,6 +14,23 @@ pub fn levels() -> Vec<Isa> {
         Isa::by_name(name).expect("VIT_REQUIRE_ISA");
     }
     set("VIT_ISA").map_or_else(|| Isa::available().collect(), |name| vec![Isa::by_name(&name).expect("VIT_ISA")])
+}
+
+/// Those of [`levels`] that have code of their own for a precision, as the table of [`Isa`] says; the only one has.
+pub fn levels_for(precision: Precision) -> Vec<Isa> {
+    let levels = levels();
+    let has_own = |isa: &Isa| match isa.name().rsplit_once('-') {
+        Some((_, "vnni" | "dotprod" | "i8mm")) => matches!(precision, Precision::Int8 | Precision::Int4),
+        Some((_, "bf16")) => precision == Precision::Bf16,
+        _ => true,
+    };
+    levels.iter().copied().filter(|isa| has_own(isa) || levels.len() == 1).collect()
+}
+
+/// Whether the CPU is emulated, which `VIT_EMULATED` says: it is a hundred times slower. Tests then try fewer sizes of
+/// blocks and fewer threads, where kernels have the same tests for all of theirs.
+pub fn emulated() -> bool {
+    std::env::var_os("VIT_EMULATED").is_some_and(|value| !value.is_empty())
 }
 
 /// A golden model: its folder's files.

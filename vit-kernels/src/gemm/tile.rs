@@ -104,69 +104,76 @@ impl<W: Weights> Tile<'_, W> {
     }
 }
 
-/// Elements of A that levels which multiply [by element](Simd::BY_ELEMENT) load at once.
+/// Elements of A that levels which multiply [by element](Simd::BY_ELEMENT) load at once; of int8, groups of inputs.
 pub(super) const QUAD: usize = 4;
 
 impl<W: Weights> Tile<'_, W> {
-    /// Adds the products of [`QUAD`] inputs, from one on, which are neighbours in each row of A. Groups are of one input.
+    /// Adds the products of [`QUAD`] inputs, from a group on, which are neighbours in each row of A.
     ///
     /// # Safety
     /// As [`run`](Self::run), for `M` rows and `P` panels.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
     unsafe fn add_quad<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], group: usize) {
         // A tile of many rows takes so long for a line of weights that the CPU's own prefetch keeps up.
-        for group in (group..group + QUAD).step_by(if M < QUAD { 1 } else { QUAD }) {
+        for group in (group..group + QUAD / W::GROUP).step_by(if M < QUAD { 1 } else { QUAD }) {
             s.prefetch(self.prefetch.start.wrapping_add(group * self.prefetch.step));
         }
-        // SAFETY: the caller's promise, passed on.
-        unsafe {
-            self.add_input::<S, M, P, 0>(s, acc, group);
-            self.add_input::<S, M, P, 1>(s, acc, group);
-            self.add_input::<S, M, P, 2>(s, acc, group);
-            self.add_input::<S, M, P, 3>(s, acc, group);
-        }
-    }
-
-    /// Adds the products of input `I` of a quad.
-    ///
-    /// # Safety
-    /// As [`add_quad`](Self::add_quad).
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
-    unsafe fn add_input<S: Simd, const M: usize, const P: usize, const I: i32>(
-        &self,
-        s: S,
-        acc: &mut [[S::V; P]; M],
-        group: usize,
-    ) {
+        let mut a = [[0.0; QUAD]; M];
         // SAFETY: the caller's promise: these inputs of M rows of A and of P panels are readable.
         unsafe {
-            let b = self.weights::<S, P>(s, group + I as usize, 0);
             for m in 0..M {
-                let a = &*self.a.add(m * self.a_row + group).cast();
-                for p in 0..P {
-                    acc[m][p] = s.mul_add_element::<I>(a, b[p], acc[m][p]);
-                }
+                a[m] = W::widen(s, &*self.a.add(m * self.a_row + group).cast());
+            }
+            if W::GROUP == 1 {
+                self.add_elements::<S, M, P, 0, 0>(s, acc, &a, group);
+                self.add_elements::<S, M, P, 1, 1>(s, acc, &a, group + 1);
+                self.add_elements::<S, M, P, 2, 2>(s, acc, &a, group + 2);
+                self.add_elements::<S, M, P, 3, 3>(s, acc, &a, group + 3);
+            } else {
+                self.add_elements::<S, M, P, 0, 1>(s, acc, &a, group);
+                self.add_elements::<S, M, P, 2, 3>(s, acc, &a, group + 1);
             }
         }
     }
 
-    /// Adds the products of one input, whose elements of A's rows are neighbours; `M` is a multiple of [`QUAD`].
+    /// Adds the products of a group of inputs, which are the elements from `I` to `J` of each row's quad.
+    ///
+    /// # Safety
+    /// As [`add_quad`](Self::add_quad).
+    #[inline(always)]
+    unsafe fn add_elements<S: Simd, const M: usize, const P: usize, const I: i32, const J: i32>(
+        &self,
+        s: S,
+        acc: &mut [[S::V; P]; M],
+        a: &[[f32; QUAD]; M],
+        group: usize,
+    ) {
+        for p in 0..P {
+            // SAFETY: the caller's promise: this group of P panels is readable.
+            let weights = unsafe { &*self.b.add(p * self.b_panel + group * self.b_step).cast() };
+            W::add_elements::<S, M, P, I, J>(s, acc, p, a, weights);
+        }
+    }
+
+    /// Adds the products of one group, whose elements of A's rows are neighbours; `M` is a multiple of [`QUAD`].
     ///
     /// # Safety
     /// As [`run`](Self::run), for `M` rows and `P` panels.
     #[inline(always)]
-    unsafe fn add_column<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], input: usize) {
-        // SAFETY: the caller's promise: this input of M rows of A and of P panels is readable.
+    unsafe fn add_column<S: Simd, const M: usize, const P: usize>(&self, s: S, acc: &mut [[S::V; P]; M], group: usize) {
+        // SAFETY: the caller's promise: this group of M rows of A and of P panels is readable.
         unsafe {
-            let b = self.weights::<S, P>(s, input, 0);
-            for m in (0..M).step_by(QUAD) {
-                let a = &*self.a.add(m + input * self.a_step).cast();
-                for p in 0..P {
-                    acc[m][p] = s.mul_add_element::<0>(a, b[p], acc[m][p]);
-                    acc[m + 1][p] = s.mul_add_element::<1>(a, b[p], acc[m + 1][p]);
-                    acc[m + 2][p] = s.mul_add_element::<2>(a, b[p], acc[m + 2][p]);
-                    acc[m + 3][p] = s.mul_add_element::<3>(a, b[p], acc[m + 3][p]);
+            for i in 0..W::GROUP {
+                let b = self.weights::<S, P>(s, group, i);
+                for m in (0..M).step_by(QUAD) {
+                    let a = W::widen_column(s, &*self.a.add(m + group * self.a_step).cast(), i);
+                    for p in 0..P {
+                        acc[m][p] = s.mul_add_element::<0>(&a, b[p], acc[m][p]);
+                        acc[m + 1][p] = s.mul_add_element::<1>(&a, b[p], acc[m + 1][p]);
+                        acc[m + 2][p] = s.mul_add_element::<2>(&a, b[p], acc[m + 2][p]);
+                        acc[m + 3][p] = s.mul_add_element::<3>(&a, b[p], acc[m + 3][p]);
+                    }
                 }
             }
         }
@@ -247,15 +254,16 @@ impl<W: Weights, const M: usize, const P: usize> Kernel for Sweep<'_, W, M, P> {
             }
             // The last group may be padded.
             let (groups, mut first) = (t.depth.div_ceil(W::GROUP), 0);
-            if S::BY_ELEMENT && W::GROUP == 1 && t.a_step == 1 {
-                first = groups / QUAD * QUAD;
-                for group in (0..first).step_by(QUAD) {
+            if S::BY_ELEMENT && t.a_step == 1 {
+                let quad = const { QUAD / W::GROUP };
+                first = groups / quad * quad;
+                for group in (0..first).step_by(quad) {
                     t.add_quad(s, &mut acc, group);
                 }
-            } else if S::BY_ELEMENT && W::GROUP == 1 && t.a_row == 1 && M.is_multiple_of(QUAD) {
+            } else if S::BY_ELEMENT && t.a_row == 1 && M.is_multiple_of(QUAD) {
                 first = groups;
-                for input in 0..groups {
-                    t.add_column(s, &mut acc, input);
+                for group in 0..groups {
+                    t.add_column(s, &mut acc, group);
                 }
             }
             for group in first..groups {

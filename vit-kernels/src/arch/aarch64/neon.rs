@@ -19,6 +19,28 @@ pub(super) fn prefetch(at: *const u8) {
     unsafe { asm!("prfm pldl2keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags)) }
 }
 
+/// Element `i`, 0 or 1, of four pairs of bf16, widened exactly.
+#[inline(always)]
+fn widen(pairs: uint32x4_t, i: usize) -> float32x4_t {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let bits = if i == 0 { vshlq_n_u32::<16>(pairs) } else { vandq_u32(pairs, vdupq_n_u32(0xffff_0000)) };
+        vreinterpretq_f32_u32(bits)
+    }
+}
+
+/// Rounds to bf16, the upper half of each word: to nearest, ties to even. NaN stays NaN, and becomes quiet.
+#[inline(always)]
+fn round_bf16(x: float32x4_t) -> uint32x4_t {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let bits = vreinterpretq_u32_f32(x);
+        let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+        let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+        vbslq_u32(vceqq_f32(x, x), rounded, vorrq_u32(bits, vdupq_n_u32(0x0040_0000)))
+    }
+}
+
 /// An array of an expression's value for the registers `$i`, 0 to 3, of a vector. A macro, since closures may be left
 /// out of line.
 macro_rules! four {
@@ -150,11 +172,7 @@ impl<P: Products> Simd for Neon<P> {
     fn load_bf16(self, x: &[[bf16; 2]; LANES], i: usize) -> Self::V {
         let p = x.as_ptr().cast::<u32>();
         let pairs = four!(i => vld1q_u32(p.add(4 * i)));
-        if i == 0 {
-            four!(i => vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs[i])))
-        } else {
-            four!(i => vreinterpretq_f32_u32(vandq_u32(pairs[i], vdupq_n_u32(0xffff_0000))))
-        }
+        [widen(pairs[0], i), widen(pairs[1], i), widen(pairs[2], i), widen(pairs[3], i)]
     }
     #[inline(always)]
     fn store_f16(self, v: Self::V, out: &mut [f16; LANES]) {
@@ -162,8 +180,68 @@ impl<P: Products> Simd for Neon<P> {
         four!(i => vst1_u16(p.add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(v[i]))));
     }
     #[inline(always)]
+    fn store_bf16(self, v: Self::V, out: &mut [bf16; LANES]) {
+        let p = out.as_mut_ptr().cast::<u16>();
+        let words = [round_bf16(v[0]), round_bf16(v[1]), round_bf16(v[2]), round_bf16(v[3])];
+        let halves = four!(i => vreinterpretq_u16_u32(words[i]));
+        // SAFETY: the target has NEON; sixteen bf16 are two unaligned 128-bit words.
+        unsafe {
+            vst1q_u16(p, vuzp2q_u16(halves[0], halves[1]));
+            vst1q_u16(p.add(8), vuzp2q_u16(halves[2], halves[3]));
+        }
+    }
+    #[inline(always)]
+    fn store_bf16_pairs(self, v: [Self::V; 2], out: &mut [[bf16; 2]; LANES]) {
+        let p = out.as_mut_ptr().cast::<u32>();
+        // The shift keeps the upper half, which is the second of a pair.
+        four!(i => vst1q_u32(p.add(4 * i), vsriq_n_u32::<16>(round_bf16(v[1][i]), round_bf16(v[0][i]))));
+    }
+    // SHLL widens and shifts at once.
+    #[inline(always)]
+    fn widen_bf16(self, x: &[bf16; 4]) -> [f32; 4] {
+        // SAFETY: the target has NEON; four bf16 are an unaligned 64-bit word.
+        unsafe {
+            let mut lanes = [0.0; 4];
+            vst1q_f32(lanes.as_mut_ptr(), vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().cast()))));
+            lanes
+        }
+    }
+    #[inline(always)]
+    fn widen_bf16_of_pairs(self, x: &[[bf16; 2]; 4], i: usize) -> [f32; 4] {
+        // SAFETY: the target has NEON; four pairs are an unaligned 128-bit word.
+        unsafe {
+            let mut lanes = [0.0; 4];
+            vst1q_f32(lanes.as_mut_ptr(), widen(vld1q_u32(x.as_ptr().cast()), i));
+            lanes
+        }
+    }
+    #[inline(always)]
     fn mul_add_element<const I: i32>(self, a: &[f32; 4], b: Self::V, c: Self::V) -> Self::V {
         four!(i => vfmaq_laneq_f32::<I>(c[i], b[i], vld1q_f32(a.as_ptr())))
+    }
+    /// One register of weights after another: all four, widened, do not fit beside the sums.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    fn add_pair_elements<const M: usize, const N: usize, const I: i32, const J: i32>(
+        self,
+        acc: &mut [[Self::V; N]; M],
+        p: usize,
+        a: &[[f32; 4]; M],
+        b: &[[bf16; 2]; LANES],
+    ) {
+        for i in 0..4 {
+            // SAFETY: the target has NEON; pointers stay within the arrays.
+            unsafe {
+                let pairs = vld1q_u32(b.as_ptr().cast::<u32>().add(4 * i));
+                let (first, second) = (widen(pairs, 0), widen(pairs, 1));
+                for m in 0..M {
+                    acc[m][p][i] = vfmaq_laneq_f32::<I>(acc[m][p][i], first, vld1q_f32(a[m].as_ptr()));
+                }
+                for m in 0..M {
+                    acc[m][p][i] = vfmaq_laneq_f32::<J>(acc[m][p][i], second, vld1q_f32(a[m].as_ptr()));
+                }
+            }
+        }
     }
     #[inline(always)]
     fn transpose(self, r: [Self::V; LANES]) -> [Self::V; LANES] {

@@ -17,6 +17,7 @@ impl Weights for Bf16 {
     type Element = bf16;
     type Group = [[bf16; 2]; LANES];
     type Inputs = [bf16; 2];
+    type Quad = [bf16; 4];
 
     fn rows<'a>(a: &Activations<'a>) -> Option<&'a [[bf16; 2]]> {
         match a {
@@ -49,6 +50,27 @@ impl Weights for Bf16 {
     #[inline(always)]
     fn splat<S: Simd>(s: S, pair: &[bf16; 2], i: usize) -> S::V {
         s.splat_bf16(pair, i)
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, inputs: &[bf16; 4]) -> [f32; 4] {
+        s.widen_bf16(inputs)
+    }
+
+    #[inline(always)]
+    fn widen_column<S: Simd>(s: S, pairs: &[[bf16; 2]; 4], i: usize) -> [f32; 4] {
+        s.widen_bf16_of_pairs(pairs, i)
+    }
+
+    #[inline(always)]
+    fn add_elements<S: Simd, const M: usize, const P: usize, const I: i32, const J: i32>(
+        s: S,
+        acc: &mut [[S::V; P]; M],
+        p: usize,
+        a: &[[f32; 4]; M],
+        group: &Self::Group,
+    ) {
+        s.add_pair_elements::<M, P, I, J>(acc, p, a, group);
     }
 
     #[inline(always)]

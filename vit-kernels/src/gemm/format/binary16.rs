@@ -17,6 +17,7 @@ impl Weights for F16 {
     type Group = [f16; LANES];
 
     type Inputs = f32;
+    type Quad = [f32; 4];
 
     fn rows<'a>(a: &Activations<'a>) -> Option<&'a [f32]> {
         a.binary32()
@@ -38,5 +39,15 @@ impl Weights for F16 {
     #[inline(always)]
     fn splat<S: Simd>(s: S, input: &f32, _: usize) -> S::V {
         s.splat(*input)
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(_: S, inputs: &[f32; 4]) -> [f32; 4] {
+        *inputs
+    }
+
+    #[inline(always)]
+    fn widen_column<S: Simd>(_: S, inputs: &[f32; 4], _: usize) -> [f32; 4] {
+        *inputs
     }
 }

@@ -14,6 +14,7 @@ impl Weights for F32 {
     type Group = [f32; LANES];
 
     type Inputs = f32;
+    type Quad = [f32; 4];
 
     fn rows<'a>(a: &Activations<'a>) -> Option<&'a [f32]> {
         a.binary32()
@@ -35,5 +36,15 @@ impl Weights for F32 {
     #[inline(always)]
     fn splat<S: Simd>(s: S, input: &f32, _: usize) -> S::V {
         s.splat(*input)
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(_: S, inputs: &[f32; 4]) -> [f32; 4] {
+        *inputs
+    }
+
+    #[inline(always)]
+    fn widen_column<S: Simd>(_: S, inputs: &[f32; 4], _: usize) -> [f32; 4] {
+        *inputs
     }
 }

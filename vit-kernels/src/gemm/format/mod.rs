@@ -293,6 +293,9 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
     /// A group of inputs in a row that is multiplied with these weights.
     type Inputs: Pod;
 
+    /// Four inputs that are neighbours in such a row.
+    type Quad: Pod;
+
     /// The rows, if they are stored as these weights need them.
     fn rows<'a>(a: &Activations<'a>) -> Option<&'a [Self::Inputs]>;
 
@@ -316,6 +319,30 @@ pub(crate) trait Weights: Copy + Send + Sync + 'static {
 
     /// Input `i` of a group in every lane, widened exactly.
     fn splat<S: Simd>(s: S, inputs: &Self::Inputs, i: usize) -> S::V;
+
+    /// Four inputs of a row, widened exactly.
+    fn widen<S: Simd>(s: S, inputs: &Self::Quad) -> [f32; 4];
+
+    /// Input `i` of a group of four rows, widened exactly.
+    fn widen_column<S: Simd>(s: S, groups: &[Self::Inputs; 4], i: usize) -> [f32; 4];
+
+    /// Adds, to the sums of panel `p` of a tile, the products of a group of inputs: in each row the elements from `I` to `J`.
+    /// This is for groups of one.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant ranges over arrays unroll into registers.
+    fn add_elements<S: Simd, const M: usize, const P: usize, const I: i32, const J: i32>(
+        s: S,
+        acc: &mut [[S::V; P]; M],
+        p: usize,
+        a: &[[f32; 4]; M],
+        group: &Self::Group,
+    ) {
+        debug_assert!(Self::GROUP == 1 && I == J);
+        let b = Self::load(s, group, 0);
+        for m in 0..M {
+            acc[m][p] = s.mul_add_element::<I>(&a[m], b, acc[m][p]);
+        }
+    }
 
     /// sum + the products of a group.
     #[inline(always)]
