@@ -16,15 +16,19 @@ pub fn levels() -> Vec<Isa> {
     set("VIT_ISA").map_or_else(|| Isa::available().collect(), |name| vec![Isa::by_name(&name).expect("VIT_ISA")])
 }
 
-/// Those of [`levels`] that have code of their own for a precision, as the table of [`Isa`] says; the only one has.
+/// The [`levels`]; on an emulated CPU, if there are several, those that have code of their own for a precision, as the
+/// table of [`Isa`] says.
 pub fn levels_for(precision: Precision) -> Vec<Isa> {
     let levels = levels();
+    if levels.len() == 1 || !emulated() {
+        return levels;
+    }
     let has_own = |isa: &Isa| match isa.name().rsplit_once('-') {
         Some((_, "vnni" | "dotprod" | "i8mm")) => matches!(precision, Precision::Int8 | Precision::Int4),
         Some((_, "bf16")) => precision == Precision::Bf16,
         _ => true,
     };
-    levels.iter().copied().filter(|isa| has_own(isa) || levels.len() == 1).collect()
+    levels.into_iter().filter(has_own).collect()
 }
 
 /// Whether the CPU is emulated, which `VIT_EMULATED` says: it is a hundred times slower. Tests then try fewer sizes of
