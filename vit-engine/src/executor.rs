@@ -11,7 +11,7 @@ pub enum Stage {
     Embed,
     /// Every LayerNorm.
     Norm,
-    /// Quantisation of activations to int8.
+    /// Activations, keys and values to bf16 or int8, if no other stage does it on the way.
     Quantise,
     /// Projection to keys and values.
     KeysValues,

@@ -19,7 +19,7 @@ impl Pass<'_> {
             let rows = block.len() / c.dim;
             let norm = &mut buffers.work.norm[..rows * c.dim]; // [rows, dim]
             if to_bf16 {
-                // The hidden layer is larger than the other buffers, and would leave the cache before it is rounded.
+                // Rounded tile by tile: in f32 it is the largest buffer, too large for L2 in ViT-B.
                 let x = self.norm_for(block, layer.norm, &layer.up.weight, norm, &mut buffers.rows);
                 let hidden = &mut bytemuck::cast_slice_mut(buffers.work.wide)[..rows * bf16_len(c.mlp_dim)];
                 self.linear_to_bf16(Stage::Up, x, layer.up, c.activation, hidden);

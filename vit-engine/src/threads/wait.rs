@@ -13,8 +13,8 @@ const BARE: bool = cfg!(all(target_family = "wasm", target_os = "unknown"));
 
 /// How often a waiting thread spins before it yields. loom needs a yield in every iteration. WebAssembly has no hint
 /// that makes a spin last, and what stands for a yield takes as long as a task: on two threads of Node, ViT-Ti takes a
-/// tenth (f32) and a fifth (int8) longer with 10,000 than with 40,000, and no less with 300,000 (least times, AMD EPYC,
-/// 2026-11-29).
+/// tenth (f32) and a fifth (int8) longer with 10,000 than with 40,000, and no less with 300,000 (least times, with
+/// std's sleep as the yield, AMD EPYC, 2026-11-29).
 pub(super) const SPINS: usize = if cfg!(loom) {
     1
 } else if BARE {

@@ -152,8 +152,9 @@ pub struct Matmul<'a> {
     rows: usize,
     weights: Packed<'a>,
     epilogue: Epilogue<'a>,
-    /// Empty if the result is rounded.
+    /// The place of the result; empty if that is `rounded`.
     out: Shared<'a, f32>,
+    /// The place of a result in bf16.
     rounded: Option<Shared<'a, bf16>>,
     /// The sums over the previous blocks of the depth, \[rows, n\]; `None` if they are kept in `out`.
     partial: Option<Shared<'a, f32>>,
@@ -181,14 +182,8 @@ impl<'a> Matmul<'a> {
         epilogue: Epilogue<'a>,
         out: &'a mut [f32],
     ) -> Result<Self, ShapeError> {
-        let a = a.into();
-        let (n, k) = (weights.n(), weights.k());
-        let rows = out.len().checked_div(n).unwrap_or(0);
-        expect_len("matmul: out must be a whole number of rows", Some(rows * n), out.len())?;
-        a.check(isa, &weights, rows)?;
-        epilogue.check(n)?;
-        let (out, depth) = (Shared::new(out), 0..k);
-        Ok(Self { isa, a, rows, weights, epilogue, out, rounded: None, partial: None, depth })
+        let rows = whole_rows(out.len(), weights.n())?;
+        Ok(Self { out: Shared::new(out), ..Self::of_rows(isa, a.into(), weights, epilogue, rows)? })
     }
 
     /// [`new`](Self::new) for bf16 weights, with the result rounded as [`RoundToBf16`](crate::RoundToBf16) rounds it: `out`
@@ -203,17 +198,26 @@ impl<'a> Matmul<'a> {
         epilogue: Epilogue<'a>,
         out: &'a mut [bf16],
     ) -> Result<Self, ShapeError> {
-        let a = a.into();
-        let (n, k) = (weights.n(), weights.k());
-        let rows = out.len().checked_div(bf16_len(n)).unwrap_or(0);
-        expect_len("matmul: out must be a whole number of rows", Some(rows * bf16_len(n)), out.len())?;
+        let rows = whole_rows(out.len(), bf16_len(weights.n()))?;
         expect_len("matmul: only bf16 weights give bf16", Some(1), usize::from(weights.format() == Format::Bf16))?;
         let reads_out = usize::from(epilogue.accumulate != Accumulate::Replace);
         expect_len("matmul: a result in bf16 cannot be combined with out", Some(0), reads_out)?;
+        Ok(Self { rounded: Some(Shared::new(out)), ..Self::of_rows(isa, a.into(), weights, epilogue, rows)? })
+    }
+
+    /// The product of `rows` rows, without a place for the result.
+    #[inline(always)] // Otherwise it would be moved, which takes 100 bytes of a microcontroller's stack.
+    fn of_rows(
+        isa: Isa,
+        a: Activations<'a>,
+        weights: Packed<'a>,
+        epilogue: Epilogue<'a>,
+        rows: usize,
+    ) -> Result<Self, ShapeError> {
         a.check(isa, &weights, rows)?;
-        epilogue.check(n)?;
-        let (rounded, depth) = (Some(Shared::new(out)), 0..k);
-        Ok(Self { isa, a, rows, weights, epilogue, out: Shared::new(&mut []), rounded, partial: None, depth })
+        epilogue.check(weights.n())?;
+        let (out, depth) = (Shared::new(&mut []), 0..weights.k());
+        Ok(Self { isa, a, rows, weights, epilogue, out, rounded: None, partial: None, depth })
     }
 
     /// The same product in blocks of the depth, to be run one after another: faster if A's rows are so long that they
@@ -258,6 +262,13 @@ impl<'a> Matmul<'a> {
         let per_row = (self.weights.k() * LANES * 3).max(1);
         TASK_MACS.div_ceil(per_row).min(self.rows.max(1)).next_multiple_of(TASK_ROWS)
     }
+}
+
+/// How many rows of `row` elements `len` elements are.
+fn whole_rows(len: usize, row: usize) -> Result<usize, ShapeError> {
+    let rows = len.checked_div(row).unwrap_or(0);
+    expect_len("matmul: out must be a whole number of rows", Some(rows * row), len)?;
+    Ok(rows)
 }
 
 /// A [`Matmul`] in blocks of the depth.

@@ -4,6 +4,8 @@
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+use ::half::bf16;
+
 use super::Matmul;
 use super::epilogue::Finish;
 use super::format::Weights;
@@ -67,11 +69,11 @@ impl<W: Weights> FloatPart<'_, W> {
         };
         let whole = columns.len() == panels.len() * LANES;
         let one_pass = whole && !(last && epilogue.needs_two_passes());
-        if W::COARSE && one_pass && first && last && self.job.rounded.is_some() {
-            tile.finish = epilogue.finish(&columns);
-            return self.rounded(s, tile, &rows, &columns);
+        let rounded = self.rounded();
+        if let (true, true, Some(rounded)) = (one_pass, first, rounded) {
+            return self.round_tile(s, tile, &rows, &columns, rounded);
         }
-        if one_pass && !(last && self.job.rounded.is_some()) {
+        if one_pass && rounded.is_none() {
             // SAFETY: no other task touches these columns of these rows; the tile gets only whole panels.
             unsafe {
                 let at = |sums: &Shared<'_, f32>| {
@@ -99,23 +101,38 @@ impl<W: Weights> FloatPart<'_, W> {
         }
     }
 
+    /// Where the result goes if it is rounded and complete with this block of the depth; weights in f32 and f16 are without.
+    #[inline(always)]
+    fn rounded(&self) -> Option<&Shared<'_, bf16>> {
+        let last = self.job.depth.end == self.job.weights.k();
+        if W::COARSE && last { self.job.rounded.as_ref() } else { None }
+    }
+
     /// Has the tile write whole panels to a buffer, which is in L1 when the activation and the rounding read it.
     #[inline(always)]
-    fn rounded<S: Simd>(&self, s: S, mut tile: Tile<'_, W>, rows: &Range<usize>, columns: &Range<usize>) {
-        let Some(rounded) = &self.job.rounded else { return };
+    fn round_tile<S: Simd>(
+        &self,
+        s: S,
+        tile: Tile<'_, W>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        rounded: &Shared<'_, bf16>,
+    ) {
+        let Matmul { weights, epilogue, .. } = self.job;
         let mut sums = [MaybeUninit::<f32>::uninit(); MAX_TILE_ROWS * MAX_TILE_COLUMNS];
-        (tile.out, tile.out_row) = (sums.as_mut_ptr().cast(), columns.len());
+        let out = sums.as_mut_ptr().cast();
+        let tile = Tile { out, out_row: columns.len(), finish: epilogue.finish(columns), ..tile };
         // SAFETY: the operands are slices of the rows of A and the panels; `sums`, a local, has room for the level's
         // tile, which writes every column of its rows, one row after the other.
         let sums = unsafe {
             tile.run(s, rows.len(), columns.len() / LANES);
             sums[..rows.len() * columns.len()].assume_init_mut()
         };
-        if let Some(activation) = self.job.epilogue.activation {
+        if let Some(activation) = epilogue.activation {
             activation.slice::<S, true>(s, sums);
         }
         for (row, sums) in rows.clone().zip(sums.chunks_exact(columns.len())) {
-            let start = row * bf16_len(self.job.weights.n()) + columns.start;
+            let start = row * bf16_len(weights.n()) + columns.start;
             // SAFETY: no other task touches these columns of these rows; only one such slice lives at a time.
             round_row(s, sums, unsafe { rounded.part(start..start + columns.len()) });
         }
@@ -170,7 +187,7 @@ impl<W: Weights> FloatPart<'_, W> {
         let (n, last) = (weights.n(), depth.end == weights.k());
         for (row, sums) in rows.clone().zip(sums) {
             let elements = row * n + columns.start..row * n + columns.end;
-            if let (true, true, Some(rounded)) = (W::COARSE, last, &self.job.rounded) {
+            if let Some(rounded) = self.rounded() {
                 let mut result = [0.0; N];
                 let result = &mut result[..columns.len()];
                 epilogue.apply::<S, true>(s, sums, columns.start, result);

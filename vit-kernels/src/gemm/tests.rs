@@ -44,6 +44,17 @@ fn multiply(isa: Isa, a: &[f32], weights: Packed<'_>, epilogue: Epilogue<'_>, ou
     Matmul::new(isa, rows.get(), weights, epilogue, out).unwrap().run();
 }
 
+/// Runs the blocks of a product, and counts them.
+fn run_blocks<'a>(mut job: Matmul<'a>, partial: &'a mut [f32]) -> usize {
+    let mut blocks = job.blocks(partial).unwrap();
+    let mut count = 0;
+    while let Some(job) = blocks.next() {
+        job.run();
+        count += 1;
+    }
+    count
+}
+
 fn packed(format: Format, w: &[f32], n: usize, k: usize) -> Vec<Line> {
     let mut out = vec![Line::ZERO; format.lines(n, k).unwrap()];
     format.pack(n, k, |row, start, into| into.copy_from_slice(&w[row * k + start..][..into.len()]), &mut out).unwrap();
@@ -246,13 +257,8 @@ fn blocks_of_the_depth_give_the_same_bits() {
                     multiply(isa, &a, weights, epilogue, &mut whole);
                     let mut partial = vec![f32::NAN; if accumulate == Accumulate::Replace { 0 } else { rows * n }];
                     let a = Rows::new(isa, format, &a, k);
-                    let mut job = Matmul::new(isa, a.get(), weights, epilogue, &mut cut).unwrap();
-                    let mut blocks = job.blocks(&mut partial).unwrap();
-                    let mut count = 0;
-                    while let Some(job) = blocks.next() {
-                        job.run();
-                        count += 1;
-                    }
+                    let job = Matmul::new(isa, a.get(), weights, epilogue, &mut cut).unwrap();
+                    let count = run_blocks(job, &mut partial);
                     assert_eq!(count, if rows == 1 { 1 } else { k.div_ceil(most) });
                     assert_eq!(cut, whole, "{isa} {rows}x{n}x{k} {epilogue:?}");
                 }
@@ -288,13 +294,8 @@ fn result_in_bf16_is_the_rounded_one() {
                 // In one go, and with the sums of each block of the depth in `partial`.
                 for scratch in [0, rows * n] {
                     let (mut got, mut partial) = (vec![bf16::NAN; want.len()], vec![f32::NAN; scratch]);
-                    let mut job = Matmul::to_bf16(isa, a.get(), weights, epilogue, &mut got).unwrap();
-                    let mut blocks = job.blocks(&mut partial).unwrap();
-                    let mut count = 0;
-                    while let Some(job) = blocks.next() {
-                        job.run();
-                        count += 1;
-                    }
+                    let job = Matmul::to_bf16(isa, a.get(), weights, epilogue, &mut got).unwrap();
+                    let count = run_blocks(job, &mut partial);
                     assert_eq!(count, if scratch > 0 && k > most { 2 } else { 1 });
                     assert!(same_bits(&got, &want), "{isa} {rows}x{n}x{k} {epilogue:?}");
                 }
