@@ -1,6 +1,6 @@
 """Runs a WebAssembly program in wasmtime: python wasi.py PROGRAM.wasm [ARGUMENT...]
 
-It gets the variables VIT_* and PROPTEST_*, and no files.
+It gets the variables VIT_* and PROPTEST_*, and the folder that it is started in.
 """
 import os
 import re
@@ -14,6 +14,7 @@ engine = wasmtime.Engine(config)
 wasi = wasmtime.WasiConfig()
 wasi.argv = sys.argv[1:]
 wasi.env = [(name, value) for name, value in os.environ.items() if re.match("(VIT|PROPTEST)_", name)]
+wasi.preopen_dir(os.getcwd(), os.getcwd())
 wasi.inherit_stdout()
 wasi.inherit_stderr()
 store = wasmtime.Store(engine)

@@ -36,7 +36,7 @@
 //! | `std` | links the standard library; [`logits`] | |
 //! | `metadata` | [`packed::Header`]: class names and preprocessing of packed files | vit-image |
 //! | `checkpoints` | [`mod@file`], [`zoo`], [`Session`] | serde, safetensors |
-//! | `mmap` | maps weight files, allocates huge pages | memmap2 |
+//! | `mmap` | maps weight files, allocates huge pages; in WebAssembly, nothing | memmap2 |
 //! | `threads` | [`ThreadPool`], [`pipeline`] | threads, of the system or the program |
 //!
 //! WebAssembly in a browser can neither map files nor start threads: `default-features = false, features =

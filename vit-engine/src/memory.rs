@@ -5,8 +5,8 @@ use core::ops::{Deref, DerefMut};
 /// An owned, aligned, zeroed buffer for an arena or for a model's weights.
 ///
 /// With the feature `mmap` it maps its own pages and, on Linux, asks for huge ones (`madvise`), which the system may
-/// refuse. With pages of 4 KB, streaming weights spends a tenth of the time on page look-ups. Without that feature it
-/// uses the program's allocator.
+/// refuse. With pages of 4 KB, streaming weights spends a tenth of the time on page look-ups. Without that feature,
+/// and in WebAssembly, which maps no pages, it uses the program's allocator.
 pub struct AlignedBox(store::Store);
 
 impl AlignedBox {
@@ -54,7 +54,7 @@ impl fmt::Display for OutOfMemory {
 impl core::error::Error for OutOfMemory {}
 
 /// Pages mapped from the system.
-#[cfg(feature = "mmap")]
+#[cfg(all(feature = "mmap", not(target_family = "wasm")))]
 mod store {
     use memmap2::MmapMut;
 
@@ -93,7 +93,7 @@ mod store {
 }
 
 /// Memory from the program's allocator: a vector of cache lines, whose type is aligned.
-#[cfg(not(feature = "mmap"))]
+#[cfg(any(not(feature = "mmap"), target_family = "wasm"))]
 mod store {
     extern crate alloc;
 

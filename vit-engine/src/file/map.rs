@@ -11,7 +11,7 @@ use crate::memory::AlignedBox;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Access {
-    /// Mapped into memory. Without the feature `mmap` it is read.
+    /// Mapped into memory. Without the feature `mmap`, and in WebAssembly, it is read.
     #[default]
     Map,
     /// Read into memory completely: into huge pages, where the system has them. The model of a packed file is then used
@@ -31,7 +31,7 @@ impl Bytes<'_> {
         let len = regular(path)?;
         match access {
             #[cfg(feature = "mmap")]
-            Access::Map => Ok(Self::Mapped(Arc::new(mapped(path)?))),
+            Access::Map if !cfg!(target_family = "wasm") => Ok(Self::Mapped(Arc::new(mapped(path)?))),
             _ => Ok(Self::Read(Arc::new(read(path, len)?))),
         }
     }
